@@ -1,0 +1,31 @@
+"""Land-cover maps and polygons from satellite scenes of any size."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["LandcoverError", "load_legend", "load_model", "load_sensor", "predict", "vectorize"]
+
+if TYPE_CHECKING:
+    from landcover.errors import LandcoverError
+    from landcover.models import load_model
+    from landcover.prediction import predict
+    from landcover.specs import load_legend, load_sensor
+    from landcover.vectorization import vectorize
+
+_HOMES = {
+    "LandcoverError": "landcover.errors",
+    "load_legend": "landcover.specs",
+    "load_model": "landcover.models",
+    "load_sensor": "landcover.specs",
+    "predict": "landcover.prediction",
+    "vectorize": "landcover.vectorization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that importing the package stays light."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'landcover' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,260 @@
+"""Class maps on disk: rows in, one cloud-optimised GeoTIFF out, under its final name only when it is complete."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+
+from landcover.errors import MapError, OutputError
+from landcover.provenance import legend_tag
+from landcover.specs import Legend
+
+MAP_NODATA = 0
+CONFIDENCE_NODATA = 255
+SCORE_NODATA = 65535
+SCORE_SCALE = 1e-4
+"""Scores are stored as whole ten-thousandths: score = value * SCORE_SCALE."""
+
+_VRT_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One raster to be written.
+
+    Attributes:
+        path: where it goes when complete.
+        height, width: in pixels.
+        transform, crs: as in rasterio; crs None for a raster without one.
+        dtype: "uint8" or "uint16".
+        nodata: the value of pixels without data.
+        bands: a description for each band.
+        legend: colours and names of the values, for a class map.
+        scale: real value of one step.
+        overviews: how coarser levels are made, "MODE" for classes.
+        tags: provenance.
+    """
+
+    path: Path
+    height: int
+    width: int
+    transform: Affine
+    crs: CRS | None
+    dtype: str
+    nodata: int
+    bands: tuple[str, ...]
+    legend: Legend | None = None
+    scale: float = 1.0
+    overviews: str = "AVERAGE"
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class RowSink:
+    """Takes blocks of rows of one layer into a raw file, and makes a cloud-optimised GeoTIFF of them.
+
+    The raw file lies in the work folder. A write error of Python's own files is never lost, as it can be when a
+    raster library flushes its cache, and rows that are never written are holes that cost no disk.
+    """
+
+    def __init__(self, layer: Layer, folder: Path) -> None:
+        self.layer = layer
+        self._folder = folder
+        self._raw = folder / "rows.raw"
+        self._size = np.dtype(layer.dtype).itemsize
+        self._file: BinaryIO = self._raw.open("wb")
+        self._file.truncate(len(layer.bands) * layer.height * layer.width * self._size)
+
+    def write(self, row: int, block: np.ndarray) -> None:
+        """Write block (bands, rows, width) of the layer's dtype, from `row` on; values are stored as they are."""
+        for band, rows in enumerate(block):
+            self._file.seek((band * self.layer.height + row) * self.layer.width * self._size)
+            self._file.write(np.ascontiguousarray(rows))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def finish(self) -> Path:
+        """Encode the rows; returns the folder with the finished file, and its side-car, if it has one."""
+        self._file.close()
+        vrt = self._folder / "rows.vrt"
+        vrt.write_text(_vrt(self.layer, self._raw.name), encoding="utf-8")
+        done = self._folder / "done"
+        done.mkdir()
+        rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
+        return done
+
+
+@contextmanager
+def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list[RowSink]]:
+    """Open a sink for every layer; at the end, all of them appear under their names, or none does.
+
+    Raises:
+        OutputError: an output exists and `overwrite` is False, its folder cannot be written, another run is writing
+            it, or the disk is full.
+    """
+    for layer in layers:
+        check_destination(layer.path, overwrite=overwrite)
+    with _work_folder(layers[0].path) as work, _disk_errors(layers[0].path):
+        folders = [work / str(i) for i in range(len(layers))]
+        for folder in folders:
+            folder.mkdir()
+        sinks = [RowSink(layer, folder) for layer, folder in zip(layers, folders, strict=True)]
+        try:
+            yield sinks
+            finished = [sink.finish() for sink in sinks]
+        finally:
+            for sink in sinks:
+                sink.close()
+        for sink, folder in zip(sinks, finished, strict=True):
+            publish(folder, sink.layer.path)
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that cannot be written, before any work is done.
+
+    Raises:
+        OutputError: it exists and `overwrite` is False, it is a folder, or its folder is missing or not writable.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file in it")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; add --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Move the finished file and its side-cars from a work folder to where they belong, the file itself last."""
+    side_cars = sorted(p.name for p in folder.iterdir() if p.name != path.name)
+    for stale in {path.name + ".aux.xml", path.name + ".ovr", path.name + ".msk"} - set(side_cars):
+        (path.parent / stale).unlink(missing_ok=True)
+    for name in [*side_cars, path.name]:
+        with (folder / name).open("rb") as f:
+            os.fsync(f.fileno())
+        (folder / name).replace(path.parent / name)
+
+
+@contextmanager
+def _work_folder(path: Path) -> Iterator[Path]:
+    """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared."""
+    folder = path.parent / f".{path.name}.work"
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as e:
+        raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
+    except OSError as e:
+        raise OutputError(f"{path} cannot be written: {e.strerror}") from e
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    except OSError as e:
+        raise OutputError(f"{path} cannot be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def read_legend(dataset: rasterio.DatasetReader) -> Legend:
+    """The legend that a class map carries.
+
+    Raises:
+        MapError: it is not a raster of class ids, or it carries no legend.
+    """
+    if dataset.count != 1 or dataset.dtypes[0] != "uint8":
+        raise MapError(
+            f"{dataset.name} is not a class map: it has {dataset.count} bands of {dataset.dtypes[0]}, not one of uint8"
+        )
+    text = legend_tag(dataset.tags())
+    if text is None:
+        raise MapError(f"{dataset.name} carries no legend; give one with --legend, for example --legend default")
+    try:
+        return Legend.model_validate_json(text)
+    except ValidationError as e:
+        raise MapError(f"{dataset.name} carries a legend that cannot be read; give one with --legend") from e
+
+
+def _cog_options(layer: Layer) -> dict[str, str | int]:
+    options: dict[str, str | int] = {
+        "COMPRESS": "DEFLATE",
+        "BLOCKSIZE": 512,
+        "OVERVIEW_RESAMPLING": layer.overviews,
+        "NUM_THREADS": "ALL_CPUS",
+        "BIGTIFF": "IF_SAFER",
+    }
+    return options | ({"PREDICTOR": "YES"} if layer.legend is None else {})
+
+
+def _vrt(layer: Layer, raw: str) -> str:
+    """Describe the raw file to GDAL, with colours, names, nodata and tags."""
+    size = np.dtype(layer.dtype).itemsize
+    bands = "".join(
+        f"""
+  <VRTRasterBand dataType="{_VRT_TYPES[layer.dtype]}" band="{i + 1}" subClass="VRTRawRasterBand">
+    <Description>{escape(name)}</Description>
+    <NoDataValue>{layer.nodata}</NoDataValue>{_scale(layer)}{_colours(layer)}
+    <SourceFilename relativeToVRT="1">{raw}</SourceFilename>
+    <ImageOffset>{i * layer.height * layer.width * size}</ImageOffset>
+    <PixelOffset>{size}</PixelOffset>
+    <LineOffset>{layer.width * size}</LineOffset>
+    <ByteOrder>LSB</ByteOrder>
+  </VRTRasterBand>"""
+        for i, name in enumerate(layer.bands)
+    )
+    tags = "".join(f"<MDI key={quoteattr(k)}>{escape(v)}</MDI>" for k, v in layer.tags.items())
+    crs = f"<SRS>{escape(layer.crs.to_wkt())}</SRS>" if layer.crs else ""
+    transform = (
+        ""
+        if layer.transform.is_identity
+        else f"<GeoTransform>{','.join(map(repr, layer.transform.to_gdal()))}</GeoTransform>"
+    )
+    return (
+        f'<VRTDataset rasterXSize="{layer.width}" rasterYSize="{layer.height}">'
+        f"{crs}{transform}<Metadata>{tags}</Metadata>{bands}\n</VRTDataset>\n"
+    )
+
+
+def _scale(layer: Layer) -> str:
+    return "" if layer.scale == 1 else f"<Scale>{layer.scale!r}</Scale>"
+
+
+def _colours(layer: Layer) -> str:
+    if layer.legend is None:
+        return ""
+    classes = {c.id: c for c in layer.legend.classes}
+    top = max(classes)
+    names = "".join(
+        f"<Category>{escape(classes[v].name if v in classes else 'nodata' if v == 0 else '')}</Category>"
+        for v in range(top + 1)
+    )
+    colours = "".join(
+        '<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*((*classes[v].rgb, 255) if v in classes else (0, 0, 0, 0)))
+        for v in range(top + 1)
+    )
+    return f"<ColorInterp>Palette</ColorInterp><CategoryNames>{names}</CategoryNames><ColorTable>{colours}</ColorTable>"
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say of a raster error while encoding what it means for the user."""
+    try:
+        yield
+    except RasterioError as e:
+        raise OutputError(f"{path} cannot be written: {e}; is the disk full?") from e

@@ -1,0 +1,38 @@
+"""Every error a user can meet: one sentence that says what, where, which value, and what to do."""
+
+
+class LandcoverError(Exception):
+    """The input cannot be used as it is; the message says why and what to do."""
+
+
+class SceneError(LandcoverError):
+    """A scene cannot be opened, read, or placed on the earth."""
+
+
+class BandError(LandcoverError):
+    """The bands a model wants, or their scaling, cannot be told from the scene."""
+
+
+class ModelError(LandcoverError):
+    """A model folder is missing, incomplete, altered, or asks for what cannot be honoured."""
+
+
+class ConfigError(LandcoverError):
+    """A sensor, legend or option has an unknown name or an impossible value."""
+
+
+class MapError(LandcoverError):
+    """A class map cannot be read as one."""
+
+
+class OutputError(LandcoverError):
+    """A result cannot be written where it was asked for."""
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Say which of `known` was probably meant by `name`, as the end of an error sentence."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known are: {', '.join(known)}"

@@ -1,0 +1,156 @@
+"""The integer arithmetic of windows: which windows a scene is cut into, and which of them a region needs."""
+
+import math
+from dataclasses import dataclass
+
+from landcover.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a scene, cut into windows that start at multiples of `step`, counted from the scene's origin.
+
+    Attributes:
+        size: length of the scene along this axis, in pixels.
+        tile: length of a window, in pixels.
+        step: distance between the starts of neighbouring windows, in pixels.
+    """
+
+    size: int
+    tile: int
+    step: int
+
+    def __post_init__(self) -> None:
+        if not (self.size > 0 and 0 < self.step <= self.tile):
+            raise ValueError(f"an axis of {self.size} px cannot have windows of {self.tile} every {self.step}")
+
+    @property
+    def count(self) -> int:
+        """Number of windows: as few as reach the far edge."""
+        return 1 + max(0, math.ceil((self.size - self.tile) / self.step))
+
+    def start(self, k: int) -> int:
+        """First pixel of window k."""
+        return k * self.step
+
+    def covering(self, lo: int, hi: int) -> range:
+        """Windows that hold any pixel of [lo, hi): those a region needs to come out as in the whole map."""
+        first = max(0, (lo - self.tile) // self.step + 1)
+        last = min(self.count - 1, (hi - 1) // self.step)
+        return range(first, last + 1)
+
+    def finished(self, k: int) -> tuple[int, int]:
+        """Pixels [lo, hi) that are complete once window k is done, and were not before."""
+        lo = self.start(k)
+        hi = self.size if k == self.count - 1 else self.start(k + 1)
+        return lo, hi
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels, rows [row0, row1) by columns [col0, col1)."""
+
+    row0: int
+    row1: int
+    col0: int
+    col1: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.row0 < self.row1 and 0 <= self.col0 < self.col1):
+            raise ValueError(f"not a rectangle of pixels: {self}")
+
+    @property
+    def height(self) -> int:
+        return self.row1 - self.row0
+
+    @property
+    def width(self) -> int:
+        return self.col1 - self.col0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The windows of a scene, and the region of it that is wanted.
+
+    The windows depend on the scene's size alone, never on the region: a region is computed from the very windows
+    that the whole scene would use, so its pixels come out the same.
+    """
+
+    rows: Axis
+    cols: Axis
+    region: Box
+
+    @property
+    def window_rows(self) -> range:
+        return self.rows.covering(self.region.row0, self.region.row1)
+
+    @property
+    def window_cols(self) -> range:
+        return self.cols.covering(self.region.col0, self.region.col1)
+
+    @property
+    def read_box(self) -> Box:
+        """The pixels of the scene that the region's windows look at."""
+        first_row, last_row = self.window_rows[0], self.window_rows[-1]
+        first_col, last_col = self.window_cols[0], self.window_cols[-1]
+        return Box(
+            self.rows.start(first_row),
+            min(self.rows.size, self.rows.start(last_row) + self.rows.tile),
+            self.cols.start(first_col),
+            min(self.cols.size, self.cols.start(last_col) + self.cols.tile),
+        )
+
+    @property
+    def windows(self) -> int:
+        """How many windows the region needs."""
+        return len(self.window_rows) * len(self.window_cols)
+
+    @property
+    def work(self) -> float:
+        """Pixels the network sees for each pixel of the region."""
+        return self.windows * self.rows.tile * self.cols.tile / (self.region.height * self.region.width)
+
+
+def make_grid(height: int, width: int, *, tile: int, overlap: int, stride: int = 1, region: Box | None = None) -> Grid:
+    """Lay windows over a scene, aligned with the network's total stride.
+
+    Starts that are multiples of the stride let neighbouring windows see the same sampling lattice, which makes
+    their scores agree; so `tile` and `overlap` are rounded up to multiples of it. A scene smaller than the tile gets
+    a tile just large enough.
+
+    Args:
+        height, width: size of the scene in pixels.
+        tile: side of a window in pixels.
+        overlap: pixels that neighbouring windows share.
+        stride: the network's total stride in pixels.
+        region: the pixels that are wanted; the whole scene if None.
+
+    Raises:
+        ConfigError: the tile is not positive, or the overlap is negative or not smaller than the tile.
+    """
+    if tile < 1:
+        raise ConfigError(f"--tile-size must be at least 1 pixel, not {tile}")
+    if overlap < 0:
+        raise ConfigError(f"--overlap must not be negative, not {overlap}")
+    if overlap >= tile:
+        raise ConfigError(
+            f"--overlap {overlap} must be smaller than --tile-size {tile}; choose for example {tile // 8}"
+        )
+    tile, overlap = round_up(tile, stride), round_up(overlap, stride)
+    step = max(tile - overlap, stride)
+    region = region or Box(0, height, 0, width)
+    if region.row1 > height or region.col1 > width:
+        raise ValueError(f"{region} does not lie in a scene of {height} × {width}")
+    axes = [Axis(size, *_fit(size, tile, step, stride)) for size in (height, width)]
+    return Grid(axes[0], axes[1], region)
+
+
+def _fit(size: int, tile: int, step: int, stride: int) -> tuple[int, int]:
+    """Shrink the tile of an axis that one window covers; return (tile, step)."""
+    snug = round_up(size, stride)
+    return (snug, snug) if snug <= tile else (tile, step)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `value`."""
+    return -(-value // multiple) * multiple

@@ -1,0 +1,318 @@
+"""Model folders: `model.safetensors` beside `model.json`, a STAC Item with the MLM extension; nothing is unpickled.
+
+References:
+    STAC Machine Learning Model extension v1.5, https://github.com/stac-extensions/mlm.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from landcover.errors import ModelError, nearest
+from landcover.scaling import CLIP
+from landcover.specs import ModelSpec, explain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHTS = "model.safetensors"
+CARD = "model.json"
+EMBEDDED = Path(__file__).parent / "embedded"
+DEFAULT_MODEL = "landcover-6band"
+
+_EXTENSIONS = [
+    "https://stac-extensions.github.io/mlm/v1.5.0/schema.json",
+    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+]
+_SHA256_MULTIHASH = "1220"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose folder has been checked; its network is built when it is first needed.
+
+    Attributes:
+        spec: everything but the weights.
+        folder: where it was read from.
+        sha256: of the weights file, in hexadecimal.
+    """
+
+    spec: ModelSpec
+    folder: Path
+    sha256: str
+
+    @cached_property
+    def network(self) -> "nn.Module":
+        """The network with its weights in float32, in evaluation mode; logits out.
+
+        Raises:
+            ModelError: the weights do not belong to the network that `model.json` describes.
+        """
+        import torch
+
+        from landcover.network import build_network
+
+        weights = _read_weights(self.folder / WEIGHTS)
+        arguments = (
+            self.spec.architecture,
+            len(self.spec.bands),
+            len(self.spec.legend.classes),
+            self.spec.hyperparameters,
+        )
+        with torch.device("meta"):  # compare shapes before any memory is taken
+            _agree(build_network(*arguments).state_dict(), weights, self.folder)
+        network = build_network(*arguments)
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
+
+    @cached_property
+    def stride(self) -> int:
+        """The network's total stride in pixels."""
+        from landcover.network import total_stride
+
+        return total_stride(self.spec.architecture, self.spec.hyperparameters, self.network)
+
+
+def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
+    """Load a model by the name of an embedded one, or from a model folder, and check it.
+
+    Raises:
+        ModelError: it does not exist, is incomplete or altered, or asks for what cannot be honoured.
+    """
+    folder = _find(str(name_or_folder))
+    card = _read_card(folder / CARD)
+    spec = _spec_from_card(card, folder / CARD)
+    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    if sha256 != _declared_checksum(card, folder / CARD):
+        raise ModelError(
+            f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says "
+            f"{_declared_checksum(card, folder / CARD)[:12]}…: the weights were altered or cut short; copy the folder again"
+        )
+    return Model(spec, folder, sha256)
+
+
+def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, half: bool = False) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: made if need be; files of an earlier model in it are replaced.
+        spec: what the model is.
+        weights: the network's state dict.
+        half: store floating-point weights as float16, for half the size.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in weights.items()}
+    data = save(stored, metadata={"format": "pt"})
+    parameters = sum(
+        v.numel() for k, v in weights.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+    card = _card_from_spec(spec, hashlib.sha256(data).hexdigest(), len(data), parameters)
+    for name, content in (
+        (WEIGHTS, data),
+        (CARD, json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n"),
+    ):
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(folder / name)
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    return tuple(sorted(p.parent.name for p in EMBEDDED.glob(f"*/{CARD}")))
+
+
+def _find(name: str) -> Path:
+    if name in embedded_models():
+        return EMBEDDED / name
+    folder = Path(name)
+    if folder.is_file():
+        raise ModelError(
+            f"{folder} is a file; a model is a folder with {WEIGHTS} and {CARD}. "
+            "Pickled weights (.pt, .pth, .ckpt, .pkl) can carry code and are never loaded"
+        )
+    if not folder.is_dir():
+        raise ModelError(
+            f"model '{name}' is neither a folder nor the name of an embedded model: {nearest(name, embedded_models())}"
+        )
+    missing = [f for f in (CARD, WEIGHTS) if not (folder / f).is_file()]
+    if missing:
+        raise ModelError(f"the model folder {folder} is incomplete: {' and '.join(missing)} is missing")
+    return folder
+
+
+def _read_weights(path: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
+        raise ModelError(
+            f"{path} is not a safetensors file ({e}); weights in other formats can carry code and are never loaded"
+        ) from e
+    return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+
+
+def _agree(expected: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    """Refuse weights whose names or shapes are not those of the network."""
+    for name in expected.keys() | found.keys():
+        want, have = (tuple(d[name].shape) if name in d else None for d in (expected, found))
+        if want != have:
+            raise ModelError(
+                f"{folder / CARD} and {WEIGHTS} disagree: the weight '{name}' should have shape {want} "
+                f"and has {have}; one of the two files belongs to another model"
+            )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not valid JSON: {e}") from e
+    if not isinstance(card, dict) or not isinstance(card.get("properties"), dict):
+        raise ModelError(f"{path} is not a STAC Item: it has no 'properties'")
+    return card
+
+
+def _declared_checksum(card: dict[str, Any], path: Path) -> str:
+    try:
+        asset = card["assets"]["weights"]
+        href, checksum = asset["href"], asset["file:checksum"]
+        if Path(href).name != WEIGHTS or href.removeprefix("./") != WEIGHTS:
+            raise ModelError(f"{path}: the weights must be {WEIGHTS} in the same folder, not '{href}'")
+        return checksum.removeprefix(_SHA256_MULTIHASH)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ModelError(f"{path} does not name its weights with a sha256 (assets.weights.file:checksum)") from e
+
+
+def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) -> dict[str, Any]:
+    channels, classes = len(spec.bands), len(spec.legend.classes)
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": _EXTENSIONS,
+        "id": spec.name,
+        "geometry": None,
+        "properties": {
+            "datetime": None,
+            "start_datetime": "2013-01-01T00:00:00Z",
+            "end_datetime": "9999-12-31T23:59:59Z",
+            "description": spec.description,
+            "license": spec.licence,
+            "mlm:name": spec.name,
+            "mlm:architecture": spec.architecture,
+            "mlm:hyperparameters": spec.hyperparameters,
+            "mlm:framework": "pytorch",
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:pretrained": spec.trained,
+            "mlm:total_parameters": parameters,
+            "mlm:input": [
+                {
+                    "name": "reflectance",
+                    "bands": list(spec.bands),
+                    "input": {
+                        "shape": [-1, channels, -1, -1],
+                        "dim_order": ["batch", "bands", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "value_scaling": [{"type": "z-score", "mean": s.mean, "stddev": s.stddev} for s in spec.stats],
+                }
+            ],
+            "mlm:output": [
+                {
+                    "name": "class scores",
+                    "tasks": ["semantic-segmentation"],
+                    "result": {
+                        "shape": [-1, classes, -1, -1],
+                        "dim_order": ["batch", "classes", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "classification:classes": [
+                        {"value": c.id, "name": c.name, "color_hint": c.color[1:].upper()} for c in spec.legend.classes
+                    ],
+                }
+            ],
+            "landcover:legend": {"name": spec.legend.name, "title": spec.legend.title},
+            "landcover:clip_stddev": CLIP,
+            "landcover:gsd": spec.gsd and list(spec.gsd),
+            "landcover:training": spec.training,
+            "landcover:accuracy": spec.accuracy,
+        },
+        "links": [],
+        "assets": {
+            "weights": {
+                "href": WEIGHTS,
+                "type": "application/octet-stream",
+                "title": "Weights of the network",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "safetensors",
+                "file:checksum": _SHA256_MULTIHASH + sha256,
+                "file:size": size,
+            }
+        },
+    }
+
+
+def _spec_from_card(card: dict[str, Any], path: Path) -> ModelSpec:
+    p = card["properties"]
+    try:
+        (given,), (result,) = p["mlm:input"], p["mlm:output"]
+        _refuse_what_cannot_be_honoured(p, given, result, path)
+        legend = p.get("landcover:legend") or {"name": p["mlm:name"]}
+        return ModelSpec.model_validate(
+            {
+                "name": p["mlm:name"],
+                "description": p.get("description", ""),
+                "architecture": p["mlm:architecture"],
+                "hyperparameters": p.get("mlm:hyperparameters", {}),
+                "bands": tuple(b if isinstance(b, str) else b["name"] for b in given["bands"]),
+                "stats": tuple({"mean": s["mean"], "stddev": s["stddev"]} for s in given["value_scaling"]),
+                "legend": {
+                    **legend,
+                    "classes": [
+                        {"id": c["value"], "name": c["name"], "color": f"#{c['color_hint'].lower()}"}
+                        for c in result["classification:classes"]
+                    ],
+                },
+                "gsd": p.get("landcover:gsd"),
+                "trained": p["mlm:pretrained"],
+                "licence": p.get("license", "other"),
+                "training": p.get("landcover:training", ""),
+                "accuracy": p.get("landcover:accuracy", {}),
+            }
+        )
+    except ValidationError as e:
+        raise ModelError(f"{path}: {explain(e)}") from e
+    except KeyError as e:
+        raise ModelError(f"{path} lacks {e}; it is needed to run the model as it was trained") from e
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ModelError(f"{path} is not a model card with one input and one output of scores ({e})") from e
+
+
+def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Path) -> None:
+    for what, value in (
+        ("pre_processing_function", given.get("pre_processing_function")),
+        ("post_processing_function", result.get("post_processing_function")),
+        ("resize_type", given.get("resize_type")),
+    ):
+        if value:
+            raise ModelError(
+                f"{path} asks for the {what} {value!r}, which is not run; remove it or fold it into the network"
+            )
+    if p.get("landcover:clip_stddev", CLIP) != CLIP:
+        raise ModelError(
+            f"{path} clips at {p['landcover:clip_stddev']} standard deviations; this version clips at {CLIP}"
+        )
+    for s in given["value_scaling"] or [None]:
+        if not isinstance(s, dict) or s.get("type") != "z-score":
+            raise ModelError(
+                f"{path}: only value_scaling of type 'z-score' is understood, one for each band, not {s!r}"
+            )

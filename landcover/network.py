@@ -1,0 +1,139 @@
+"""Torch modules: the classic U-Net, a network of one pixel, and every one of segmentation-models-pytorch.
+
+References:
+    Ronneberger, Fischer, Brox (2015), U-Net: Convolutional Networks for Biomedical Image Segmentation,
+    arXiv:1505.04597.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landcover.errors import ModelError, nearest
+from landcover.scaling import scale
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3×3 convolutions, each with batch normalisation and ReLU; (N, in, H, W) → (N, out, H, W)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class Up(nn.Module):
+    """Double the resolution by a transposed convolution, then join the encoder's features of that level."""
+
+    def __init__(self, channels: int, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.up = nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)
+        self.conv = DoubleConv(channels if skip else channels // 2, channels // 2)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        x = self.up(x)
+        return self.conv(torch.cat([features, x], dim=1) if self.skip else x)
+
+
+class UNet(nn.Module):
+    """The classic U-Net, with padded convolutions so that the scores have the size of the input.
+
+    Args:
+        bands, classes: channels in and out.
+        width: channels of the first level; each level down doubles them (64 in the paper).
+        depth: how many times the resolution is halved (4 in the paper); the total stride is 2**depth.
+        skips: False leaves out the skip connections, to measure what they are worth.
+    """
+
+    def __init__(self, bands: int, classes: int, width: int = 32, depth: int = 4, skips: bool = True) -> None:
+        super().__init__()
+        levels = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(DoubleConv(*pair) for pair in zip([bands, *levels], levels, strict=False))
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ModuleList(Up(channels, skips) for channels in reversed(levels[1:]))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = []
+        for level in self.down[:-1]:
+            features.append(level(x))
+            x = self.pool(features[-1])
+        x = self.down[-1](x)
+        for level in self.up:
+            x = level(x, features.pop())
+        return self.head(x)
+
+
+def build_network(architecture: str, bands: int, classes: int, hyperparameters: dict[str, Any]) -> nn.Module:
+    """Build a network with random weights; (N, bands, H, W) normalised → (N, classes, H, W) logits.
+
+    Args:
+        architecture: `unet`, `pointwise`, or a name of segmentation-models-pytorch, such as `unetplusplus`.
+        bands, classes: channels in and out.
+        hyperparameters: further arguments of the architecture, such as `encoder_name`.
+
+    Raises:
+        ModelError: the architecture, its encoder or an argument is not known.
+    """
+    try:
+        if architecture == "pointwise":
+            return nn.Conv2d(bands, classes, 1, **hyperparameters)
+        if architecture == "unet":
+            return UNet(bands, classes, **hyperparameters)
+        return _build_smp(architecture, bands, classes, hyperparameters)
+    except (TypeError, ValueError, KeyError) as e:
+        raise ModelError(f"the architecture '{architecture}' cannot be built with {hyperparameters}: {e}") from e
+
+
+def total_stride(architecture: str, hyperparameters: dict[str, Any], network: nn.Module) -> int:
+    """How many pixels of the scene one step of the network's coarsest features spans."""
+    if architecture == "pointwise":
+        return 1
+    if architecture == "unet":
+        return 2 ** hyperparameters.get("depth", 4)
+    return int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
+
+
+def architectures() -> tuple[str, ...]:
+    """Every name that `build_network` takes."""
+    import segmentation_models_pytorch as smp
+
+    return (
+        "unet",
+        "pointwise",
+        *(name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "unet"),
+        "smp-unet",
+    )
+
+
+def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dict[str, Any]) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    if architecture not in architectures():
+        raise ModelError(f"architecture '{architecture}' is not known: {nearest(architecture, architectures())}")
+    arguments = {"encoder_weights": None, **hyperparameters}
+    return smp.create_model(
+        architecture.removeprefix("smp-"), in_channels=bands, classes=classes, activation=None, **arguments
+    )
+
+
+class Scorer(nn.Module):
+    """A network with its scaling in front and a softmax behind: digital numbers in, probabilities out."""
+
+    def __init__(self, network: nn.Module, gain: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("gain", gain[:, None, None])
+        self.register_buffer("bias", bias[:, None, None])
+
+    def forward(self, dn: Tensor, valid: Tensor) -> Tensor:
+        """Score dn (N, bands, H, W), valid (N, 1, H, W) with 1 = usable; returns float32 (N, classes, H, W)."""
+        x = scale(dn.float(), valid.float(), self.gain, self.bias)
+        return self.network(x).float().softmax(dim=1)

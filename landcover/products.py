@@ -1,0 +1,40 @@
+"""What lies on disk or in a catalog: one file, a folder of band files, or a STAC item, told as a list of bands."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BandSource:
+    """One band of a product, before anything is decided about it.
+
+    Attributes:
+        path: what GDAL opens.
+        index: the band in that file, from 1.
+        label: what the product calls the band; "" if it does not name it.
+        common_name: what STAC, a description or the colour interpretation says the band is; None if nothing does.
+        scale, offset: `reflectance = digital number * scale + offset`, where the product says it; else None.
+        nodata: the digital number of missing pixels, where the product's metadata, not the file, says it; else None.
+    """
+
+    path: str
+    index: int
+    label: str = ""
+    common_name: str | None = None
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A scene as it is stored.
+
+    Attributes:
+        name: what the user gave.
+        bands: in the order of the product.
+        sensor: the name of the sensor's configuration, where the product's names or metadata tell it; else None.
+    """
+
+    name: str
+    bands: tuple[BandSource, ...]
+    sensor: str | None = None

@@ -1,0 +1,208 @@
+"""What sensors, legends and models are: checked values, read from TOML, with nothing left to guess."""
+
+import re
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from landcover.errors import ConfigError, nearest
+
+DECLARED = "declared"
+"""The offset of a sensor whose products must say themselves which one they carry."""
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class LandClass(_Spec):
+    """One entry of a legend."""
+
+    id: Annotated[int, Field(ge=1, le=254)]
+    name: Annotated[str, Field(min_length=1)]
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        return tuple(bytes.fromhex(self.color[1:]))  # type: ignore[return-value]
+
+
+class Legend(_Spec):
+    """The classes of a map; 0 is nodata and never a class."""
+
+    name: str
+    title: str = ""
+    classes: Annotated[tuple[LandClass, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_class_twice(self) -> "Legend":
+        for what, values in (("id", self.ids), ("name", self.names)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"a class {what} occurs twice in {values}")
+        return self
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(c.id for c in self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    def id_of(self, name: str) -> int:
+        """The class id of a name or of an id written as text.
+
+        Raises:
+            ConfigError: the legend has no such class.
+        """
+        for c in self.classes:
+            if name in (c.name, str(c.id)):
+                return c.id
+        raise ConfigError(f"class '{name}' is not in the legend '{self.name}': {nearest(name, self.names)}")
+
+
+class SensorBand(_Spec):
+    """One band of a sensor. `name` is the common name; `aliases` are what products call it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    gsd: float | None = None
+
+
+class Sensor(_Spec):
+    """How a product stores its pixels: `reflectance = digital number * scale + offset`.
+
+    Attributes:
+        scale, offset: the affine map to reflectance in 0–1; offset "declared" if the product has to say it.
+        offsets: the offsets that exist, where it is declared.
+        nodata: the digital number of missing pixels, for files that do not declare it.
+        layouts: band names in file order, for files that do not name their bands.
+    """
+
+    name: str
+    title: str
+    gsd: float
+    scale: float
+    offset: float | Literal["declared"] = 0.0
+    offsets: tuple[float, ...] = ()
+    nodata: float | None = None
+    bands: Annotated[tuple[SensorBand, ...], Field(min_length=1)]
+    layouts: tuple[tuple[str, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _layouts_name_bands(self) -> "Sensor":
+        unknown = {n for layout in self.layouts for n in layout} - set(self.band_names)
+        if unknown:
+            raise ValueError(f"a layout names bands that the sensor has not: {sorted(unknown)}")
+        if self.scale == 0:
+            raise ValueError("a scale of 0 would make every pixel the same")
+        return self
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(b.name for b in self.bands)
+
+    @cached_property
+    def _by_alias(self) -> dict[str, str]:
+        return {band_key(a): b.name for b in self.bands for a in (b.name, *b.aliases)}
+
+    def common_name(self, label: str) -> str | None:
+        """The common name of what a product calls `label`, or None."""
+        return self._by_alias.get(band_key(label))
+
+
+class BandStats(_Spec):
+    """Mean and standard deviation of a band's reflectance in the training data."""
+
+    mean: float
+    stddev: Annotated[float, Field(gt=0)]
+
+
+class ModelSpec(_Spec):
+    """Everything about a model but its weights.
+
+    Attributes:
+        architecture: `unet`, `pointwise`, or the name of an architecture of segmentation-models-pytorch.
+        hyperparameters: arguments of the architecture, such as `encoder_name`, `depth`, `width`.
+        bands: common names, in the order of the network's channels.
+        stats: how reflectance is normalised, one per band.
+        gsd: metres per pixel, the finest and the coarsest the model was trained for; None if any.
+        trained: False for a model made by `landcover models init`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    architecture: str
+    hyperparameters: dict[str, Any] = {}
+    bands: Annotated[tuple[str, ...], Field(min_length=1)]
+    stats: tuple[BandStats, ...]
+    legend: Legend
+    gsd: tuple[float, float] | None = None
+    trained: bool = True
+    licence: str = "other"
+    training: str = ""
+    accuracy: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_scaling_a_band(self) -> "ModelSpec":
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"a band occurs twice in {self.bands}")
+        if len(self.stats) != len(self.bands):
+            raise ValueError(f"{len(self.bands)} bands but {len(self.stats)} scalings")
+        return self
+
+
+def band_key(label: str) -> str:
+    """A band label without case, punctuation and leading zeros: B04, b4 and B_04 are the same band."""
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"[^a-z0-9]", "", label.lower()))
+
+
+def load_sensor(name_or_file: str) -> Sensor:
+    """Read a sensor, by its name in `configs/sensors` or from a TOML file."""
+    return _load(Sensor, "sensors", name_or_file)
+
+
+def load_legend(name_or_file: str) -> Legend:
+    """Read a legend, by its name in `configs/legends` or from a TOML file."""
+    return _load(Legend, "legends", name_or_file)
+
+
+def config_names(kind: str) -> tuple[str, ...]:
+    """The names in one folder of `configs`."""
+    return tuple(sorted(p.stem for p in (_config_folder() / kind).glob("*.toml")))
+
+
+_SpecT = TypeVar("_SpecT", bound=_Spec)
+
+
+def _load(spec: type[_SpecT], kind: str, name_or_file: str) -> _SpecT:
+    path = _config_folder() / kind / f"{name_or_file}.toml"
+    if name_or_file not in config_names(kind):
+        path = Path(name_or_file)
+        if path.suffix != ".toml" or not path.is_file():
+            what = f"{kind[:-1]} '{name_or_file}' is neither a known name nor a TOML file"
+            raise ConfigError(f"{what}: {nearest(name_or_file, config_names(kind))}")
+    try:
+        return spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid TOML: {e}") from e
+    except ValidationError as e:
+        raise ConfigError(f"{path}: {explain(e)}") from e
+
+
+def explain(e: ValidationError) -> str:
+    """The first finding of a validation, as part of a sentence."""
+    first = e.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'; remove it or correct its spelling"
+    return f"{place + ': ' if place else ''}{first['msg']}"
+
+
+def _config_folder() -> Path:
+    """`configs` inside the installed package, or at the top of a checkout."""
+    here = Path(__file__).parent
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
