@@ -88,6 +88,12 @@ class Grid:
     def window_cols(self) -> range:
         return self.cols.covering(self.region.col0, self.region.col1)
 
+    def complete(self, window_row: int) -> tuple[int, int]:
+        """Rows [lo, hi) of the region that are complete once a window row is done; empty if lo == hi."""
+        lo, hi = self.rows.finished(window_row)
+        lo = min(max(lo, self.region.row0), self.region.row1)
+        return lo, max(lo, min(hi, self.region.row1))
+
     @property
     def read_box(self) -> Box:
         """The pixels of the scene that the region's windows look at."""

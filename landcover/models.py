@@ -92,7 +92,8 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     if sha256 != _declared_checksum(card, folder / CARD):
         raise ModelError(
             f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says "
-            f"{_declared_checksum(card, folder / CARD)[:12]}…: the weights were altered or cut short; copy the folder again"
+            f"{_declared_checksum(card, folder / CARD)[:12]}…: the weights were altered or cut short; "
+            "copy the folder again"
         )
     return Model(spec, folder, sha256)
 
@@ -316,3 +317,69 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
             raise ModelError(
                 f"{path}: only value_scaling of type 'z-score' is understood, one for each band, not {s!r}"
             )
+
+
+def init_model(
+    folder: Path,
+    *,
+    architecture: str,
+    bands: tuple[str, ...],
+    classes: tuple[str, ...],
+    seed: int = 0,
+    hyperparameters: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Model:
+    """Write an untrained model with random weights; `predict` refuses it unless it is allowed.
+
+    Args:
+        folder: the model folder to write.
+        architecture: see `landcover.network.build_network`.
+        bands: common names.
+        classes: class names; their ids count from 1.
+        seed: of the random weights.
+        hyperparameters: arguments of the architecture.
+        overwrite: replace a model that exists.
+
+    Raises:
+        ModelError: the architecture is not known, or a model is there already.
+    """
+    import colorsys
+
+    import torch
+
+    from landcover.network import build_network
+
+    if (folder / CARD).exists() and not overwrite:
+        raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
+    hues = [colorsys.hsv_to_rgb(i / len(classes), 0.65, 0.85) for i in range(len(classes))]
+    colors = ["#" + bytes(round(255 * v) for v in rgb).hex() for rgb in hues]
+    try:
+        spec = ModelSpec.model_validate(
+            {
+                "name": f"untrained-{architecture}",
+                "description": "Random weights, for tests and benchmarks.",
+                "architecture": architecture,
+                "hyperparameters": hyperparameters or {},
+                "bands": bands,
+                "stats": [{"mean": 0.15, "stddev": 0.1}] * len(bands),
+                "legend": {
+                    "name": "untrained",
+                    "classes": [
+                        {"id": i, "name": name, "color": color}
+                        for i, (name, color) in enumerate(zip(classes, colors, strict=True), 1)
+                    ],
+                },
+                "trained": False,
+                "licence": "CC0-1.0",
+            }
+        )
+    except ValidationError as e:
+        raise ModelError(f"the model cannot be made: {explain(e)}") from e
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(architecture, len(bands), len(classes), spec.hyperparameters)
+    try:
+        save_model(folder, spec, network.state_dict())
+    except OSError as e:
+        raise ModelError(f"{folder} cannot be written: {e.strerror or e}") from e
+    return load_model(folder)

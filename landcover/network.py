@@ -5,6 +5,7 @@ References:
     arXiv:1505.04597.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -137,3 +138,21 @@ class Scorer(nn.Module):
         """Score dn (N, bands, H, W), valid (N, 1, H, W) with 1 = usable; returns float32 (N, classes, H, W)."""
         x = scale(dn.float(), valid.float(), self.gain, self.bias)
         return self.network(x).float().softmax(dim=1)
+
+
+def activation_count(network: nn.Module, bands: int, stride: int) -> int:
+    """Values that all layers of a network put out together, for each pixel of its input; no memory is taken."""
+    side = 4 * stride
+    shape = (1, bands, side, side)
+    total = bands * side * side
+
+    def count(_module: nn.Module, _given: Any, result: Any) -> None:
+        nonlocal total
+        total += result.numel() if isinstance(result, Tensor) else 0
+
+    shadow = copy.deepcopy(network).to("meta")
+    hooks = [m.register_forward_hook(count) for m in shadow.modules() if not list(m.children())]
+    shadow(torch.empty(shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return -(-total // (side * side))

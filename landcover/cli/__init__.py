@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import landcover
-from landcover.cli import info, models, predict, preview, stats, vectorize
+from landcover.cli import doctor, info, models, predict, preview, stats, vectorize
 from landcover.cli.console import fail
 from landcover.errors import LandcoverError
 
@@ -24,6 +24,7 @@ app.command("vectorize")(vectorize.vectorize)
 app.command("stats")(stats.stats)
 app.command("preview")(preview.preview)
 app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 
 

@@ -49,8 +49,15 @@ def progress(done: Iterable[int], total: int, label: str) -> Iterator[int]:
 
 def _bar(done: Iterable[int], total: int, label: str) -> Iterator[int]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import ProgressColumn, Task
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

@@ -1,0 +1,27 @@
+"""`landcover doctor`: whether this machine is ready."""
+
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from landcover.cli.console import print_json
+
+
+def doctor(json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Tell versions, GDAL drivers, devices and free memory, and run a small self-test.
+
+    Example: landcover doctor
+    """
+    from landcover.inspection import examine_machine
+
+    report = examine_machine()
+    if json_:
+        print_json(report)
+    else:
+        for topic, facts in report.items():
+            typer.echo(f"{topic}: {facts}" if isinstance(facts, str) else f"{topic}:")
+            for key, value in facts.items() if isinstance(facts, dict) else ():
+                typer.echo(f"  {key}: {value}")
+    if report["self-test"] != "passed":
+        raise typer.Exit(1)

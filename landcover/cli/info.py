@@ -1,0 +1,50 @@
+"""`landcover info`: what a scene holds, and what a model would see of it."""
+
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, print_table
+from landcover.cli.parsing import parse_bands
+
+
+def info(
+    scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
+    model: Annotated[str, Option("--model", "-m", help="Tell what this model would see.")] = "",
+    sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
+    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
+    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
+    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
+    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell the bands, resolution, nodata and scaling of a scene, and what a model would see of it.
+
+    Example: landcover info scene.tif --sensor sentinel2-l2a
+    """
+    from landcover.inspection import inspect_scene
+    from landcover.models import DEFAULT_MODEL, load_model
+    from landcover.scene import Choice
+
+    facts = inspect_scene(scene, load_model(model or DEFAULT_MODEL), Choice(sensor, parse_bands(bands), scale, offset))
+    if json_:
+        print_json(facts)
+        return
+    stored, seen = facts["bands"], facts["model"]
+    for key in ("scene", "size", "crs", "pixel", "sensor"):
+        typer.echo(f"{key}: {facts[key]}")
+    print_table(
+        ["band", "label", "common name", "dtype", "nodata", "GSD (m)", "scale", "offset"],
+        [[str("" if v is None else v) for v in band.values()] for band in stored],
+    )
+    typer.echo(f"\nmodel: {seen['name']} wants {', '.join(seen['bands'])}")
+    if "problem" in seen:
+        typer.echo(f"it cannot use this scene as it is: {seen['problem']}")
+        return
+    for name, how in seen["bands"].items():
+        typer.echo(f"  {name}: {how}")
+    if seen["sees"]:
+        headers = list(next(iter(seen["sees"].values())))
+        typer.echo("reflectance of the valid pixels, from a sample:")
+        print_table(["band", *headers], [[n, *(f"{v:.3f}" for v in s.values())] for n, s in seen["sees"].items()])
+    typer.echo(f"valid: {seen['valid_percent']:.1f} % of the sample")

@@ -1,0 +1,126 @@
+"""`landcover models`: which models there are, what they are, and how to make an empty one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, print_table, say
+
+app = typer.Typer(no_args_is_help=True, help="List, show and make models. Example: landcover models list")
+
+
+@app.command("list")
+def list_(json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+    """List the models that come with the package.
+
+    Example: landcover models list
+    """
+    from landcover.models import DEFAULT_MODEL, embedded_models, load_model
+
+    specs = [load_model(name).spec for name in embedded_models()]
+    if json_:
+        print_json([s.model_dump(mode="json") for s in specs])
+        return
+    rows = [
+        [
+            s.name + (" (default)" if s.name == DEFAULT_MODEL else ""),
+            ", ".join(s.bands),
+            ", ".join(s.legend.names),
+            _gsd(s.gsd),
+        ]
+        for s in specs
+    ]
+    print_table(["model", "bands", "classes", "GSD"], rows)
+
+
+@app.command()
+def show(
+    model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
+    json_: Annotated[bool, Option("--json", help="Print its model.json.")] = False,
+) -> None:
+    """Show what a model is, after checking its folder.
+
+    Example: landcover models show landcover-6band
+    """
+    import json
+
+    from landcover.models import CARD, load_model
+
+    found = load_model(model)
+    if json_:
+        print_json(json.loads((found.folder / CARD).read_text(encoding="utf-8")))
+        return
+    spec = found.spec
+    facts = {
+        "name": spec.name,
+        "description": spec.description,
+        "architecture": f"{spec.architecture} {spec.hyperparameters or ''}".strip(),
+        "bands": ", ".join(spec.bands),
+        "classes": ", ".join(f"{c.id} {c.name}" for c in spec.legend.classes),
+        "GSD": _gsd(spec.gsd),
+        "trained": "yes" if spec.trained else "no; predict needs --allow-untrained",
+        "licence": spec.licence,
+        "training": spec.training,
+        "sha256": found.sha256,
+        "folder": found.folder,
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key}: {value}")
+    for scene, figures in spec.accuracy.items():
+        typer.echo(f"measured on {scene}: {figures}")
+
+
+@app.command()
+def init(
+    architecture: Annotated[str, Option(help="unet, pointwise, or a name of segmentation-models-pytorch.")],
+    bands: Annotated[str, Option(help="Common names, as red,nir.")],
+    classes: Annotated[str, Option(help="Class names; their ids count from 1.")],
+    out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
+    seed: Annotated[int, Option(help="Of the random weights.")] = 0,
+    set_: Annotated[list[str] | None, Option("--set", help="An argument of the architecture, as width=16.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
+) -> None:
+    """Write an untrained model, for tests and benchmarks; predict refuses it without --allow-untrained.
+
+    Example: landcover models init --architecture pointwise --bands red,nir --classes a,b --seed 1 --out model
+    """
+    from landcover.models import init_model
+
+    init_model(
+        out,
+        architecture=architecture,
+        bands=_names(bands),
+        classes=_names(classes),
+        seed=seed,
+        hyperparameters=_arguments(set_ or []),
+        overwrite=overwrite,
+    )
+    say(f"Wrote the untrained model {out}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _arguments(pairs: list[str]) -> dict[str, object]:
+    """Read NAME=VALUE, the value as JSON where it is JSON."""
+    import json
+
+    from landcover.errors import ConfigError
+
+    arguments: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--set '{pair}' is not NAME=VALUE; write for example --set width=16")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return arguments
+
+
+def _gsd(gsd: tuple[float, float] | None) -> str:
+    return "any" if gsd is None else f"{gsd[0]:g}–{gsd[1]:g} m"

@@ -1,0 +1,109 @@
+"""`landcover predict`: a scene → a class map."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, progress, say
+from landcover.cli.parsing import parse_bands
+
+if TYPE_CHECKING:
+    from landcover.prediction import Plan
+
+
+def predict(
+    scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
+    out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
+    model: Annotated[str, Option("--model", "-m", help="An embedded model's name, or a model folder.")] = "",
+    sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
+    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
+    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
+    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
+    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = 512,
+    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = 64,
+    batch_size: Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, Option(help="auto, openvino or torch.")] = "auto",
+    bbox: Annotated[str | None, Option(help="Map this part only: min_x,min_y,max_x,max_y in the scene's CRS.")] = None,
+    bbox_crs: Annotated[str | None, Option(help="The CRS of --bbox, such as EPSG:4326.")] = None,
+    aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
+    confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
+    scores: Annotated[Path | None, Option(help="Write the scores too: one band per class.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace outputs that exist.")] = False,
+    explain: Annotated[bool, Option("--explain", help="Print the plan, and do nothing.")] = False,
+    json_: Annotated[bool, Option("--json", help="Print the plan or the result as JSON.")] = False,
+    allow_no_crs: Annotated[bool, Option("--allow-no-crs", help="Map a scene without a CRS.")] = False,
+    allow_untrained: Annotated[bool, Option("--allow-untrained", help="Use an untrained model, for tests.")] = False,
+    allow_resolution: Annotated[
+        bool, Option("--allow-resolution", help="Use a model far from the resolution it was trained for.")
+    ] = False,
+) -> None:
+    """Map the land cover of a scene.
+
+    Example: landcover predict scene.tif --sensor sentinel2-l2a --out map.tif --confidence confidence.tif
+    """
+    from landcover.models import DEFAULT_MODEL
+    from landcover.prediction import Options, make_plan
+    from landcover.regions import parse_bbox
+
+    plan = make_plan(
+        Options(
+            scene=scene,
+            out=out,
+            model=model or DEFAULT_MODEL,
+            sensor=sensor,
+            bands=parse_bands(bands),
+            scale=scale,
+            offset=offset,
+            tile_size=tile_size,
+            overlap=overlap,
+            batch_size=batch_size,
+            device=device,
+            engine=engine,
+            bbox=parse_bbox(bbox) if bbox else None,
+            bbox_crs=bbox_crs,
+            aoi=aoi,
+            confidence=confidence,
+            scores=scores,
+            overwrite=overwrite,
+            allow_no_crs=allow_no_crs,
+            allow_untrained=allow_untrained,
+            allow_resolution=allow_resolution,
+        )
+    )
+    if explain:
+        print_json(plan.describe()) if json_ else _print_plan(plan.describe())
+        return
+    seconds = _run(plan)
+    if json_:
+        print_json({**plan.describe(), "seconds": round(seconds, 3)})
+
+
+def _run(plan: "Plan") -> float:
+    """Run a plan with progress on stderr; returns the seconds it took."""
+    import time
+
+    say(f"Mapping with {plan.model.spec.name}, {plan.choice}")
+    began = time.perf_counter()
+    region = plan.grid.region
+    with closing(plan.run()) as done:
+        for _ in progress(done, region.height * region.width, "Mapping"):
+            pass
+    seconds = time.perf_counter() - began
+    rate = region.height * region.width / seconds / 1e6
+    say(f"Wrote {', '.join(str(layer.path) for layer in plan.layers.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")
+    return seconds
+
+
+def _print_plan(facts: dict) -> None:
+    import typer
+
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for key, detail in value.items():
+                typer.echo(f"  {key}: {detail}")
+        else:
+            typer.echo(f"{name}: {value}")

@@ -1,0 +1,213 @@
+"""What runs a network fast: torch on CUDA, OpenVINO on a CPU, torch on a CPU as fallback and oracle.
+
+An engine turns digital numbers into scores, and owns the arrays those live in.
+"""
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from landcover.errors import ConfigError
+from landcover.scaling import Scaling
+
+if TYPE_CHECKING:
+    from landcover.models import Model
+
+ENGINES = ("auto", "openvino", "torch")
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs, on which device, and why.
+
+    Attributes:
+        engine: "torch" or "openvino".
+        device: "cpu" or "cuda:N".
+        why: one clause for people.
+    """
+
+    engine: str
+    device: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} on {self.device} ({self.why})"
+
+
+class Engine(Protocol):
+    """Scores batches of one constant shape."""
+
+    def scores(self, dn: np.ndarray, valid: np.ndarray) -> Any:
+        """Probabilities, float32 (n, classes, h, w), of dn (n, bands, h, w) and valid (n, 1, h, w) bool.
+
+        They hold until the next call.
+        """
+        ...
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """Float32 zeros, where the engine's scores live."""
+        ...
+
+    def array(self, values: np.ndarray) -> Any:
+        """Copy a NumPy array to where the scores live."""
+        ...
+
+    def numpy(self, values: Any) -> np.ndarray:
+        """Bring an array of the engine back as a NumPy array."""
+        ...
+
+
+def choose_engine(device: str = "auto", engine: str = "auto") -> EngineChoice:
+    """Decide on engine and device.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        engine: "auto", "openvino" (CPU only) or "torch".
+
+    Raises:
+        ConfigError: an unknown name, or a device or engine that this machine has not.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"--device '{device}' is not known; choose auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda"):
+        return _choose_cuda(device, engine)
+    why = "asked for" if device == "cpu" else "no CUDA device"
+    if device == "auto" and engine != "openvino" and cuda_devices():
+        return EngineChoice("torch", "cuda:0", "a CUDA device is there")
+    if engine == "openvino" and not _has_openvino():
+        raise ConfigError("--engine openvino: the package openvino is not installed; install it or choose torch")
+    if engine == "torch":
+        return EngineChoice("torch", "cpu", why)
+    if _has_openvino():
+        return EngineChoice("openvino", "cpu", why)
+    return EngineChoice("torch", "cpu", f"{why}, and no openvino package")
+
+
+def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Engine:
+    """Make an engine ready for batches of one shape.
+
+    Args:
+        choice: from `choose_engine`.
+        model: its network is used.
+        scaling: from digital numbers to what the network sees.
+        shape: of a batch, (n, bands, height, width).
+        dtype: of the digital numbers.
+    """
+    if choice.engine == "openvino":
+        return OpenVINOEngine(model, scaling, shape, dtype)
+    return TorchEngine(model, scaling, choice.device)
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices torch can use; torch is imported only where there is a driver."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+class TorchEngine:
+    """Torch, in float32 on a CPU; on CUDA in bfloat16 where the card has it, channels last."""
+
+    def __init__(self, model: "Model", scaling: Scaling, device: str) -> None:
+        import torch
+
+        from landcover.network import Scorer
+
+        self._torch = torch
+        self._device = torch.device(device)
+        scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
+        self._scorer = scorer.to(self._device, memory_format=torch.channels_last).eval()
+        self._half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    def scores(self, dn: np.ndarray, valid: np.ndarray) -> Any:
+        torch = self._torch
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            return self._scorer(self.array(dn), self.array(valid))
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        return self._torch.zeros(shape, device=self._device)
+
+    def array(self, values: np.ndarray) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device, non_blocking=True)
+
+    def numpy(self, values: Any) -> np.ndarray:
+        return values.cpu().numpy()
+
+
+class OpenVINOEngine:
+    """OpenVINO on a CPU, with the scaling and the softmax inside its graph."""
+
+    def __init__(self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> None:
+        import openvino as ov
+
+        graph = _openvino_graph(model, scaling, shape, dtype)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+        }
+        self._request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+
+    def scores(self, dn: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        return self._request.infer([dn, valid], share_inputs=True, share_outputs=True)[0]
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def numpy(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+
+def _openvino_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:
+    """Convert scaling, network and softmax to an OpenVINO model of a fixed shape."""
+    import openvino as ov
+    import torch
+
+    from landcover.network import Scorer
+
+    scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias)).eval()
+    n, _, height, width = shape
+    example = (torch.zeros(shape), torch.ones((n, 1, height, width)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses
+        graph = ov.convert_model(scorer, example_input=example, input=[ov.PartialShape(list(e.shape)) for e in example])
+    prepare = ov.preprocess.PrePostProcessor(graph)
+    for i, stored in enumerate((dtype, "bool")):
+        prepare.input(i).tensor().set_element_type(ov.Type(np.dtype(stored)))
+        prepare.input(i).preprocess().convert_element_type(ov.Type.f32)
+    return prepare.build()
+
+
+def _choose_cuda(device: str, engine: str) -> EngineChoice:
+    if engine == "openvino":
+        raise ConfigError("--engine openvino runs on a CPU; leave out --engine or choose --device cpu")
+    number = int(device.partition(":")[2] or 0)
+    count = cuda_devices()
+    if number >= count:
+        raise ConfigError(
+            f"--device {device}: torch sees {count or 'no'} CUDA device{'s' if count != 1 else ''} here; "
+            "choose --device cpu, or see what `landcover doctor` says"
+        )
+    return EngineChoice("torch", f"cuda:{number}", "asked for")
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None

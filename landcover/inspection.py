@@ -1,0 +1,186 @@
+"""Looking around: what a scene holds, what a model would see of it, and whether this machine is ready."""
+
+import os
+import platform
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+
+from landcover import __version__
+from landcover.engines import choose_engine, cuda_devices
+from landcover.errors import LandcoverError
+from landcover.models import Model, init_model
+from landcover.prediction import predict
+from landcover.products import BandSource, Product, read_product
+from landcover.scene import Choice, Scene, ground_resolution, open_scene
+
+_PACKAGES = (
+    "numpy",
+    "rasterio",
+    "shapely",
+    "geopandas",
+    "pyogrio",
+    "torch",
+    "segmentation-models-pytorch",
+    "openvino",
+    "dask",
+)
+_DRIVERS = ("GTiff", "COG", "JP2OpenJPEG", "HDF5", "netCDF", "Zarr", "VRT")
+_SAMPLE_SIDE = 256
+
+
+def inspect_scene(source: str, model: Model, choice: Choice) -> dict[str, Any]:
+    """Tell what a scene holds and what a model would see of it, as plain values.
+
+    Raises:
+        SceneError: the scene cannot be opened.
+    """
+    product = read_product(source)
+    with rasterio.open(product.bands[0].path) as first:
+        gsd = ground_resolution(first.transform, first.crs, first.height, first.width)
+        facts = {
+            "scene": source,
+            "size": f"{first.height} rows × {first.width} columns",
+            "crs": first.crs.to_string() if first.crs else "none",
+            "pixel": f"{gsd:.4g} m on the ground" if gsd else "of unknown size on the ground",
+            "sensor": product.sensor or "not told by the scene",
+        }
+    return {**facts, "bands": _stored_bands(product), "model": _seen_by(source, model, choice)}
+
+
+def examine_machine() -> dict[str, Any]:
+    """Tell versions, drivers, devices and memory, and whether a small prediction comes out right."""
+    with rasterio.Env() as env:
+        drivers = env.drivers()
+    return {
+        "landcover": __version__,
+        "versions": {"python": platform.python_version(), "GDAL": rasterio.__gdal_version__}
+        | {name: _version(name) for name in _PACKAGES},
+        "GDAL drivers": {name: "yes" if name in drivers else "MISSING" for name in _DRIVERS},
+        "devices": {"processors": str(os.cpu_count()), "CUDA": _cuda(), "predict takes": str(choose_engine())},
+        "memory": _memory(),
+        "self-test": _self_test(),
+    }
+
+
+def _stored_bands(product: Product) -> list[dict[str, Any]]:
+    bands = []
+    for number, band in enumerate(product.bands, 1):
+        with rasterio.open(band.path) as file:
+            bands.append({"band": number, **_stored_band(band, file)})
+    return bands
+
+
+def _stored_band(band: BandSource, file: rasterio.DatasetReader) -> dict[str, Any]:
+    gsd = ground_resolution(file.transform, file.crs, file.height, file.width)
+    declared = file.nodatavals[band.index - 1]
+    return {
+        "label": band.label or None,
+        "common_name": band.common_name,
+        "dtype": file.dtypes[band.index - 1],
+        "nodata": declared if declared is not None else band.nodata,
+        "gsd": gsd and round(gsd, 3),
+        "scale": band.scale,
+        "offset": band.offset,
+    }
+
+
+def _seen_by(source: str, model: Model, choice: Choice) -> dict[str, Any]:
+    """The bands a model would take and their reflectance in the middle of the scene, or why it cannot."""
+    wanted = model.spec.bands
+    try:
+        scene = open_scene(source, wanted, choice, allow_no_crs=True)
+        dn, valid = _sample(scene)
+    except LandcoverError as e:
+        return {"name": model.spec.name, "bands": dict.fromkeys(wanted, ""), "problem": str(e)}
+    return {
+        "name": model.spec.name,
+        "bands": {b.name: f"× {b.scale:.6g} + {b.offset:.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
+        "valid_percent": round(100 * float(valid.mean()), 2),
+        "sees": {
+            b.name: _percentiles(pixels[valid] * b.scale + b.offset) for b, pixels in zip(scene.bands, dn, strict=True)
+        }
+        if valid.any()
+        else {},
+    }
+
+
+def _sample(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of a scene."""
+    height, width = min(scene.height, _SAMPLE_SIDE), min(scene.width, _SAMPLE_SIDE)
+    row, col = (scene.height - height) // 2, (scene.width - width) // 2
+    with scene.open() as reader:
+        return reader.read(row, row + height, col, col + width)
+
+
+def _percentiles(values: np.ndarray) -> dict[str, float]:
+    return {f"p{q}": round(float(v), 4) for q, v in zip((2, 50, 98), np.percentile(values, (2, 50, 98)), strict=True)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda() -> str:
+    if not cuda_devices():
+        return "none"
+    import torch
+
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(cuda_devices()))
+
+
+def _memory() -> str:
+    try:
+        free, page = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, AttributeError, OSError):
+        return "unknown on this system"
+    return f"{free * page / 1e9:.1f} GB free"
+
+
+def _self_test() -> str:
+    """Map a small made-up scene with a network of one pixel, and compare with the direct computation."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        pixels = np.random.default_rng(0).integers(1, 3000, (2, 100, 130)).astype(np.uint16)
+        profile = {"driver": "GTiff", "dtype": "uint16", "count": 2, "height": 100, "width": 130}
+        transform = rasterio.Affine(10, 0, 500000, 0, -10, 5000000)
+        with rasterio.open(place / "scene.tif", "w", crs="EPSG:32633", transform=transform, **profile) as file:
+            file.write(pixels)
+        try:
+            model = init_model(place / "model", architecture="pointwise", bands=("red", "nir"), classes=("a", "b", "c"))
+            predict(
+                place / "scene.tif",
+                place / "map.tif",
+                model=model,
+                bands={"red": "1", "nir": "2"},
+                scale=1e-4,
+                tile_size=64,
+                overlap=16,
+                allow_untrained=True,
+            )
+            with rasterio.open(place / "map.tif") as file:
+                found = file.read(1)
+        except (LandcoverError, RasterioError) as e:
+            return f"failed: {e}"
+        return (
+            "passed" if (found == _directly(model, pixels)).all() else "failed: the map differs from what it should be"
+        )
+
+
+def _directly(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """The class ids of a pointwise model, computed without windows."""
+    weight = model.network.weight.numpy()[:, :, 0, 0]  # type: ignore[union-attr, operator]
+    bias = model.network.bias.numpy()  # type: ignore[union-attr, operator]
+    stats = model.spec.stats
+    means = np.array([s.mean for s in stats])[:, None, None]
+    stddevs = np.array([s.stddev for s in stats])[:, None, None]
+    scores = np.einsum("cb,bhw->chw", weight, (pixels * 1e-4 - means) / stddevs) + bias[:, None, None]
+    return scores.argmax(axis=0).astype(np.uint8) + 1

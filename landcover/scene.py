@@ -1,0 +1,448 @@
+"""A scene: the bands a model wants, on one grid, with their scaling; read in strips of rows."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import numpy as np
+import rasterio
+from affine import Affine
+from pyproj import Geod
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform as warp_points
+from rasterio.windows import Window
+
+from landcover.errors import BandError, SceneError
+from landcover.products import BandSource, Product, read_product
+from landcover.specs import Sensor, band_key, load_sensor
+
+WGS84 = Geod(ellps="WGS84")
+_AS_STORED = ("uint8", "int16", "uint16", "float32")
+"""Data types that go to the network as they are; the others become float32."""
+
+_GDAL_OPTIONS = {
+    "GDAL_NUM_THREADS": "ALL_CPUS",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "60",
+}
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band a model wants, and where it lies.
+
+    Attributes:
+        name: common name.
+        source: the file and the band in it.
+        scale, offset: `reflectance = digital number * scale + offset`.
+        nodata: digital number of missing pixels, or None.
+        why: how band and scaling were told, for people.
+    """
+
+    name: str
+    source: BandSource
+    scale: float
+    offset: float
+    nodata: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user says about a scene, before anything is looked up.
+
+    Attributes:
+        sensor: name or TOML file, or None.
+        bands: common name → band number in the scene, or what the scene calls it.
+        scale, offset: to reflectance; None to take them from the sensor or the scene.
+    """
+
+    sensor: str | None = None
+    bands: dict[str, str] | None = None
+    scale: float | None = None
+    offset: float | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene with its bands resolved; nothing is open.
+
+    Attributes:
+        name: what the user gave.
+        bands: in the order the model wants them.
+        height, width: in pixels, of the finest of the bands.
+        transform, crs: as in rasterio; crs None if there is none.
+        dtype: of the digital numbers as they are read.
+        block_height: rows of a block of the file, in pixels.
+        spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
+    """
+
+    name: str
+    bands: tuple[Band, ...]
+    height: int
+    width: int
+    transform: Affine
+    crs: CRS | None
+    dtype: str
+    block_height: int
+    spectral_alpha: bool = False
+
+    @cached_property
+    def gsd(self) -> float | None:
+        """Side of a pixel in metres, at the middle of the scene; None without a CRS."""
+        return ground_resolution(self.transform, self.crs, self.height, self.width)
+
+    @contextmanager
+    def open(self, cache_bytes: int | None = None) -> Iterator["SceneReader"]:
+        """Open the files; `cache_bytes` bounds GDAL's cache of decoded blocks."""
+        cache = {} if cache_bytes is None else {"GDAL_CACHEMAX": cache_bytes}
+        with rasterio.Env(**_GDAL_OPTIONS, **cache), ExitStack() as stack:
+            files = {b.source.path: _open(b.source.path, stack) for b in self.bands}
+            yield SceneReader(self, {path: self._on_grid(f, stack) for path, f in files.items()})
+
+    def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
+        """The file itself, or a view of it on the scene's grid."""
+        same_place = file.transform.almost_equals(self.transform) and file.crs == self.crs
+        if same_place and file.shape == (self.height, self.width):
+            return file
+        nodata = next(b.nodata for b in self.bands if b.source.path == file.name)
+        view = WarpedVRT(
+            file,
+            crs=self.crs,
+            transform=self.transform,
+            height=self.height,
+            width=self.width,
+            resampling=Resampling.bilinear,
+            tolerance=0,
+            src_nodata=nodata,
+            nodata=nodata,
+        )
+        return stack.enter_context(view)
+
+
+class SceneReader:
+    """The open files of a scene."""
+
+    def __init__(self, scene: Scene, files: dict[str, rasterio.DatasetReader | WarpedVRT]) -> None:
+        self._scene = scene
+        self._files = files
+
+    def read(self, row0: int, row1: int, col0: int, col1: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read pixels of rows [row0, row1) and columns [col0, col1).
+
+        Returns:
+            dn (bands, rows, cols) of the scene's dtype, finite, and valid (rows, cols), True = usable.
+
+        Raises:
+            SceneError: the file is damaged or cannot be reached.
+        """
+        scene, window = self._scene, Window(col0, row0, col1 - col0, row1 - row0)  # type: ignore[call-arg]
+        dn = np.empty((len(scene.bands), row1 - row0, col1 - col0), scene.dtype)
+        masked = np.zeros(dn.shape[1:], bool)
+        for path, file in self._files.items():
+            places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
+            indexes = [scene.bands[i].source.index for i in places]
+            try:
+                dn[places] = file.read(indexes, window=window)
+                if (shared := _shared_mask(file, indexes, scene.spectral_alpha)) is not None:
+                    masked |= file.read_masks(shared, window=window) == 0
+            except RasterioError as e:
+                raise SceneError(
+                    f"{path} cannot be read at rows {row0}–{row1}: {e.__cause__ or e}; the file may be cut short"
+                ) from e
+        return dn, ~(masked | self._missing(dn))
+
+    def _missing(self, dn: np.ndarray) -> np.ndarray:
+        """Pixels at their nodata value, or not finite (and those are set to 0); (rows, cols), True = missing.
+
+        A band at its nodata value makes the pixel nodata, but for the value 0, which can be a real, dark measurement:
+        there all bands have to be 0.
+        """
+        missing = np.zeros(dn.shape[1:], bool)
+        zeros = [i for i, b in enumerate(self._scene.bands) if b.nodata == 0]
+        if zeros:
+            missing |= ~dn[zeros].any(axis=0)
+        for pixels, band in zip(dn, self._scene.bands, strict=True):
+            if band.nodata not in (None, 0) and not np.isnan(band.nodata):
+                missing |= pixels == band.nodata
+        if dn.dtype.kind == "f":
+            finite = np.isfinite(dn)
+            missing |= ~finite.all(axis=0)
+            dn[~finite] = 0
+        return missing
+
+
+def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), *, allow_no_crs: bool = False) -> Scene:
+    """Find the bands a model wants in a scene, and how to scale them; reads no pixels but a few for a check.
+
+    Args:
+        source: any raster GDAL reads, a folder of band files, or a STAC item.
+        wanted: common names, in the model's order.
+        choice: what the user says about bands and scaling; it goes before everything else.
+        allow_no_crs: accept a scene that is not placed on the earth.
+
+    Raises:
+        SceneError: the scene cannot be opened, or is not placed on the earth.
+        BandError: a band or its scaling cannot be told.
+    """
+    product = read_product(source)
+    bands = resolve_bands(product, wanted, choice)
+    with rasterio.Env(**_GDAL_OPTIONS), ExitStack() as stack:
+        files = {path: _open(path, stack) for path in {b.source.path for b in bands}}
+        finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
+        if finest.crs is None and not allow_no_crs:
+            raise SceneError(
+                f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
+                "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
+            )
+        _check_same_place(files, finest)
+        dtype = np.result_type(*(files[b.source.path].dtypes[b.source.index - 1] for b in bands)).name
+        return Scene(
+            name=source,
+            bands=tuple(_with_file_nodata(b, files[b.source.path]) for b in bands),
+            height=finest.height,
+            width=finest.width,
+            transform=finest.transform,
+            crs=finest.crs,
+            dtype=dtype if dtype in _AS_STORED else "float32",
+            block_height=max(f.block_shapes[0][0] for f in files.values()),
+            spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
+        )
+
+
+def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> tuple[Band, ...]:
+    """Tell which band of a product is which, and its scaling.
+
+    Bands: what the user maps, then the sensor, then names, descriptions and colours in the product. Scaling: what the
+    user says, then the sensor the user names, then the product, then the sensor the product tells.
+
+    Raises:
+        BandError: a wanted band is not found or found twice, or its scaling is not known.
+    """
+    sensor = load_sensor(choice.sensor) if choice.sensor else None
+    told = sensor or (load_sensor(product.sensor) if product.sensor else None)
+    mapping = choice.bands or {}
+    for name in mapping:
+        if name not in wanted:
+            raise BandError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
+    found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
+    return tuple(
+        _scaled(product, name, source, why, choice, sensor, told)
+        for name, (source, why) in zip(wanted, found, strict=True)
+    )
+
+
+def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: int) -> float | None:
+    """Side of a pixel in metres (the square root of its area), at the middle of a raster; None without a CRS."""
+    if crs is None:
+        return None
+    row, col = height / 2, width / 2
+    corners = [transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]
+    lons, lats = warp_points(crs, "EPSG:4326", *zip(*corners, strict=True))
+    _, _, across = WGS84.inv(lons[0], lats[0], lons[1], lats[1])
+    _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
+    side = float(np.sqrt(across * down))
+    return side if np.isfinite(side) and side > 0 else None
+
+
+def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor | None) -> tuple[BandSource, str]:
+    """The band of a product with a common name, and how that was told."""
+    if mapped is not None:
+        return _mapped_band(product, name, mapped), "--bands"
+    if sensor:
+        unnamed = not any(b.label or b.common_name for b in product.bands)
+        if unnamed:
+            layout = _layout(product, sensor)
+            hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
+        else:
+            hits = [b for b in product.bands if b.label and sensor.common_name(b.label) == name]
+        why = f"sensor {sensor.name}" + (", by its order" if unnamed else "")
+        if hits:
+            return _only(hits, name, product), why
+    hits = [b for b in product.bands if b.common_name == name]
+    if not hits:
+        hint = "" if sensor else " with --sensor NAME or"
+        raise BandError(
+            f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "
+            f"Say which is which{hint} with --bands, for example --bands {name}=1"
+        )
+    return _only(hits, name, product), "its name in the scene"
+
+
+def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
+    by_label = [b for b in product.bands if b.label and band_key(b.label) == band_key(mapped)]
+    if mapped.isdigit() and 1 <= int(mapped) <= len(product.bands):
+        return product.bands[int(mapped) - 1]
+    if by_label:
+        return _only(by_label, name, product)
+    raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {_listing(product)}")
+
+
+def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
+    fitting = [layout for layout in sensor.layouts if len(layout) == len(product.bands)]
+    if len(fitting) != 1:
+        known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
+        raise BandError(
+            f"{product.name} does not name its {len(product.bands)} bands, and the usual files of {sensor.name} have "
+            f"{known} bands; say which is which with --bands, for example --bands red=3,nir=4"
+        )
+    return fitting[0]
+
+
+def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:
+    if len(hits) > 1:
+        labels = ", ".join(b.label or f"band {b.index}" for b in hits)
+        raise BandError(f"{product.name} has more than one band '{name}' ({labels}); choose one with --bands {name}=…")
+    return hits[0]
+
+
+def _listing(product: Product) -> str:
+    names = [b.label or b.common_name or "unnamed" for b in product.bands]
+    listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names[:20], 1))
+    return f"{len(names)} band{'s' if len(names) != 1 else ''} ({listed}{', …' if len(names) > 20 else ''})"
+
+
+def _scaled(
+    product: Product,
+    name: str,
+    source: BandSource,
+    why: str,
+    choice: Choice,
+    chosen: Sensor | None,
+    told: Sensor | None,
+) -> Band:
+    """Add the scaling of a band, scale and offset each from the first that says it."""
+    scales = (
+        (choice.scale, "--scale"),
+        (chosen and chosen.scale, f"sensor {chosen.name if chosen else ''}"),
+        (source.scale, "the scene"),
+        (told and told.scale, f"sensor {told.name if told else ''}"),
+    )
+    scale, origin = next(((value, who) for value, who in scales if value is not None), (None, ""))
+    if scale is None:
+        raise BandError(
+            f"{product.name} does not say how its numbers become reflectance; name its sensor with --sensor, "
+            "or give --scale (and --offset): reflectance = number × scale + offset, for example --scale 0.0001"
+        )
+    offset, note = _offset(product, source, choice, chosen, told)
+    nodata = source.nodata if source.nodata is not None else told.nodata if told else None
+    return Band(name, source, scale, offset, nodata, f"{why}; scale from {origin}, offset from {note}")
+
+
+def _offset(
+    product: Product, source: BandSource, choice: Choice, chosen: Sensor | None, told: Sensor | None
+) -> tuple[float, str]:
+    """The offset of a band, and how it was told."""
+    if choice.offset is not None:
+        return choice.offset, "--offset"
+    if chosen and not isinstance(chosen.offset, str):
+        return chosen.offset, f"sensor {chosen.name}"
+    if source.scale is not None:
+        return source.offset or 0.0, "the scene"
+    if told and not isinstance(told.offset, str):
+        return told.offset, f"sensor {told.name}"
+    return (_proven_offset(product, told), "its pixels") if told else (0.0, "--scale given alone")
+
+
+_IMPOSSIBLE = 0.05
+"""Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
+
+
+@cache
+def _proven_offset(product: Product, sensor: Sensor) -> float:
+    """The offset of a product that does not declare one, where its pixels leave no doubt.
+
+    Where one pixel in a hundred, of those sampled, would have an impossible negative reflectance under an offset, that
+    offset is not in the numbers.
+
+    Raises:
+        BandError: the pixels would allow more than one offset.
+    """
+    sample = _sample(product)
+    sample = sample[sample != (sensor.nodata or 0)]
+    allowed = [o for o in sensor.offsets if np.mean(sample * sensor.scale + o < -_IMPOSSIBLE) < 0.01]
+    if len(allowed) == 1:
+        return allowed[0]
+    raise BandError(
+        f"{product.name} does not say which offset its numbers carry, and {sensor.name} products exist with "
+        f"{' and '.join(map(str, sensor.offsets))}; say it with --offset (for Sentinel-2: --offset -0.1 from "
+        "processing baseline 04.00 on, 25 January 2022, unless it was removed already; --offset 0 before)"
+    )
+
+
+def _sample(product: Product, places: int = 4, side: int = 64) -> np.ndarray:
+    """A few small squares of pixels of every band, spread over the scene; 1-D."""
+    squares = []
+    with rasterio.Env(**_GDAL_OPTIONS), ExitStack() as stack:
+        for path in dict.fromkeys(b.path for b in product.bands):
+            file = _open(path, stack)
+            for i in range(places * places):
+                row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
+                col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2
+                window = Window(max(col, 0), max(row, 0), side, side).intersection(  # type: ignore[call-arg]
+                    Window(0, 0, file.width, file.height)  # type: ignore[call-arg]
+                )
+                squares.append(_read(file, path, window).ravel())
+    return np.concatenate(squares)
+
+
+def _read(file: rasterio.DatasetReader, path: str, window: Window) -> np.ndarray:
+    try:
+        return file.read(window=window)
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
+
+
+def _open(path: str, stack: ExitStack) -> rasterio.DatasetReader:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene
+            return stack.enter_context(rasterio.open(path))
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+
+
+def _with_file_nodata(band: Band, file: rasterio.DatasetReader) -> Band:
+    declared = file.nodatavals[band.source.index - 1]
+    return band if declared is None else replace(band, nodata=declared)
+
+
+def _check_same_place(files: dict[str, rasterio.DatasetReader], finest: rasterio.DatasetReader) -> None:
+    """Refuse bands that do not show the same piece of ground, within one of the coarser pixels."""
+    for path, file in files.items():
+        tolerance = 1.01 * max(map(abs, (*file.res, *finest.res)))
+        apart = max(abs(a - b) for a, b in zip(file.bounds, finest.bounds, strict=True))
+        if file.crs != finest.crs or apart > tolerance:
+            raise SceneError(
+                f"{path} and {finest.name} do not cover the same ground ({file.bounds} against {finest.bounds}); "
+                "the bands of a scene must share their outline and coordinate reference system"
+            )
+
+
+def _alpha_is_spectral(
+    product: Product, bands: tuple[Band, ...], files: dict[str, rasterio.DatasetReader], choice: Choice
+) -> bool:
+    """True where a band flagged as alpha is wanted as a band, or the sensor's usual file has a band in its place."""
+    wanted = any(files[b.source.path].colorinterp[b.source.index - 1] == ColorInterp.alpha for b in bands)
+    name = choice.sensor or product.sensor
+    return wanted or (name is not None and any(len(x) == len(product.bands) for x in load_sensor(name).layouts))
+
+
+def _shared_mask(file: rasterio.DatasetReader | WarpedVRT, indexes: list[int], spectral_alpha: bool) -> int | None:
+    """The band whose mask holds for all bands of a file: an internal mask, a mask file, or an alpha band; or None.
+
+    A band of the network that is merely flagged as alpha, as in NAIP files with near infrared, is not a mask.
+    """
+    flags = file.mask_flag_enums[indexes[0] - 1]
+    if MaskFlags.per_dataset not in flags:
+        return None
+    if MaskFlags.alpha in flags and spectral_alpha:
+        return None
+    return indexes[0]
