@@ -81,7 +81,7 @@ class RowSink:
         """Write block (bands, rows, width) of the layer's dtype, from `row` on; values are stored as they are."""
         for band, rows in enumerate(block):
             self._file.seek((band * self.layer.height + row) * self.layer.width * self._size)
-            self._file.write(np.ascontiguousarray(rows))
+            self._file.write(np.ascontiguousarray(rows).data)
 
     def close(self) -> None:
         self._file.close()
@@ -107,7 +107,7 @@ def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list
     """
     for layer in layers:
         check_destination(layer.path, overwrite=overwrite)
-    with _work_folder(layers[0].path) as work, _disk_errors(layers[0].path):
+    with work_folder(layers[0].path) as work, _disk_errors(layers[0].path):
         folders = [work / str(i) for i in range(len(layers))]
         for folder in folders:
             folder.mkdir()
@@ -150,7 +150,7 @@ def publish(folder: Path, path: Path) -> None:
 
 
 @contextmanager
-def _work_folder(path: Path) -> Iterator[Path]:
+def work_folder(path: Path) -> Iterator[Path]:
     """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared."""
     folder = path.parent / f".{path.name}.work"
     lock = FileLock(path.parent / f".{path.name}.lock")

@@ -129,7 +129,7 @@ class TorchEngine:
         self._torch = torch
         self._device = torch.device(device)
         scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
-        self._scorer = scorer.to(self._device, memory_format=torch.channels_last).eval()
+        self._scorer = scorer.to(self._device).to(memory_format=torch.channels_last).eval()
         self._half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
 
     def scores(self, dn: np.ndarray, valid: np.ndarray) -> Any:

@@ -177,8 +177,8 @@ def _self_test() -> str:
 
 def _directly(model: Model, pixels: np.ndarray) -> np.ndarray:
     """The class ids of a pointwise model, computed without windows."""
-    weight = model.network.weight.numpy()[:, :, 0, 0]  # type: ignore[union-attr, operator]
-    bias = model.network.bias.numpy()  # type: ignore[union-attr, operator]
+    weight = model.network.weight.numpy()[:, :, 0, 0]  # type: ignore[operator]
+    bias = model.network.bias.numpy()  # type: ignore[operator]
     stats = model.spec.stats
     means = np.array([s.mean for s in stats])[:, None, None]
     stddevs = np.array([s.stddev for s in stats])[:, None, None]

@@ -99,7 +99,8 @@ def total_stride(architecture: str, hyperparameters: dict[str, Any], network: nn
         return 1
     if architecture == "unet":
         return 2 ** hyperparameters.get("depth", 4)
-    return int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
+    further = 8 if architecture == "pan" else 1  # its attention pools the encoder's features three times more
+    return further * int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
 
 
 def architectures() -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """A scene → a class map: plan everything first, then stream."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,15 @@ class Plan:
     choice: EngineChoice
     batch_size: int
 
-    def run(self) -> Iterator[int]:
+    def run(self) -> Generator[int, None, None]:
         """Map the scene; yields the pixels done so far, each time rows are handed to the writer."""
         layers = self.layers
         with ExitStack() as stack:
-            sinks = stack.enter_context(open_sinks(list(layers.values()), overwrite=self.options.overwrite))
+            opened = stack.enter_context(open_sinks(list(layers.values()), overwrite=self.options.overwrite))
+            sinks = dict(zip(layers, opened, strict=True))
             engine = open_engine(self.choice, self.model, self.scaling, self.batch_shape, self.scene.dtype)
             strips = stack.enter_context(read_ahead(self._strips(), READ_AHEAD))
-            give = stack.enter_context(write_behind(lambda rows: _write(rows, dict(zip(layers, sinks, strict=True)))))
+            give = stack.enter_context(write_behind(partial(_write, sinks), WRITE_BEHIND))
             mapped = done = 0
             for rows in self._map(engine, strips):
                 give(rows)
@@ -206,40 +207,40 @@ class Plan:
     def layers(self) -> dict[str, Layer]:
         """The rasters to be written: "map", and "confidence" and "scores" where asked for."""
         spec, region, options = self.model.spec, self.grid.region, self.options
-        shared = {
-            "height": region.height,
-            "width": region.width,
-            "transform": self.scene.transform * Affine.translation(region.col0, region.row0),
-            "crs": self.scene.crs,
-            "tags": self._tags(),
-        }
+        layer = partial(
+            Layer,
+            height=region.height,
+            width=region.width,
+            transform=self.scene.transform @ Affine.translation(region.col0, region.row0),
+            crs=self.scene.crs,
+        )
         layers = {
-            "map": Layer(
+            "map": layer(
                 path=Path(options.out),
                 dtype="uint8",
                 nodata=MAP_NODATA,
                 bands=("class",),
                 legend=spec.legend,
                 overviews="MODE",
-                **{**shared, "tags": self._tags(legend=spec.legend.model_dump_json())},
+                tags=self._tags(legend=spec.legend.model_dump_json()),
             )
         }
         if options.confidence is not None:
-            layers["confidence"] = Layer(
-                Path(options.confidence),
+            layers["confidence"] = layer(
+                path=Path(options.confidence),
                 dtype="uint8",
                 nodata=CONFIDENCE_NODATA,
                 bands=("confidence, percent",),
-                **shared,
+                tags=self._tags(),
             )
         if options.scores is not None:
-            layers["scores"] = Layer(
-                Path(options.scores),
+            layers["scores"] = layer(
+                path=Path(options.scores),
                 dtype="uint16",
                 nodata=SCORE_NODATA,
                 bands=spec.legend.names,
                 scale=SCORE_SCALE,
-                **shared,
+                tags=self._tags(),
             )
         return layers
 
@@ -408,7 +409,7 @@ def _check_resolution(scene: Scene, model: Model, *, allow: bool) -> None:
         )
 
 
-def _write(rows: Rows, sinks: dict[str, RowSink]) -> None:
+def _write(sinks: dict[str, RowSink], rows: Rows) -> None:
     sinks["map"].write(rows.row, rows.classes[None])
     if rows.confidence is not None:
         sinks["confidence"].write(rows.row, rows.confidence[None])

@@ -29,7 +29,7 @@ class Area:
 
     def mask(self, box: Box) -> np.ndarray:
         """Pixels of a box whose centre lies in the area; bool (rows, cols), True = inside."""
-        place = self.transform * Affine.translation(box.col0, box.row0)
+        place = self.transform @ Affine.translation(box.col0, box.row0)
         burned = rasterize(self.polygons, (box.height, box.width), transform=place, fill=0, dtype="uint8")
         return burned.astype(bool)
 
@@ -71,13 +71,13 @@ def box_of_bounds(
             raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
         bounds = transform_bounds(_crs(bounds_crs), crs, *bounds, densify_pts=21)
     min_x, min_y, max_x, max_y = bounds
-    corners = [~transform * (x, y) for x in (min_x, max_x) for y in (min_y, max_y)]
+    corners = [~transform @ (x, y) for x in (min_x, max_x) for y in (min_y, max_y)]
     cols, rows = zip(*corners, strict=True)
     height, width = size
     row0, row1 = max(0, _floor(min(rows))), min(height, -_floor(-max(rows)))
     col0, col1 = max(0, _floor(min(cols))), min(width, -_floor(-max(cols)))
     if row0 >= row1 or col0 >= col1:
-        extent = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+        extent = [transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
         xs, ys = zip(*extent, strict=True)
         raise SceneError(
             f"the box {_numbers(bounds)} lies outside the scene, which spans "
@@ -109,7 +109,7 @@ def read_area(path: Path, transform: Affine, crs: CRS | None) -> Area:
 def bounds_of(area: Area) -> tuple[float, float, float, float]:
     """min_x, min_y, max_x, max_y of an area, in the scene's CRS."""
     bounds = np.array([p.bounds for p in area.polygons])
-    return (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())  # type: ignore[return-value]
+    return (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
 
 
 def _floor(value: float) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -120,7 +121,7 @@ class Scene:
             height=self.height,
             width=self.width,
             resampling=Resampling.bilinear,
-            tolerance=0,
+            tolerance=1e-6,  # of a pixel: as good as exact, whatever strip is asked for
             src_nodata=nodata,
             nodata=nodata,
         )
@@ -143,7 +144,7 @@ class SceneReader:
         Raises:
             SceneError: the file is damaged or cannot be reached.
         """
-        scene, window = self._scene, Window(col0, row0, col1 - col0, row1 - row0)  # type: ignore[call-arg]
+        scene, window = self._scene, Window(col0, row0, col1 - col0, row1 - row0)
         dn = np.empty((len(scene.bands), row1 - row0, col1 - col0), scene.dtype)
         masked = np.zeros(dn.shape[1:], bool)
         for path, file in self._files.items():
@@ -151,8 +152,8 @@ class SceneReader:
             indexes = [scene.bands[i].source.index for i in places]
             try:
                 dn[places] = file.read(indexes, window=window)
-                if (shared := _shared_mask(file, indexes, scene.spectral_alpha)) is not None:
-                    masked |= file.read_masks(shared, window=window) == 0
+                if (hidden := _read_mask(file, indexes, window, scene.spectral_alpha)) is not None:
+                    masked |= hidden
             except RasterioError as e:
                 raise SceneError(
                     f"{path} cannot be read at rows {row0}–{row1}: {e.__cause__ or e}; the file may be cut short"
@@ -244,7 +245,7 @@ def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: in
     if crs is None:
         return None
     row, col = height / 2, width / 2
-    corners = [transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]
+    corners = [transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
     lons, lats = warp_points(crs, "EPSG:4326", *zip(*corners, strict=True))
     _, _, across = WGS84.inv(lons[0], lats[0], lons[1], lats[1])
     _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
@@ -321,9 +322,9 @@ def _scaled(
     """Add the scaling of a band, scale and offset each from the first that says it."""
     scales = (
         (choice.scale, "--scale"),
-        (chosen and chosen.scale, f"sensor {chosen.name if chosen else ''}"),
+        (chosen.scale if chosen else None, f"sensor {chosen.name if chosen else ''}"),
         (source.scale, "the scene"),
-        (told and told.scale, f"sensor {told.name if told else ''}"),
+        (told.scale if told else None, f"sensor {told.name if told else ''}"),
     )
     scale, origin = next(((value, who) for value, who in scales if value is not None), (None, ""))
     if scale is None:
@@ -386,8 +387,8 @@ def _sample(product: Product, places: int = 4, side: int = 64) -> np.ndarray:
             for i in range(places * places):
                 row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
                 col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2
-                window = Window(max(col, 0), max(row, 0), side, side).intersection(  # type: ignore[call-arg]
-                    Window(0, 0, file.width, file.height)  # type: ignore[call-arg]
+                window = Window(max(col, 0), max(row, 0), side, side).intersection(
+                    Window(0, 0, file.width, file.height)
                 )
                 squares.append(_read(file, path, window).ravel())
     return np.concatenate(squares)
@@ -435,14 +436,16 @@ def _alpha_is_spectral(
     return wanted or (name is not None and any(len(x) == len(product.bands) for x in load_sensor(name).layouts))
 
 
-def _shared_mask(file: rasterio.DatasetReader | WarpedVRT, indexes: list[int], spectral_alpha: bool) -> int | None:
-    """The band whose mask holds for all bands of a file: an internal mask, a mask file, or an alpha band; or None.
+def _read_mask(file: rasterio.DatasetReader | WarpedVRT, bands: list[int], window: Window, spectral_alpha: bool) -> Any:
+    """What masks all bands of a file: an alpha band, an internal mask or a mask file; True = masked, or None.
 
-    A band of the network that is merely flagged as alpha, as in NAIP files with near infrared, is not a mask.
+    A spectral band that is merely flagged as alpha, as near infrared is in NAIP files, is not a mask.
     """
-    flags = file.mask_flag_enums[indexes[0] - 1]
-    if MaskFlags.per_dataset not in flags:
+    alpha = [
+        i for i, c in zip(file.indexes, file.colorinterp, strict=True) if c == ColorInterp.alpha and i not in bands
+    ]
+    if alpha:
+        return None if spectral_alpha else file.read(alpha[0], window=window) == 0
+    if spectral_alpha or MaskFlags.per_dataset not in file.mask_flag_enums[bands[0] - 1]:
         return None
-    if MaskFlags.alpha in flags and spectral_alpha:
-        return None
-    return indexes[0]
+    return file.read_masks(bands[0], window=window) == 0

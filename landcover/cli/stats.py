@@ -1,0 +1,57 @@
+"""`landcover stats`: hectares per class, for a whole map and by zone."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, print_table
+
+if TYPE_CHECKING:
+    from landcover.stats import AreaTable
+
+
+def stats(
+    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    zones: Annotated[Path | None, Option(help="A file of polygons, in any CRS; each gets its own table.")] = None,
+    zone_name: Annotated[
+        str | None, Option(help="The column that names a zone.", show_default="name, else zones are numbered")
+    ] = None,
+    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
+    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell how many hectares each class covers, measured on the ellipsoid.
+
+    A pixel belongs to a zone if its centre lies in it. Percentages are of the land that has a class.
+
+    Example: landcover stats map.tif --zones districts.gpkg --zone-name district
+    """
+    from landcover.stats import stats as run
+
+    tables = run(map_, zones=zones, zone_name=zone_name, legend=legend)
+    if json_:
+        whole, *parts = map(_plain, tables)
+        print_json({"map": map_, **whole, **({"zones": parts} if zones else {})})
+        return
+    headers = ["class", "pixels", "hectares", "percent"]
+    if zones is None:
+        print_table(headers, _rows(tables[0]))
+        return
+    named = [[t.zone if t.zone is not None else "(whole map)", *row] for t in tables for row in _rows(t)]
+    print_table(["zone", *headers], named)
+
+
+def _plain(table: "AreaTable") -> dict:
+    nodata = {"pixels": table.nodata_pixels, "hectares": table.nodata_hectares}
+    zone = {} if table.zone is None else {"zone": table.zone}
+    return {**zone, "hectares": table.hectares, "classes": [asdict(c) for c in table.classes], "nodata": nodata}
+
+
+def _rows(table: "AreaTable") -> list[list[str]]:
+    total = table.hectares
+    rows = [
+        [c.class_name, f"{c.pixels:,}", f"{c.hectares:,.2f}", f"{100 * c.hectares / total:.2f}" if total else "–"]
+        for c in table.classes
+    ]
+    return [*rows, ["nodata", f"{table.nodata_pixels:,}", f"{table.nodata_hectares:,.2f}", ""]]

@@ -1,0 +1,91 @@
+"""`landcover vectorize`: a class map → polygons."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, print_table, say
+from landcover.errors import ConfigError
+
+
+def vectorize(
+    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    out: Annotated[
+        Path, Option("--out", "-o", help="The file to write: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
+    ],
+    classes: Annotated[str | None, Option(help="Write these classes only, as forest,water; the shapes stay.")] = None,
+    min_area: Annotated[
+        str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
+    ] = "0",
+    simplify: Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")] = 0.0,
+    confidence: Annotated[
+        str | None, Option(help="The confidence of the map; adds the mean of each polygon, in percent.")
+    ] = None,
+    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+    allow_no_crs: Annotated[
+        bool, Option("--allow-no-crs", help="Accept a map without a CRS; areas are then left empty.")
+    ] = False,
+    json_: Annotated[bool, Option("--json", help="Print the counts as one JSON document.")] = False,
+) -> None:
+    """Turn a class map into polygons with their class, area and perimeter.
+
+    Example: landcover vectorize map.tif --out polygons.gpkg --classes forest,water --min-area 0.5ha --simplify 10
+    """
+    square_metres, names = parse_area(min_area), parse_classes(classes)
+    from landcover.vectorization import vectorize as run
+
+    summary = run(
+        map_,
+        out,
+        classes=names,
+        min_area=square_metres,
+        simplify=simplify,
+        confidence=confidence,
+        legend=legend,
+        overwrite=overwrite,
+        allow_no_crs=allow_no_crs,
+    )
+    for note in summary.notes:
+        say(f"Note: {note}")
+    if json_:
+        print_json({"out": str(out), "classes": [asdict(c) for c in summary.classes], "notes": list(summary.notes)})
+    else:
+        rows = [
+            [c.class_name, str(c.polygons), "" if c.hectares is None else f"{c.hectares:,.2f}"] for c in summary.classes
+        ]
+        print_table(["class", "polygons", "hectares"], rows)
+    say(f"Wrote {out}: {summary.polygons} polygons")
+
+
+def parse_area(text: str) -> float:
+    """Read "500" or "0.5ha" as square metres.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    number = text.strip().lower()
+    unit = next((u for u in ("ha", "m²", "m2") if number.endswith(u)), "")
+    try:
+        area = float(number.removesuffix(unit)) * (1e4 if unit == "ha" else 1.0)
+    except ValueError:
+        area = -1.0
+    if not 0 <= area < float("inf"):
+        raise ConfigError(f"--min-area '{text}' is not an area; write 500 for square metres, or 0.5ha for hectares")
+    return area
+
+
+def parse_classes(text: str | None) -> tuple[str, ...] | None:
+    """Read "forest,water" as names.
+
+    Raises:
+        ConfigError: there is none in it.
+    """
+    if text is None:
+        return None
+    names = tuple(n.strip() for n in text.split(",") if n.strip())
+    if not names:
+        raise ConfigError(f"--classes '{text}' names no class; write for example --classes forest,water")
+    return names

@@ -1,0 +1,243 @@
+"""Pictures of maps and scenes, small enough to look at."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from PIL import Image, ImageDraw, ImageFont
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.vrt import WarpedVRT
+
+from landcover.classmap import MAP_NODATA, check_destination, publish, work_folder
+from landcover.errors import ConfigError, SceneError
+from landcover.provenance import legend_tag
+from landcover.specs import LandClass, Legend
+from landcover.stats import check_values, open_map, open_raster
+
+SMALLEST = 64
+"""Pixels; below this a legend cannot be read."""
+
+_GAP = 8
+_LINE = 22
+_SWATCH = 14
+_INK = (32, 32, 32, 255)
+_PAPER = (255, 255, 255, 255)
+
+
+def preview(
+    path: str | Path,
+    out: str | Path,
+    *,
+    size: int = 1024,
+    scene: str | Path | None = None,
+    legend: Legend | str | None = None,
+    overwrite: bool = False,
+) -> tuple[int, int]:
+    """Draw a class map with its colours and legend, or a scene in its own colours, as a PNG.
+
+    Pixels without data are transparent. Small rasters are enlarged by a whole factor.
+
+    Args:
+        path: a class map, or any other raster, which is drawn as a scene: its bands red, green and blue if it names
+            them, else its first three, or its only one in grey, each stretched from its 2nd to its 98th percentile.
+        out: the PNG.
+        size: the longest side of the whole picture, in pixels.
+        scene: drawn to the left of the map, brought to its grid where it lies on another one.
+        legend: a legend, its name or its file, for maps that carry none.
+        overwrite: replace `out`.
+
+    Returns:
+        Width and height of the picture in pixels.
+
+    Raises:
+        ConfigError: `out` is no PNG, `size` is too small, or `scene` is given beside what is no map.
+        MapError: the map cannot be read.
+        SceneError: the scene cannot be read, or does not touch the map.
+        OutputError: `out` exists, or cannot be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out} is not the name of a PNG; let it end in .png")
+    if size < SMALLEST:
+        raise ConfigError(f"a preview of {size} px is too small to see; make it at least {SMALLEST}")
+    check_destination(out, overwrite=overwrite)
+    if legend is not None or _is_map(path):
+        picture = _map_picture(path, size, scene, legend)
+    elif scene is not None:
+        raise ConfigError(f"{path} is not a class map, so no scene can be shown beside it; leave --scene out")
+    else:
+        with open_raster(path, SceneError) as dataset:
+            picture = scene_picture(dataset, _fit(dataset, size, size))
+    _save(picture, out)
+    return picture.size
+
+
+def _is_map(path: str | Path) -> bool:
+    with open_raster(path, SceneError) as dataset:
+        alone = dataset.count == 1 and dataset.dtypes[0] == "uint8"
+        return legend_tag(dataset.tags()) is not None or (alone and dataset.colorinterp[0] == ColorInterp.palette)
+
+
+def _map_picture(path: str | Path, size: int, scene: str | Path | None, legend: Legend | str | None) -> Image.Image:
+    """The map, the scene to its left if there is one, and the legend below, at most `size` on a side."""
+    with open_map(path, legend) as (dataset, known), ExitStack() as stack:
+        beside = stack.enter_context(_on_grid_of(dataset, scene)) if scene is not None else None
+        panels = 2 if beside else 1
+        across = (size - (panels - 1) * _GAP) // panels
+        ids = _read_ids(dataset, _fit(dataset, across, size))
+        check_values(np.bincount(ids.ravel(), minlength=256), known, dataset.name)
+        present = [c for c in known.classes if (ids == c.id).any()]
+        shape, strip = _fit_with_legend(dataset, across, size, panels, present)
+        pictures = [_colour(_read_ids(dataset, shape), known, dataset)]
+        if beside:
+            pictures.insert(0, scene_picture(beside, shape))
+        return _compose(pictures, strip)
+
+
+def _fit(dataset: rasterio.DatasetReader, across: int, down: int) -> tuple[int, int]:
+    """Rows and columns of a raster drawn into a box: reduced to fit, or enlarged by a whole factor."""
+    factor = min(across / dataset.width, down / dataset.height)
+    factor = int(factor) if factor >= 1 else factor
+    return max(1, int(dataset.height * factor)), max(1, int(dataset.width * factor))
+
+
+def _fit_with_legend(
+    dataset: rasterio.DatasetReader, across: int, size: int, panels: int, classes: Sequence[LandClass]
+) -> tuple[tuple[int, int], Image.Image]:
+    """The shape of a panel and the legend under all of them, together no higher than `size`.
+
+    A narrower picture needs more lines of legend, hence the search; where there is no room the legend goes.
+    """
+    down = size
+    while down > 0:
+        shape = _fit(dataset, across, down)
+        strip = draw_legend(classes, max(SMALLEST, panels * shape[1] + (panels - 1) * _GAP))
+        if shape[0] + strip.height <= size:
+            return shape, strip
+        down = min(down - 1, size - strip.height)
+    return _fit(dataset, across, size), Image.new("RGBA", (1, 0))
+
+
+def _read_ids(dataset: rasterio.DatasetReader, shape: tuple[int, int]) -> np.ndarray:
+    """Class ids at the size of the picture, uint8 (rows, cols): the most frequent one of what a pixel covers."""
+    how = Resampling.mode if shape[0] < dataset.height or shape[1] < dataset.width else Resampling.nearest
+    return dataset.read(1, out_shape=shape, resampling=how, masked=True).filled(MAP_NODATA)
+
+
+def _colour(ids: np.ndarray, legend: Legend, dataset: rasterio.DatasetReader) -> Image.Image:
+    palette = np.zeros((256, 4), np.uint8)
+    for c in legend.classes:
+        palette[c.id] = (*c.rgb, 255)
+    return Image.fromarray(_north_up(palette[ids], dataset))
+
+
+def _north_up(pixels: np.ndarray, dataset: rasterio.DatasetReader) -> np.ndarray:
+    return pixels[::-1] if dataset.crs is not None and dataset.transform.e > 0 else pixels
+
+
+def scene_picture(dataset: rasterio.DatasetReader | WarpedVRT, shape: tuple[int, int]) -> Image.Image:
+    """A scene at (rows, cols), in colour or grey, transparent where no band has data."""
+    indexes = display_bands(dataset)
+    how = Resampling.average if shape[0] < dataset.height else Resampling.nearest
+    values = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True).astype("float32")
+    known = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
+    grey = [stretch(v, k) for v, k in zip(values.data, known, strict=True)]
+    alpha = np.where(known.any(axis=0), 255, 0).astype(np.uint8)
+    layers = [*(grey * 3 if len(grey) == 1 else grey), alpha]
+    return Image.fromarray(_north_up(np.stack(layers, axis=-1), dataset))
+
+
+def display_bands(dataset: rasterio.DatasetReader | WarpedVRT) -> list[int]:
+    """Which bands to show as red, green and blue: those so named, else the first three, or the only one."""
+    names = [(d or "").strip().lower() for d in dataset.descriptions]
+    roles = [c.name for c in dataset.colorinterp]
+    for labels in (names, roles):
+        if all(labels.count(c) == 1 for c in ("red", "green", "blue")):
+            return [labels.index(c) + 1 for c in ("red", "green", "blue")]
+    spectral = [i for i, role in enumerate(roles, 1) if role != "alpha"]
+    return spectral[:3] if len(spectral) >= 3 else spectral[:1]
+
+
+def stretch(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Spread values (rows, cols) over 0–255 uint8, from their 2nd to their 98th percentile; `known` True = usable."""
+    if not known.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = np.percentile(values[known], [2, 98])
+    share = (np.where(known, values, low) - low) / max(float(high - low), 1e-12)
+    return (np.clip(share, 0, 1) * 255).round().astype(np.uint8)
+
+
+@contextmanager
+def _on_grid_of(target: rasterio.DatasetReader, scene: str | Path) -> Iterator[rasterio.DatasetReader | WarpedVRT]:
+    """The scene on the grid of the map.
+
+    Raises:
+        SceneError: it cannot be read, or does not touch the map.
+    """
+    with open_raster(scene, SceneError) as dataset, ExitStack() as stack:
+        same_size = (dataset.height, dataset.width) == (target.height, target.width)
+        if same_size and dataset.crs == target.crs and dataset.transform.almost_equals(target.transform, 1e-6):
+            yield dataset
+            return
+        if dataset.crs is None or target.crs is None:
+            raise SceneError(
+                f"{scene} is not on the grid of {target.name}, and without a CRS it cannot be brought there"
+            )
+        has_mask = dataset.nodata is not None or ColorInterp.alpha in dataset.colorinterp
+        warped = stack.enter_context(
+            WarpedVRT(
+                dataset,
+                crs=target.crs,
+                transform=target.transform,
+                height=target.height,
+                width=target.width,
+                resampling=Resampling.bilinear,
+                add_alpha=not has_mask,
+            )
+        )
+        if not warped.dataset_mask(out_shape=_fit(target, 256, 256)).any():
+            raise SceneError(f"{scene} does not touch {target.name}; give the scene that the map was made from")
+        yield warped
+
+
+def draw_legend(classes: Sequence[LandClass], width: int) -> Image.Image:
+    """A strip with a swatch and the name of every class, in as many lines as the width asks for."""
+    font = ImageFont.load_default(13)
+    places, x, y = [], _GAP, 0
+    for c in classes:
+        length = _SWATCH + _GAP // 2 + int(np.ceil(font.getlength(c.name))) + 2 * _GAP
+        if x > _GAP and x + length > width:
+            x, y = _GAP, y + _LINE
+        places.append((c, x, y))
+        x += length
+    strip = Image.new("RGBA", (width, y + _LINE if places else 0), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for c, x, y in places:
+        top = y + (_LINE - _SWATCH) // 2
+        draw.rectangle((x, top, x + _SWATCH, top + _SWATCH), fill=(*c.rgb, 255), outline=_INK)
+        draw.text((x + _SWATCH + _GAP // 2, y + _LINE // 2), c.name, fill=_INK, font=font, anchor="lm")
+    return strip
+
+
+def _compose(pictures: list[Image.Image], strip: Image.Image) -> Image.Image:
+    """Pictures side by side, and the strip below."""
+    width = sum(p.width for p in pictures) + _GAP * (len(pictures) - 1)
+    height = max(p.height for p in pictures)
+    page = Image.new("RGBA", (max(width, strip.width), height + strip.height), (0, 0, 0, 0))
+    x = 0
+    for p in pictures:
+        page.paste(p, (x, 0))
+        x += p.width + _GAP
+    if strip.height:
+        page.paste(strip, (0, height))
+    return page
+
+
+def _save(picture: Image.Image, out: Path) -> None:
+    with work_folder(out) as work:
+        done = work / "done"
+        done.mkdir()
+        picture.save(done / out.name, "PNG", optimize=True)
+        publish(done, out)

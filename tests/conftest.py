@@ -1,0 +1,44 @@
+"""Fixtures shared by the tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from landcover.models import Model
+from tests.scenes import pointwise_model
+
+settings.register_profile(
+    "laws",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("laws")
+
+SHARED = Path(os.environ.get("LANDCOVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def pointwise(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An untrained model that looks at one pixel."""
+    return pointwise_model(tmp_path_factory.mktemp("models") / "pointwise")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real labelled scenes; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the labelled scenes are not at hand; set LANDCOVER_DATA to their folder")
+    return SHARED
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """The test leaves no other files than were there before it acts."""
+    yield
+    left = [p.name for p in tmp_path.rglob("*") if ".work" in p.name or ".lock" in p.name]
+    assert not left, left

@@ -1,0 +1,44 @@
+"""Class maps for the tests: an array in, a file as `landcover predict` writes it out."""
+
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+
+from landcover import provenance
+from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, Layer, open_sinks
+from landcover.specs import Legend, load_legend
+
+UTM = "EPSG:32633"
+NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
+def write_map(
+    path: Path,
+    ids: np.ndarray,
+    *,
+    transform: Affine = NORTH_UP,
+    crs: str | None = UTM,
+    legend: Legend | None = None,
+    tagged: bool = True,
+) -> Path:
+    """Write class ids, uint8 (rows, cols), as a class map; `tagged` False leaves its legend out of it."""
+    legend = legend or load_legend("default")
+    tags = provenance.tags(legend=legend.model_dump(mode="json")) if tagged else {}
+    return _write(
+        path, ids, transform, crs, nodata=MAP_NODATA, bands=("class",), legend=legend, tags=tags, overviews="MODE"
+    )
+
+
+def write_confidence(path: Path, percent: np.ndarray, *, transform: Affine = NORTH_UP, crs: str | None = UTM) -> Path:
+    """Write a confidence raster, uint8 (rows, cols) in percent."""
+    return _write(path, percent, transform, crs, nodata=CONFIDENCE_NODATA, bands=("confidence",))
+
+
+def _write(path: Path, values: np.ndarray, transform: Affine, crs: str | None, **layer) -> Path:
+    height, width = values.shape
+    place = CRS.from_user_input(crs) if crs else None
+    with open_sinks([Layer(path, height, width, transform, place, "uint8", **layer)], overwrite=True) as (sink,):
+        sink.write(0, values.astype("uint8")[None])
+    return path

@@ -1,0 +1,235 @@
+"""Model folders: what is written is read back; what was altered, carries code or lies is refused."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from landcover.errors import ModelError
+from landcover.models import CARD, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
+from landcover.network import architectures, build_network, total_stride
+from landcover.prediction import predict
+from landcover.specs import load_legend
+from tests.scenes import digital_numbers, write_scene
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_embedded_models_are_whole(name: str) -> None:
+    model = load_model(name)
+    assert model.spec.name == name
+    assert model.spec.trained
+    assert model.spec.licence != "other"
+    assert model.spec.legend == load_legend("default")
+    assert model.network(torch.zeros(1, len(model.spec.bands), 64, 64)).shape == (1, 4, 64, 64)
+    assert (model.folder / WEIGHTS).stat().st_size < 15e6
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    made = init_model(
+        tmp_path / "m",
+        architecture="unet",
+        bands=("red", "nir"),
+        classes=("a", "b"),
+        hyperparameters={"width": 4, "depth": 2},
+    )
+    save_model(tmp_path / "copy", made.spec, made.network.state_dict())
+    copy = load_model(tmp_path / "copy")
+    assert copy.spec == made.spec
+    x = torch.randn(1, 2, 16, 16)
+    assert torch.equal(copy.network(x), made.network(x))
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    hashes = [
+        init_model(tmp_path / f"{i}", architecture="pointwise", bands=("red",), classes=("a", "b"), seed=seed).sha256
+        for i, seed in enumerate((7, 7, 8))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_the_classic_unet_halves_and_doubles(depth: int) -> None:
+    network = build_network("unet", 3, 5, {"width": 4, "depth": depth}).eval()
+    assert total_stride("unet", {"depth": depth}, network) == 2**depth
+    assert network(torch.zeros(2, 3, 32, 48)).shape == (2, 5, 32, 48)
+    without = build_network("unet", 3, 5, {"width": 4, "depth": depth, "skips": False}).eval()
+    assert without(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 32, 32)
+
+
+def test_moving_the_scene_by_the_stride_moves_the_scores() -> None:
+    """The law behind aligned windows: the network commutes with shifts by its total stride, away from borders."""
+    torch.manual_seed(0)
+    network = build_network("unet", 2, 3, {"width": 4, "depth": 2}).eval()
+    x = torch.randn(1, 2, 128, 128)
+    shifted = torch.roll(x, (4, 4), (2, 3))
+    with torch.inference_mode():
+        a, b = network(x)[..., 48:64, 48:64], network(shifted)[..., 52:68, 52:68]
+        torch.testing.assert_close(a, b)
+        off = network(torch.roll(x, (1, 1), (2, 3)))[..., 49:65, 49:65]
+    assert (a - off).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", [a for a in architectures() if a not in ("unet", "pointwise", "dpt")])
+def test_every_architecture_of_smp_is_built_by_name(architecture: str) -> None:
+    encoder = "mit_b0" if architecture == "segformer" else "resnet18"
+    network = build_network(architecture, 6, 4, {"encoder_name": encoder}).eval()
+    stride = total_stride(architecture, {}, network)
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 6, 2 * stride, stride)).shape == (1, 4, 2 * stride, stride)
+
+
+def test_an_encoder_with_pretrained_weights_is_not_fetched() -> None:
+    assert build_network("fpn", 3, 2, {"encoder_name": "resnet18"}) is not None  # the network is blocked in tests
+
+
+# --- what is refused
+
+
+class Bomb:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable, tuple[str, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pointwise: Model) -> Path:
+    return Path(shutil.copytree(pointwise.folder, tmp_path / "model"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    card = json.loads((folder / CARD).read_text())
+    change(card)
+    (folder / CARD).write_text(json.dumps(card))
+
+
+def test_pickled_weights_are_refused_and_not_run(tmp_path: Path, folder: Path) -> None:
+    import hashlib
+
+    data = pickle.dumps(Bomb(tmp_path / "exploded"))
+    (folder / WEIGHTS).write_bytes(data)
+    edit(folder, lambda c: c["assets"]["weights"].update({"file:checksum": "1220" + hashlib.sha256(data).hexdigest()}))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        _ = load_model(folder).network
+    torch.save({"w": Bomb(tmp_path / "exploded")}, folder / "weights.pt")
+    with pytest.raises(ModelError, match="never loaded"):
+        load_model(folder / "weights.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("missing", [CARD, WEIGHTS])
+def test_an_incomplete_folder_is_refused(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=f"incomplete: {missing} is missing"):
+        load_model(folder)
+
+
+def test_altered_weights_are_refused(folder: Path) -> None:
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    with pytest.raises(ModelError, match="altered or cut short"):
+        load_model(folder)
+
+
+def _channels(card: dict[str, Any]) -> None:
+    given = card["properties"]["mlm:input"][0]
+    given["bands"].append("swir16")
+    given["value_scaling"].append(given["value_scaling"][0])
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "more bands than weights": (_channels, "disagree: the weight 'weight' should have shape"),
+    "other architecture": (lambda c: c["properties"].update({"mlm:architecture": "unet"}), "disagree"),
+    "unknown architecture": (
+        lambda c: c["properties"].update({"mlm:architecture": "linknett"}),
+        "did you mean 'linknet'",
+    ),
+    "unknown argument": (
+        lambda c: c["properties"].update({"mlm:hyperparameters": {"wings": 2}}),
+        "cannot be built with",
+    ),
+    "huge width": (
+        lambda c: c["properties"].update({"mlm:architecture": "unet", "mlm:hyperparameters": {"width": 10**7}}),
+        "disagree",
+    ),
+    "no scaling": (
+        lambda c: c["properties"]["mlm:input"][0].update({"value_scaling": None}),
+        "value_scaling|one input",
+    ),
+    "scaling by code": (
+        lambda c: c["properties"]["mlm:input"][0].update(
+            {"value_scaling": [{"type": "processing", "expression": "x"}] * 2}
+        ),
+        "only value_scaling of type 'z-score'",
+    ),
+    "one scaling for two bands": (
+        lambda c: c["properties"]["mlm:input"][0]["value_scaling"].pop(),
+        "2 bands but 1 scaling",
+    ),
+    "stddev of zero": (
+        lambda c: c["properties"]["mlm:input"][0]["value_scaling"][0].update({"stddev": 0}),
+        "greater than 0",
+    ),
+    "code before": (
+        lambda c: c["properties"]["mlm:input"][0].update(
+            {"pre_processing_function": {"format": "python", "expression": "os:system"}}
+        ),
+        "pre_processing_function .* is not run",
+    ),
+    "weights elsewhere": (lambda c: c["assets"]["weights"].update({"href": "../../etc/passwd"}), "in the same folder"),
+    "no checksum": (lambda c: c["assets"]["weights"].pop("file:checksum"), "sha256"),
+    "no classes": (lambda c: c["properties"]["mlm:output"][0].pop("classification:classes"), "lacks"),
+    "class 0": (
+        lambda c: c["properties"]["mlm:output"][0]["classification:classes"][0].update({"value": 0}),
+        "greater than or equal to 1",
+    ),
+    "class twice": (
+        lambda c: c["properties"]["mlm:output"][0]["classification:classes"][0].update({"value": 2}),
+        "occurs twice",
+    ),
+    "infinite mean": (
+        lambda c: c["properties"]["mlm:input"][0]["value_scaling"][0].update({"mean": float("inf")}),
+        "finite",
+    ),
+    "not an item": (lambda c: c.pop("properties"), "not a STAC Item"),
+    "properties of text": (lambda c: c["properties"].update({"mlm:input": "all"}), "is not a model card"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_card_that_lies_is_refused(folder: Path, lie: str) -> None:
+    change, says = LIES[lie]
+    edit(folder, change)
+    with pytest.raises(ModelError, match=says):
+        _ = load_model(folder).network
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass").decode("latin1")]
+)
+def test_a_card_that_is_no_json_is_refused(folder: Path, text: str) -> None:
+    (folder / CARD).write_text(text)
+    with pytest.raises(ModelError):
+        load_model(folder)
+
+
+def test_an_untrained_model_maps_nothing_unless_allowed(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
+    with pytest.raises(ModelError, match="--allow-untrained"):
+        predict(scene, tmp_path / "map.tif", model=pointwise)
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_an_unknown_name_is_told_with_the_nearest() -> None:
+    with pytest.raises(ModelError, match="did you mean 'landcover-6band'"):
+        load_model("landcover-6bnd")

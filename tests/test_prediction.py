@@ -1,0 +1,342 @@
+"""The laws of a map: it equals the direct computation, whatever it was computed with; nodata stays nodata."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
+
+from landcover.errors import SceneError
+from landcover.models import Model, init_model
+from landcover.prediction import Options, make_plan, predict
+from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, int]:
+    tile = draw(st.integers(5, 70))
+    return {"tile_size": tile, "overlap": draw(st.integers(0, tile * 3 // 4)), "batch_size": draw(st.integers(1, 5))}
+
+
+@given(
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    how=windows(),
+    seed=st.integers(0, 5),
+    holes=st.floats(0, 0.95),
+)
+@example(1, 1, {"tile_size": 64, "overlap": 16, "batch_size": 1}, 0, 0.0)
+@example(1, 127, {"tile_size": 32, "overlap": 20, "batch_size": 3}, 0, 0.5)
+@example(127, 1, {"tile_size": 32, "overlap": 0, "batch_size": 2}, 0, 0.5)
+@example(113, 61, {"tile_size": 512, "overlap": 64, "batch_size": 4}, 0, 0.2)
+@example(101, 103, {"tile_size": 17, "overlap": 5, "batch_size": 3}, 0, 0.2)
+def test_every_pixel_once(
+    tmp_path: Path, pointwise: Model, height: int, width: int, how: dict[str, int], seed: int, holes: float
+) -> None:
+    pixels = digital_numbers(height, width, seed=seed)
+    valid = np.random.default_rng(seed).random((height, width)) >= holes
+    valid[height // 2, width // 2] = True
+    write_scene(tmp_path / "scene.tif", np.where(valid, pixels, 0).astype("uint16"), nodata=0)
+    predict(
+        tmp_path / "scene.tif",
+        tmp_path / "map.tif",
+        model=pointwise,
+        engine="torch",
+        allow_untrained=True,
+        overwrite=True,
+        **how,
+    )
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, valid))
+
+
+@given(st.data())
+def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(20, 150)), data.draw(st.integers(20, 150))
+    row0, col0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    row1, col1 = data.draw(st.integers(row0 + 1, height)), data.draw(st.integers(col0 + 1, width))
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(height, width))
+    how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True, "tile_size": 48, "overlap": 16}
+    predict(scene, tmp_path / "whole.tif", **how)
+    (left, top), (right, bottom) = UTM @ (col0, row0), UTM @ (col1, row1)
+    predict(scene, tmp_path / "part.tif", bbox=(left, bottom, right, top), **how)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "part.tif"), read_map(tmp_path / "whole.tif")[row0:row1, col0:col1]
+    )
+    with rasterio.open(tmp_path / "part.tif") as part:
+        assert part.transform.almost_equals(UTM @ Affine.translation(col0, row0))
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small, untrained, classic U-Net."""
+    return init_model(
+        tmp_path_factory.mktemp("unet") / "unet",
+        architecture="unet",
+        bands=("red", "nir"),
+        classes=("a", "b", "c"),
+        seed=3,
+        hyperparameters={"width": 8, "depth": 3},
+    )
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, unet: Model, engine: str) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(300, 260))
+    how = {"model": unet, "engine": engine, "allow_untrained": True, "tile_size": 128, "overlap": 32}
+    first = predict(scene, tmp_path / "first.tif", **how).read_bytes()
+    assert predict(scene, tmp_path / "second.tif", **how).read_bytes() == first
+
+
+def test_engines_and_batch_sizes_agree(tmp_path: Path, unet: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(300, 260))
+    maps = [
+        read_map(
+            predict(
+                scene,
+                tmp_path / "map.tif",
+                model=unet,
+                engine=engine,
+                batch_size=batch,
+                allow_untrained=True,
+                tile_size=128,
+                overlap=32,
+                overwrite=True,
+            )
+        )
+        for engine, batch in [("torch", 1), ("torch", 3), ("openvino", 1), ("openvino", 2)]
+    ]
+    for other in maps[1:]:
+        assert (other != maps[0]).mean() < 0.001
+
+
+def test_the_map_says_what_it_is(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 30))
+    predict(
+        scene,
+        tmp_path / "map.tif",
+        model=pointwise,
+        confidence=tmp_path / "confidence.tif",
+        scores=tmp_path / "scores.tif",
+        allow_untrained=True,
+    )
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert (file.dtypes, file.nodata, file.crs.to_epsg(), file.transform) == (("uint8",), 0, 32633, UTM)
+        assert file.colormap(1)[1] == (*pointwise.spec.legend.classes[0].rgb, 255)
+        assert file.tags()["LANDCOVER_MODEL_SHA256"] == pointwise.sha256
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    assert "<Category>a</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
+    with rasterio.open(tmp_path / "confidence.tif") as confidence, rasterio.open(tmp_path / "scores.tif") as scores:
+        assert (confidence.dtypes, confidence.nodata) == (("uint8",), 255)
+        assert (scores.descriptions, scores.nodata, scores.scales[0]) == (("a", "b", "c"), 65535, 1e-4)
+        values = scores.read() * 1e-4
+        np.testing.assert_allclose(values.sum(axis=0), 1, atol=2e-4)
+        assert np.abs(confidence.read(1) - 100 * values.max(axis=0)).max() < 0.51
+        assert (values.argmax(axis=0) + 1 == read_map(tmp_path / "map.tif")).all()
+
+
+def test_overviews_take_the_most_common_class(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(1100, 1100))
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    with rasterio.open(tmp_path / "map.tif", overview_level=0) as half:
+        small = half.read(1)
+    quarters = read_map(tmp_path / "map.tif").reshape(550, 2, 550, 2).transpose(0, 2, 1, 3).reshape(550, 550, 4)
+    count = (quarters == small[..., None]).sum(axis=-1)
+    best = np.max([(quarters == c).sum(axis=-1) for c in (1, 2, 3)], axis=0)
+    assert (count == best).all()
+
+
+# --- nodata
+
+
+def masked(tmp_path: Path, model: Model, pixels: np.ndarray, **how) -> np.ndarray:
+    """The map of pixels written with `how`."""
+    scene = write_scene(tmp_path / "scene.tif", pixels, **how)
+    return read_map(predict(scene, tmp_path / "map.tif", model=model, engine="torch", allow_untrained=True))
+
+
+def test_a_zero_in_one_band_is_not_nodata(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(20, 20)
+    pixels[0, 3, 3] = 0
+    pixels[:, 5, 5] = 0
+    valid = np.ones((20, 20), bool)
+    valid[5, 5] = False
+    got = masked(tmp_path, pointwise, pixels, nodata=0)
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels, valid))
+
+
+def test_zeros_are_valid_where_no_nodata_is_declared(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(20, 20)
+    pixels[:, 5, 5] = 0
+    got = masked(tmp_path, pointwise, pixels)
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels, np.ones((20, 20), bool)))
+
+
+def test_another_nodata_value_in_any_band_is_nodata(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(20, 20).astype("int16")
+    pixels[1, 4, 4] = -9999
+    assert (masked(tmp_path, pointwise, pixels, nodata=-9999) == 0).nonzero() == (np.array([4]), np.array([4]))
+
+
+def test_nan_and_infinity_are_nodata_and_do_not_spread(tmp_path: Path, unet: Model) -> None:
+    pixels = digital_numbers(40, 40).astype("float32")
+    pixels[0, 4, 4], pixels[1, 9, 9], pixels[0, 20, 3] = np.nan, np.inf, -np.inf
+    got = masked(tmp_path, unet, pixels, nodata=float("nan"))
+    assert sorted(zip(*(got == 0).nonzero(), strict=True)) == [(4, 4), (9, 9), (20, 3)]
+
+
+def test_a_mask_band_is_nodata(tmp_path: Path, pointwise: Model) -> None:
+    pixels, valid = digital_numbers(20, 20), np.random.default_rng(1).random((20, 20)) > 0.3
+    got = masked(tmp_path, pointwise, pixels, mask=valid)
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels, valid))
+
+
+def test_an_alpha_band_is_a_mask(tmp_path: Path, pointwise: Model) -> None:
+    valid = np.random.default_rng(1).random((20, 20)) > 0.3
+    pixels = np.concatenate([digital_numbers(20, 20), np.where(valid, 255, 0)[None].astype("uint16")])
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", ""), photometric="minisblack")
+    with rasterio.open(scene, "r+") as file:
+        file.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha)
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels[:2], valid))
+
+
+def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(20, 20)
+    pixels[1, :5] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, alpha="yes", photometric="minisblack")
+    with rasterio.open(scene, "r+") as file:
+        file.colorinterp = (file.colorinterp[0], ColorInterp.alpha)
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", bands={"nir": "2"}, allow_untrained=True)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((20, 20), bool))
+    )
+
+
+def test_an_all_nodata_scene_is_an_error_and_leaves_nothing(tmp_path: Path, pointwise: Model) -> None:
+    with pytest.raises(SceneError, match="no valid pixel"):
+        masked(tmp_path, pointwise, np.zeros((2, 20, 20), "uint16"), nodata=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+# --- place on the earth
+
+PLACES = {
+    "rotated": ("EPSG:32633", Affine.translation(5e5, 5e6) @ Affine.rotation(30) @ Affine.scale(10, -10)),
+    "sheared": ("EPSG:32633", Affine.translation(5e5, 5e6) @ Affine.shear(20, 0) @ Affine.scale(10, -10)),
+    "south-up": ("EPSG:32633", Affine(10, 0, 5e5, 0, 10, 5e6)),
+    "geographic": ("EPSG:4326", Affine(1e-4, 0, 12, 0, -1e-4, 47)),
+    "southern zone 60": ("EPSG:32760", Affine(10, 0, 4e5, 0, -10, 8e6)),
+    "across the antimeridian": ("EPSG:4326", Affine(1e-4, 0, 179.999, 0, -1e-4, -17)),
+    "web mercator": ("EPSG:3857", Affine(10, 0, 1e6, 0, -10, 6e6)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_map_lies_where_the_scene_lies(tmp_path: Path, pointwise: Model, place: str) -> None:
+    crs, transform = PLACES[place]
+    pixels = digital_numbers(60, 50)
+    scene = write_scene(tmp_path / "scene.tif", pixels, crs=crs, transform=transform)
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.crs == rasterio.CRS.from_string(crs)
+        assert file.transform.almost_equals(transform, precision=1e-9)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((60, 50), bool))
+    )
+
+
+def test_a_scene_without_crs_is_refused_unless_allowed(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(30, 30)
+    scene = write_scene(tmp_path / "scene.tif", pixels, crs=None, transform=Affine(2, 0, 10, 0, -2, 20))
+    with pytest.raises(SceneError, match="--allow-no-crs"):
+        predict(scene, tmp_path / "map.tif", model=pointwise, allow_untrained=True)
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True, allow_no_crs=True)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert (file.crs, file.transform) == (None, Affine(2, 0, 10, 0, -2, 20))
+
+
+# --- other scenes
+
+
+def test_bands_of_different_resolution_come_to_the_finest_grid(tmp_path: Path, pointwise: Model) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    fine = digital_numbers(120, 80, 1)
+    coarse = np.full((1, 60, 40), 2500, "uint16")
+    write_scene(folder / "red.tif", fine, names=("red",))
+    write_scene(folder / "nir.tif", coarse, names=("nir",), transform=UTM @ Affine.scale(2))
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "overwrite": True}
+    predict(folder, tmp_path / "map.tif", **how)
+    pixels = np.concatenate([fine, np.full_like(fine, 2500)])
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((120, 80), bool))
+    )
+
+
+def test_resampled_bands_do_not_depend_on_the_windows(tmp_path: Path, pointwise: Model) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write_scene(folder / "red.tif", digital_numbers(150, 170, 1), names=("red",))
+    write_scene(folder / "nir.tif", digital_numbers(75, 85, 1, seed=1), names=("nir",), transform=UTM @ Affine.scale(2))
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "overwrite": True}
+    whole = read_map(predict(folder, tmp_path / "map.tif", **how))
+    for tile, overlap in ((32, 8), (50, 10), (17, 0)):
+        cut = read_map(predict(folder, tmp_path / "map.tif", tile_size=tile, overlap=overlap, **how))
+        np.testing.assert_array_equal(cut, whole)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64", "int32", "uint32"])
+def test_data_types(tmp_path: Path, pointwise: Model, dtype: str) -> None:
+    pixels = (digital_numbers(40, 40) % 250).astype(dtype)
+    scene = write_scene(tmp_path / "scene.tif", pixels, scaled=False)
+    for engine in ("torch", "openvino"):
+        how = {"model": pointwise, "allow_untrained": True, "overwrite": True, "engine": engine, "scale": 1 / 255}
+        got = read_map(predict(scene, tmp_path / "map.tif", **how))
+        np.testing.assert_array_equal(got, direct_map(pointwise, pixels, np.ones((40, 40), bool), scale=1 / 255))
+
+
+def test_an_area_of_interest_leaves_nodata_outside(tmp_path: Path, pointwise: Model) -> None:
+    import geopandas
+    from rasterio.features import geometry_mask
+    from shapely.geometry import Point
+
+    pixels = digital_numbers(200, 200)
+    scene = write_scene(tmp_path / "scene.tif", pixels)
+    circle = Point(UTM @ (120, 90)).buffer(500)
+    geopandas.GeoSeries([circle], crs="EPSG:32633").to_crs(4326).to_file(tmp_path / "aoi.gpkg")
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "tile_size": 64, "overlap": 16}
+    predict(scene, tmp_path / "map.tif", aoi=tmp_path / "aoi.gpkg", **how)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        got, transform = file.read(1), file.transform
+    left, top = (round(v) for v in ~UTM @ (transform.c, transform.f))
+    inside = geometry_mask([circle], (200, 200), UTM, invert=True)
+    expected = direct_map(pointwise, pixels, inside)[top : top + got.shape[0], left : left + got.shape[1]]
+    assert (got != expected).mean() < 0.001  # the circle went through another CRS
+    assert (got > 0).sum() == pytest.approx(inside.sum(), rel=0.002)
+
+
+def test_memory_bound_does_not_grow_with_the_height(tmp_path: Path, pointwise: Model) -> None:
+    bounds = []
+    for height in (600, 6000):
+        scene = write_scene(tmp_path / "scene.tif", np.ones((2, height, 700), "uint16"))
+        bounds.append(make_plan(Options(scene, tmp_path / "map.tif", pointwise, allow_untrained=True)).memory())
+    assert bounds[0] == bounds[1]
+
+
+def test_the_whole_scene_at_once_is_what_the_windows_approach(tmp_path: Path, unet: Model) -> None:
+    """With a window as large as the scene there is no seam; wide overlaps come close to that."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(288, 288))
+
+    def scores(tile: int, overlap: int) -> np.ndarray:
+        how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True}
+        predict(scene, tmp_path / "map.tif", scores=tmp_path / "scores.tif", tile_size=tile, overlap=overlap, **how)
+        with rasterio.open(tmp_path / "scores.tif") as file:
+            return file.read().astype(float)
+
+    whole = scores(288, 0)
+    errors = [np.abs(scores(128, overlap) - whole).mean() for overlap in (0, 32, 64)]
+    assert errors[0] > errors[1] > errors[2]

@@ -1,0 +1,212 @@
+"""Pictures: the right colours in the right place, no larger than asked for, and no file after an error."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import typer
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from typer.testing import CliRunner
+
+from landcover.cli import preview as command
+from landcover.errors import ConfigError, LandcoverError, MapError, OutputError, SceneError
+from landcover.preview import draw_legend, preview, stretch
+from landcover.specs import LandClass, Legend, load_legend
+from tests.maps import NORTH_UP, UTM, write_map
+
+LEGEND = load_legend("default")
+
+
+def pixels(path: Path) -> np.ndarray:
+    """A PNG as uint8 (rows, cols, 4)."""
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "RGBA")
+        return np.asarray(image)
+
+
+def quarters(side: int) -> np.ndarray:
+    """Nodata in the north-west, then forest, water, urban."""
+    return np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((side, side), np.uint8))
+
+
+def write_scene(
+    path: Path,
+    values: np.ndarray,
+    *,
+    names: tuple[str, ...] = (),
+    nodata: float | None = None,
+    crs: str = UTM,
+    transform: Affine = NORTH_UP,
+) -> Path:
+    """Write values (bands, rows, cols) as a scene."""
+    bands, height, width = values.shape
+    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
+    with rasterio.open(
+        path, "w", crs=crs, transform=transform, nodata=nodata, photometric="MINISBLACK", **profile
+    ) as f:
+        f.write(values)
+        for i, name in enumerate(names, 1):
+            f.set_band_description(i, name)
+    return path
+
+
+@pytest.mark.parametrize("side", [10, 700])
+def test_a_map_is_drawn_in_its_colours(tmp_path: Path, side: int) -> None:
+    out = tmp_path / "m.png"
+    size = preview(write_map(tmp_path / "m.tif", quarters(side)), out, size=400)
+    image = pixels(out)
+    assert size == (image.shape[1], image.shape[0])
+    across = image.shape[1]
+    first, third = across // 4, across * 3 // 4
+    corners = [image[r, c] for r in (first, third) for c in (first, third)]
+    assert corners[0][3] == 0
+    assert [tuple(c) for c in corners[1:]] == [(*c.rgb, 255) for c in LEGEND.classes[:3]]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(64, 500), st.booleans())
+def test_a_picture_is_never_larger_than_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, size: int, both: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("size")
+    ids = (np.indices((height, width)).sum(0) % 5).astype(np.uint8)
+    scene = write_scene(folder / "s.tif", ids[None]) if both else None
+    shape = preview(write_map(folder / "m.tif", ids), folder / "m.png", size=size, scene=scene)
+    assert max(shape) <= size
+
+
+def test_a_map_that_is_south_up_is_drawn_north_up(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.tif", quarters(10)[::-1], transform=Affine(10, 0, 5e5, 0, 10, 5e6))
+    preview(tmp_path / "m.tif", tmp_path / "m.png")
+    write_map(tmp_path / "n.tif", quarters(10))
+    preview(tmp_path / "n.tif", tmp_path / "n.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "m.png"), pixels(tmp_path / "n.png"))
+
+
+def test_the_legend_shows_the_classes_of_the_map(tmp_path: Path) -> None:
+    preview(write_map(tmp_path / "m.tif", quarters(100)), tmp_path / "m.png", size=300)
+    image = pixels(tmp_path / "m.png")
+    strip = image[image.shape[1] :]
+    shown = {tuple(c) for c in strip.reshape(-1, 4)}
+    assert {(*c.rgb, 255) for c in LEGEND.classes[:3]} <= shown
+    assert (*LEGEND.classes[3].rgb, 255) not in shown
+
+
+def test_a_long_legend_takes_more_lines() -> None:
+    classes = [LandClass(id=i, name=f"class {i}", color="#000000") for i in range(1, 20)]
+    one, many = draw_legend(classes, 5000), draw_legend(classes, 300)
+    assert many.height > 4 * one.height
+    assert many.width == 300
+
+
+def test_a_map_with_many_classes_still_fits(tmp_path: Path) -> None:
+    legend = Legend(name="x", classes=tuple(LandClass(id=i, name=f"class {i}", color="#00ff00") for i in range(1, 200)))
+    ids = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    shape = preview(write_map(tmp_path / "m.tif", ids, legend=legend), tmp_path / "m.png", size=100)
+    assert max(shape) <= 100
+
+
+def test_a_scene_shows_the_bands_named_red_green_and_blue(tmp_path: Path) -> None:
+    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    flat = np.full_like(ramp, 7)
+    bands = np.stack([flat, flat, ramp, ramp[::-1]])
+    write_scene(tmp_path / "s.tif", bands, names=("blue", "green", "red", "nir"))
+    preview(tmp_path / "s.tif", tmp_path / "s.png", size=64)
+    image = pixels(tmp_path / "s.png")
+    assert (image[0, 0, 0], image[-1, -1, 0]) == (0, 255)
+    assert not image[..., 1:3].any()
+
+
+def test_a_scene_without_names_shows_its_first_three_bands_or_one_in_grey(tmp_path: Path) -> None:
+    ramp = np.arange(400, dtype=np.int16).reshape(20, 20)
+    write_scene(tmp_path / "s.tif", np.stack([ramp * 0, ramp, ramp * 0, ramp]))
+    preview(tmp_path / "s.tif", tmp_path / "s.png", size=64)
+    assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 255, 0, 255]
+    write_scene(tmp_path / "g.tif", np.stack([ramp, ramp]))
+    preview(tmp_path / "g.tif", tmp_path / "g.png", size=64)
+    assert pixels(tmp_path / "g.png")[-1, -1].tolist() == [255, 255, 255, 255]
+
+
+def test_pixels_of_a_scene_are_transparent_only_where_no_band_has_data(tmp_path: Path) -> None:
+    values = np.full((3, 16, 16), 50, np.int16)
+    values[0, 0, 0] = values[:, 8, 8] = 0
+    write_scene(tmp_path / "s.tif", values, nodata=0)
+    preview(tmp_path / "s.tif", tmp_path / "s.png", size=64)
+    alpha = pixels(tmp_path / "s.png")[::4, ::4, 3]
+    assert (alpha[8, 8], alpha[0, 0]) == (0, 255)
+    assert (alpha == 0).sum() == 1
+
+
+@given(hnp.arrays(np.float32, (6, 7), elements=st.floats(-1e6, 1e6, width=32) | st.just(np.nan)))
+def test_stretching_keeps_the_order_of_values(values: np.ndarray) -> None:
+    known = np.isfinite(values)
+    drawn = stretch(values, known)
+    order = np.argsort(values[known])
+    assert (np.diff(drawn[known][order].astype(int)) >= 0).all()
+
+
+def test_scene_and_map_stand_side_by_side(tmp_path: Path) -> None:
+    ids = quarters(20)
+    grey = np.kron(ids, np.ones((2, 2), np.uint8))[None] * 50
+    write_scene(tmp_path / "same.tif", ids[None] * 50 + 1)
+    finer = Affine(5, 0, NORTH_UP.c, 0, -5, NORTH_UP.f)
+    write_scene(tmp_path / "finer.tif", grey + 1, transform=finer)
+    write_map(tmp_path / "m.tif", ids)
+    for scene in ("same", "finer"):
+        width, height = preview(
+            tmp_path / "m.tif", tmp_path / f"{scene}.png", scene=tmp_path / f"{scene}.tif", size=400
+        )
+        image = pixels(tmp_path / f"{scene}.png")
+        side = (width - 8) // 2
+        assert (height > side, width > 300) == (True, True)
+        assert image[side // 4, side // 4].tolist() == [0, 0, 0, 255]
+        assert image[side * 3 // 4, side * 3 // 4].tolist() == [255, 255, 255, 255]
+        assert image[side // 4, side + 8 + side // 4, 3] == 0
+        assert tuple(image[side // 4, width - side // 4][:3]) == LEGEND.classes[0].rgb
+
+
+def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
+    good = write_map(folder / "good.tif", quarters(10))
+    plain = write_map(folder / "plain.tif", quarters(10), tagged=False)
+    odd = write_map(folder / "odd.tif", quarters(10) * 60)
+    scene = write_scene(folder / "scene.tif", np.ones((3, 20, 20), np.uint8))
+    far = write_scene(folder / "far.tif", np.ones((3, 20, 20), np.uint8), transform=Affine(10, 0, 7e5, 0, -10, 5e6))
+    (folder / "text.tif").write_text("no raster")
+    (folder / "there.png").write_text("precious")
+    png = folder / "out.png"
+    return {
+        "missing": ({"path": folder / "none.tif", "out": png}, SceneError, "No such file"),
+        "text": ({"path": folder / "text.tif", "out": png}, SceneError, "cannot be read as a raster"),
+        "no legend": ({"path": plain, "out": png}, MapError, "carries no legend"),
+        "values": ({"path": odd, "out": png}, MapError, "does not know: 60"),
+        "suffix": ({"path": good, "out": folder / "out.jpg"}, ConfigError, "let it end in .png"),
+        "size": ({"path": good, "out": png, "size": 10}, ConfigError, "at least 64"),
+        "exists": ({"path": good, "out": folder / "there.png"}, OutputError, "--overwrite"),
+        "no map": ({"path": scene, "out": png, "scene": scene}, ConfigError, "not a class map"),
+        "no scene": ({"path": good, "out": png, "scene": folder / "none.tif"}, SceneError, "No such file"),
+        "far": ({"path": good, "out": png, "scene": far}, SceneError, "does not touch"),
+    }
+
+
+def test_bad_inputs_are_told_in_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    for name, (arguments, error, words) in bad(tmp_path).items():
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(error, match=words) as caught:
+            preview(**arguments)
+        assert "\n" not in str(caught.value), name
+        assert sorted(tmp_path.iterdir()) == before, name
+
+
+def test_the_command_draws_and_says_so(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(command.preview)
+    write_map(tmp_path / "m.tif", quarters(10))
+    result = CliRunner().invoke(app, [str(tmp_path / "m.tif"), "--out", str(tmp_path / "m.png"), "--size", "200"])
+    assert result.exit_code == 0, result.output
+    assert "Wrote" in result.stderr
+    assert result.stdout == ""
+    assert max(pixels(tmp_path / "m.png").shape) <= 200

@@ -1,0 +1,190 @@
+"""Hectares: pixel areas against the ellipsoid, memory-bounded counting, and zones."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyproj
+import pytest
+import shapely
+import typer
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from typer.testing import CliRunner
+
+import landcover.stats
+from landcover.cli import stats as command
+from landcover.errors import ConfigError, LandcoverError, MapError
+from landcover.stats import Ground, stats
+from tests.maps import NORTH_UP, UTM, write_map
+
+GEOD = pyproj.Geod(ellps="WGS84")
+EARTH = 510_065_621_724_088.5
+"""Surface of the WGS 84 ellipsoid in m²."""
+
+
+def area_of_pixel(ground: Ground, row: int, col: int, points: int = 50) -> float:
+    """Area by geodesics along the outline of a pixel, finely divided."""
+    share = np.linspace(0, 1, points, endpoint=False)
+    cols = col + np.concatenate([share, share * 0 + 1, 1 - share, share * 0])
+    rows = row + np.concatenate([share * 0, share, share * 0 + 1, 1 - share])
+    t = ground.transform
+    x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+    return abs(GEOD.polygon_area_perimeter(*ground.to_lonlat.transform(x, y))[0])
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (UTM, NORTH_UP),
+        (UTM, Affine(700, 300, 400_000, 300, -700, 5_000_000)),
+        ("EPSG:32760", Affine(30, 0, 820_000, 0, -30, 8_100_000)),
+        ("EPSG:4326", Affine(0.01, 0, 179, 0, -0.01, 71)),
+        ("EPSG:4326", Affine(0.01, 0.002, 10, 0.001, -0.01, 60)),
+        ("EPSG:3857", Affine(100, 0, 1e6, 0, -100, 8e6)),
+        ("EPSG:3413", Affine(500, 0, -60_000, 0, -500, 60_000)),
+        ("EPSG:2264", Affine(33, 0, 2e6, 0, -33, 6e5)),
+    ],
+)
+def test_pixel_areas_are_those_of_the_ellipsoid(crs: str, transform: Affine) -> None:
+    ground = Ground(pyproj.CRS(crs), transform, 240, 300)
+    areas = ground.pixel_areas(0, 240)
+    for row, col in [(0, 0), (0, 299), (239, 0), (121, 133), (37, 261), (239, 299)]:
+        assert areas[row, col] == pytest.approx(area_of_pixel(ground, row, col), rel=3e-7)
+
+
+def test_a_map_of_the_world_has_the_surface_of_the_earth() -> None:
+    ground = Ground(pyproj.CRS(4326), Affine(0.5, 0, -180, 0, -0.5, 90), 360, 720)
+    assert ground.pixel_areas(0, 360).sum() == pytest.approx(EARTH, rel=1e-9)
+
+
+@given(st.integers(0, 299), st.integers(1, 80))
+def test_pixel_areas_do_not_depend_on_how_rows_are_cut(start: int, rows: int) -> None:
+    ground = Ground(pyproj.CRS(UTM), Affine(700, 300, 400_000, 300, -700, 5_000_000), 300, 40)
+    stop = min(300, start + rows)
+    np.testing.assert_allclose(ground.pixel_areas(start, stop), ground.pixel_areas(0, 300)[start:stop], rtol=1e-12)
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.integers(0, 4)))
+def test_every_pixel_is_counted_once(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
+    (table,) = stats(write_map(tmp_path_factory.mktemp("law") / "m.tif", ids))
+    assert [c.pixels for c in table.classes] == [(ids == c.class_id).sum() for c in table.classes]
+    assert table.nodata_pixels == (ids == 0).sum()
+    whole = Ground(pyproj.CRS(UTM), NORTH_UP, *ids.shape).pixel_areas(0, len(ids)).sum() / 1e4
+    assert table.hectares + table.nodata_hectares == pytest.approx(whole)
+
+
+def checkers(height: int, width: int) -> np.ndarray:
+    return (np.indices((height, width)).sum(0) % 5).astype(np.uint8)
+
+
+def test_strips_give_the_same_as_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_map(tmp_path / "m.tif", checkers(1200, 50))
+    zones = geopandas.GeoDataFrame(geometry=[shapely.box(500_100, 4_989_000, 500_300, 4_999_000)], crs=UTM)
+    zones.to_file(tmp_path / "z.gpkg")
+    whole = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
+    monkeypatch.setattr(landcover.stats, "STRIP_PIXELS", 1)
+    for a, b in zip(stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg"), whole, strict=True):
+        assert [c.pixels for c in a.classes] == [c.pixels for c in b.classes]
+        assert [c.hectares for c in a.classes] == pytest.approx([c.hectares for c in b.classes])
+
+
+@pytest.fixture
+def zoned(tmp_path: Path) -> Path:
+    """A map of 20 × 30 pixels, and three zones in degrees: a half, all of it, and far away."""
+    write_map(tmp_path / "map.tif", checkers(20, 30))
+    half, all_, far = (shapely.box(500_000, 4_999_800, 500_000 + e, 5_000_000) for e in (150, 300, 1))
+    shapes = [half, all_, shapely.transform(far, lambda p: p - 50_000)]
+    table = geopandas.GeoDataFrame({"name": ["half", "all", "far"], "code": [7, 8, 9]}, geometry=shapes, crs=UTM)
+    table.to_crs(4326).to_file(tmp_path / "zones.geojson")
+    return tmp_path / "map.tif"
+
+
+def test_overlapping_zones_count_each_for_itself(zoned: Path) -> None:
+    whole, half, all_, far = stats(zoned, zones=zoned.with_name("zones.geojson"))
+    assert [t.zone for t in (whole, half, all_, far)] == [None, "half", "all", "far"]
+    ids = checkers(20, 30)
+    assert [c.pixels for c in half.classes] == [(ids[:, :15] == i).sum() for i in range(1, 5)]
+    assert all_.classes == whole.classes
+    assert (far.hectares, far.nodata_pixels) == (0, 0)
+
+
+def test_zones_are_named_by_a_column_or_numbered(zoned: Path) -> None:
+    zones = zoned.with_name("zones.geojson")
+    assert [t.zone for t in stats(zoned, zones=zones, zone_name="code")][1:] == ["7", "8", "9"]
+    geopandas.read_file(zones).drop(columns="name").to_file(zoned.with_name("plain.gpkg"))
+    assert [t.zone for t in stats(zoned, zones=zoned.with_name("plain.gpkg"))][1:] == ["1", "2", "3"]
+
+
+@given(hnp.arrays(np.float64, (7, 2), elements=st.floats(-50, 350)))
+def test_a_pixel_is_in_a_zone_if_its_centre_is(tmp_path_factory: pytest.TempPathFactory, points: np.ndarray) -> None:
+    folder = tmp_path_factory.mktemp("zones")
+    zone = shapely.convex_hull(shapely.MultiPoint(points + np.array([500_000, 4_999_750])))
+    if zone.geom_type != "Polygon":
+        return
+    ids = checkers(20, 30)
+    geopandas.GeoDataFrame(geometry=[zone], crs=UTM).to_file(folder / "z.gpkg")
+    table = stats(write_map(folder / "m.tif", ids), zones=folder / "z.gpkg")[1]
+    rows, cols = np.indices(ids.shape)
+    x, y = 500_005 + 10 * cols, 4_999_995 - 10 * rows
+    on_border = shapely.distance(zone.boundary, shapely.points(x, y)) < 1e-3
+    counted = sum(c.pixels for c in table.classes) + table.nodata_pixels
+    assert abs(counted - shapely.contains_xy(zone, x, y).sum()) <= on_border.sum()
+
+
+def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
+    good = write_map(folder / "good.tif", checkers(20, 30))
+    bare = write_map(folder / "bare.tif", checkers(20, 30), crs=None)
+    odd = write_map(folder / "odd.tif", checkers(20, 30) + 200)
+    points = geopandas.GeoDataFrame(geometry=[shapely.Point(0, 0)], crs=UTM)
+    points.to_file(folder / "points.gpkg")
+    nowhere = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM)
+    nowhere.set_crs(None, allow_override=True).to_parquet(folder / "nowhere.parquet")
+    nowhere.to_file(folder / "zones.gpkg")
+    (folder / "text.gpkg").write_text("no polygons")
+    return {
+        "missing": ({"map_path": folder / "none.tif"}, MapError, "No such file"),
+        "no crs": ({"map_path": bare}, MapError, "no CRS"),
+        "values": ({"map_path": odd}, MapError, r"200 \(120 px\), 201"),
+        "no zones": ({"map_path": good, "zones": folder / "none.gpkg"}, ConfigError, "do not exist"),
+        "points": ({"map_path": good, "zones": folder / "points.gpkg"}, ConfigError, "hold Point; give polygons"),
+        "text": ({"map_path": good, "zones": folder / "text.gpkg"}, ConfigError, "cannot be read"),
+        "column": ({"map_path": good, "zones": folder / "zones.gpkg", "zone_name": "x"}, ConfigError, "no column 'x'"),
+        "no place": ({"map_path": good, "zones": folder / "nowhere.parquet"}, ConfigError, "have no CRS"),
+    }
+
+
+def test_bad_inputs_are_told_in_one_sentence(tmp_path: Path) -> None:
+    for name, (arguments, error, words) in bad(tmp_path).items():
+        with pytest.raises(error, match=words) as caught:
+            stats(**arguments)
+        assert "\n" not in str(caught.value), name
+
+
+app = typer.Typer()
+app.command()(command.stats)
+
+
+def test_the_command_prints_a_table(zoned: Path) -> None:
+    lines = CliRunner().invoke(app, [str(zoned)]).stdout.splitlines()
+    assert lines[0].split() == ["class", "pixels", "hectares", "percent"]
+    assert lines[2].split() == ["forest", "120", "1.20", "25.00"]
+    assert lines[-1].split() == ["nodata", "120", "1.20"]
+
+
+def test_the_command_prints_a_table_of_zones(zoned: Path) -> None:
+    result = CliRunner().invoke(app, [str(zoned), "--zones", str(zoned.with_name("zones.geojson"))])
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[0] == "zone"
+    assert len(lines) == 2 + 4 * 5
+
+
+def test_the_command_prints_one_json_document(zoned: Path) -> None:
+    result = CliRunner().invoke(app, [str(zoned), "--zones", str(zoned.with_name("zones.geojson")), "--json"])
+    told = json.loads(result.stdout)
+    assert [c["class_name"] for c in told["classes"]] == ["forest", "water", "urban", "other"]
+    assert [z["zone"] for z in told["zones"]] == ["half", "all", "far"]
+    assert told["hectares"] == pytest.approx(sum(c["hectares"] for c in told["classes"]))

@@ -1,0 +1,514 @@
+"""Polygons are the map: laws of tracing, sieving, simplifying and measuring, and every format read back."""
+
+import json
+import math
+import os
+import resource
+import sqlite3
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyproj
+import pytest
+import shapely
+import typer
+from affine import Affine
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rasterio.features import rasterize
+from typer.testing import CliRunner
+
+from landcover.cli import vectorize as command
+from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
+from landcover.specs import LandClass, Legend, load_legend
+from landcover.stats import Ground, stats
+from landcover.vectorization import FORMATS, SHAPEFILE_NAMES, label_patches, measure, qml, sieve, trace, vectorize
+from tests.maps import NORTH_UP, UTM, write_confidence, write_map
+
+GEOD = pyproj.Geod(ellps="WGS84")
+COLUMNS = ["class_id", "class_name", "area_m2", "perimeter_m", "mean_confidence"]
+
+small_maps = hnp.arrays(
+    np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(0, 3)
+)
+angles = st.floats(-180, 180)
+sides = st.floats(0.5, 30) | st.floats(-30, -0.5)
+
+
+@st.composite
+def transforms(draw: st.DrawFn) -> Affine:
+    """North-up, south-up, mirrored, rotated and sheared ones, somewhere in a UTM zone."""
+    turn, a, b, c = draw(angles), draw(sides), draw(sides), draw(st.floats(-0.8, 0.8))
+    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+    x, y = draw(st.floats(200_000, 800_000)), draw(st.floats(1_000_000, 8_000_000))
+    return Affine(a * cos, a * c * cos - b * sin, x, a * sin, a * c * sin + b * cos, y)
+
+
+def ground_of(shape: tuple[int, int], transform: Affine = NORTH_UP, crs: str = UTM) -> Ground:
+    return Ground(pyproj.CRS(crs), transform, *shape)
+
+
+def read(path: Path) -> geopandas.GeoDataFrame:
+    if path.suffix in (".parquet", ".geoparquet"):
+        return geopandas.read_parquet(path)
+    return geopandas.read_file(path, layer="landcover") if path.suffix == ".gpkg" else geopandas.read_file(path)
+
+
+def burn(table: geopandas.GeoDataFrame, shape: tuple[int, int], transform: Affine) -> np.ndarray:
+    pairs = list(zip(table.geometry, table.class_id, strict=True))
+    return rasterize(pairs, out_shape=shape, transform=transform, dtype="uint8") if pairs else np.zeros(shape, "uint8")
+
+
+# Tracing
+
+
+@given(small_maps, transforms())
+@settings(deadline=None)
+def test_polygons_rasterise_back_to_the_identical_map(ids: np.ndarray, transform: Affine) -> None:
+    polygons, seeds = trace(ids, transform)
+    pairs = list(zip(polygons, ids[seeds], strict=True))
+    back = rasterize(pairs, out_shape=ids.shape, transform=transform, dtype="uint8") if pairs else ids * 0
+    np.testing.assert_array_equal(back, ids)
+    assert shapely.is_valid(polygons).all()
+    assert shapely.coverage_is_valid(polygons)
+
+
+@given(small_maps)
+@settings(deadline=None)
+def test_every_patch_is_one_polygon_and_holds_its_seed(ids: np.ndarray) -> None:
+    polygons, (rows, cols) = trace(ids, Affine.identity())
+    assert shapely.contains_xy(polygons, cols + 0.5, rows + 0.5).all()
+    assert len(polygons) == len(set(label_patches(ids)[ids > 0]))
+    assert shapely.area(polygons).sum() == (ids > 0).sum()
+
+
+@given(small_maps)
+def test_patches_are_the_pixels_that_edges_join(ids: np.ndarray) -> None:
+    patch = label_patches(ids)
+    for axis in (0, 1):
+        a, b = (np.take(v, range(v.shape[axis] - 1), axis) for v in (ids, patch))
+        c, d = (np.take(v, range(1, v.shape[axis]), axis) for v in (ids, patch))
+        np.testing.assert_array_equal(a == c, b == d)
+    flooded = [flood(patch, n) for n in range(patch.max() + 1)]
+    assert all(flooded)
+
+
+def flood(patch: np.ndarray, number: int) -> bool:
+    """Whether the pixels of one patch can be reached from its first one."""
+    left = set(map(tuple, np.argwhere(patch == number)))
+    edge = [min(left)]
+    while edge:
+        r, c = edge.pop()
+        if (r, c) in left:
+            left.remove((r, c))
+            edge += [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
+    return not left
+
+
+# Sieving
+
+
+@given(small_maps, st.integers(1, 30))
+@example(np.indices((9, 9)).sum(0).astype(np.uint8) % 2 + np.uint8(1), 5)
+@settings(deadline=None)
+def test_sieve_leaves_small_patches_only_where_they_have_no_neighbour(ids: np.ndarray, pixels: int) -> None:
+    out = sieve(ids, pixels * 100 - 50.0, ground_of(ids.shape))
+    np.testing.assert_array_equal(out == 0, ids == 0)
+    before, after = label_patches(ids), label_patches(out)
+    large = (np.bincount(before.ravel()) >= pixels)[before]
+    np.testing.assert_array_equal(out[large], ids[large])
+    for number, size in enumerate(np.bincount(after.ravel())):
+        here = after == number
+        if size < pixels and out[here][0]:
+            around = np.zeros_like(here)
+            around[1:] |= here[:-1]
+            around[:-1] |= here[1:]
+            around[:, 1:] |= here[:, :-1]
+            around[:, :-1] |= here[:, 1:]
+            assert not out[around & ~here].any()
+
+
+def test_sieve_leaves_an_island_in_nodata_alone() -> None:
+    ids = np.zeros((7, 7), np.uint8)
+    ids[3, 3] = 2
+    np.testing.assert_array_equal(sieve(ids, 1e6, ground_of(ids.shape)), ids)
+
+
+def test_sieve_gives_a_patch_to_the_class_with_the_longest_border() -> None:
+    """Class 1 covers more of the map and is the larger neighbour, but class 2 holds three of four sides."""
+    ids = np.full((9, 9), 1, np.uint8)
+    ids[3:6, 3:7] = 2
+    ids[3, 4] = 1
+    ids[4, 4] = 3
+    assert sieve(ids, 150.0, ground_of(ids.shape))[4, 4] == 2
+
+
+def test_sieve_merges_the_smallest_first_and_stops_at_the_area() -> None:
+    """A pixel joins the five around it, and together they are large enough to stay."""
+    ids = np.full((7, 7), 1, np.uint8)
+    ids[2:4, 2:5] = 2
+    ids[2, 3] = 3
+    out = sieve(ids, 550.0, ground_of(ids.shape))
+    np.testing.assert_array_equal(out[2:4, 2:5], 2)
+    assert (sieve(ids, 650.0, ground_of(ids.shape)) == 1).all()
+
+
+def test_sieve_measures_on_the_ellipsoid_not_in_pixels() -> None:
+    """Pixels of a degree grid shrink polewards: one size keeps a patch at the equator, merges it at 80° N."""
+    ids = np.full((160, 5), 1, np.uint8)
+    ids[1, 2] = ids[158, 2] = 2
+    ground = ground_of(ids.shape, Affine(0.5, 0, 0, 0, -0.5, 80), "EPSG:4326")
+    areas = ground.pixel_areas(0, 160)
+    out = sieve(ids, (areas[1, 2] + areas[158, 2]) / 2, ground)
+    assert (out[1, 2], out[158, 2]) == (1, 2)
+
+
+def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
+    ids = np.full((20, 20), 1, np.uint8)
+    ids[5:7, 5:7], ids[12:15, 12:15] = 2, 3
+    feet = write_map(tmp_path / "m.tif", ids, crs="EPSG:2264", transform=Affine(100, 0, 2e6, 0, -100, 6e5))
+    one_pixel = (100 * 1200 / 3937) ** 2
+    kept = read(vectorize(feet, tmp_path / "p.gpkg", min_area=5 * one_pixel).path)
+    assert set(kept.class_id) == {1, 3}
+    assert kept.area_m2[kept.class_id == 3].item() == pytest.approx(9 * one_pixel, rel=1e-3)
+
+
+# Simplifying
+
+
+@given(small_maps, st.floats(0.1, 100), transforms())
+@settings(deadline=None)
+def test_simplified_polygons_stay_a_valid_coverage(ids: np.ndarray, tolerance: float, transform: Affine) -> None:
+    polygons, _ = trace(ids, transform)
+    simple = shapely.coverage_simplify(polygons, tolerance) if len(polygons) else polygons
+    assert shapely.is_valid(simple).all()
+    assert shapely.coverage_is_valid(simple)
+    assert len(simple) == len(polygons)
+    assert not shapely.is_empty(simple).any()
+
+
+def blobs(size: int = 60, seed: int = 3) -> np.ndarray:
+    """A map with rounded patches, like a predicted one, and a bay of nodata."""
+    rng = np.random.default_rng(seed)
+    layers = rng.random((4, size, size))
+    for _ in range(12):
+        layers = (layers + sum(np.roll(layers, s, axis) for s in (1, -1) for axis in (1, 2))) / 5
+    ids = (layers.argmax(0) + 1).astype(np.uint8)
+    ids[: size // 6, : size // 4] = 0
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [(UTM, NORTH_UP), ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 60)), ("EPSG:2264", Affine(33, 0, 2e6, 0, -33, 6e5))],
+)
+def test_simplification_is_in_metres_whatever_the_unit_of_the_map(tmp_path: Path, crs: str, transform: Affine) -> None:
+    plain = vectorize(write_map(tmp_path / "m.tif", blobs(), crs=crs, transform=transform), tmp_path / "a.gpkg")
+    simple = vectorize(tmp_path / "m.tif", tmp_path / "b.gpkg", simplify=15)
+    before, after = read(plain.path), read(simple.path)
+    assert shapely.coverage_is_valid(after.geometry.to_numpy())
+    points = [shapely.get_num_coordinates(t.geometry.to_numpy()).sum() for t in (before, after)]
+    assert points[1] < 0.7 * points[0]
+    utm = after.geometry.estimate_utm_crs()
+    moved = before.union_all().symmetric_difference(after.union_all()).area
+    assert moved < 0.02 * before.union_all().area
+    gaps = [a.to_crs(utm).hausdorff_distance(b.to_crs(utm)) for a, b in [(before.geometry, after.geometry)]]
+    assert float(np.max(gaps)) < 60
+
+
+def test_classes_are_chosen_last_and_change_no_shape(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.tif", blobs())
+    options = {"min_area": 1500, "simplify": 12}
+    every = read(vectorize(tmp_path / "m.tif", tmp_path / "a.gpkg", **options).path)
+    some = read(vectorize(tmp_path / "m.tif", tmp_path / "b.gpkg", classes=["water", "3"], **options).path)
+    expected = every[every.class_id.isin([2, 3])].reset_index(drop=True)
+    assert set(some.class_name) == {"water", "urban"}
+    assert some.geometry.geom_equals(expected.geometry).all()
+
+
+# Measuring
+
+
+def test_area_and_perimeter_are_those_of_the_ellipsoid_with_holes() -> None:
+    shell = [(500_000, 5_000_000), (501_000, 5_000_000), (501_300, 5_000_900), (500_000, 5_001_000)]
+    hole = [(500_200, 5_000_200), (500_200, 5_000_500), (500_600, 5_000_500)]
+    polygon = shapely.Polygon(shell, [hole])
+    area, perimeter = measure(np.array([polygon]), ground_of((100, 100), Affine(10, 0, 500_000, 0, -10, 5_001_000)))
+    to_lonlat = pyproj.Transformer.from_crs(UTM, 4326, always_xy=True)
+    parts = [GEOD.polygon_area_perimeter(*to_lonlat.transform(*np.array(ring).T)) for ring in (shell, hole)]
+    assert area[0] == pytest.approx(abs(parts[0][0]) - abs(parts[1][0]), rel=1e-6)
+    assert perimeter[0] == pytest.approx(parts[0][1] + parts[1][1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (UTM, NORTH_UP),
+        (UTM, Affine(8, 6, 500_000, 6, -8, 5_000_000)),
+        ("EPSG:32760", Affine(10, 0, 820_000, 0, -10, 8_100_000)),
+        ("EPSG:4326", Affine(0.001, 0, 179.97, 0, -0.001, -16)),
+        ("EPSG:4326", Affine(0.5, 0, 0, 0, 0.5, -70)),
+        ("EPSG:3857", Affine(20, 0, 1e6, 0, -20, 8e6)),
+        ("EPSG:3413", Affine(500, 0, -15_000, 0, -500, 15_000)),
+    ],
+)
+def test_areas_add_up_to_the_pixels_of_the_map(tmp_path: Path, crs: str, transform: Affine) -> None:
+    """In UTM near the antimeridian, across it, south-up, in Mercator, and around the pole."""
+    ids = blobs()
+    write_map(tmp_path / "m.tif", ids, crs=crs, transform=transform)
+    summary = vectorize(tmp_path / "m.tif", tmp_path / "p.gpkg")
+    table = read(summary.path)
+    (whole,) = stats(tmp_path / "m.tif")
+    for row, counted in zip(summary.classes, whole.classes, strict=True):
+        assert row.hectares == pytest.approx(counted.hectares, rel=1e-6)
+        assert table.area_m2[table.class_id == row.class_id].sum() / 1e4 == pytest.approx(row.hectares)
+    np.testing.assert_array_equal(burn(table, ids.shape, transform), ids)
+
+
+def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path) -> None:
+    ids = np.full((10, 40), 1, np.uint8)
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:4326", transform=Affine(0.01, 0, 179.8, 0, -0.01, -16))
+    vectorize(tmp_path / "m.tif", tmp_path / "p.geojson")
+    west, _, east, _ = read(tmp_path / "p.geojson").total_bounds
+    assert (west, east) == (-180, 180)
+    (shape,) = read(tmp_path / "p.geojson").geometry
+    assert shape.area == pytest.approx(0.4 * 0.1)
+
+
+# Files
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """A map with its confidence, in a folder of its own."""
+    ids = blobs(30)
+    write_map(tmp_path / "map.tif", ids)
+    percent = np.where(ids == 2, 90, 40)
+    percent[0, -1] = percent[ids == 0] = 255
+    write_confidence(tmp_path / "confidence.tif", percent)
+    return tmp_path / "map.tif"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_reads_back(scene: Path, suffix: str) -> None:
+    out = scene.with_name(f"out{suffix}")
+    summary = vectorize(scene, out, confidence=scene.with_name("confidence.tif"))
+    table = read(out)
+    names = [SHAPEFILE_NAMES.get(c, c) if suffix == ".shp" else c for c in COLUMNS]
+    assert list(table.columns) == [*names, "geometry"]
+    assert len(table) == summary.polygons > 10
+    assert table.crs == ("EPSG:4326" if "json" in suffix else UTM)
+    assert table.geometry.is_valid.all()
+    confidence = table[names[-1]]
+    assert (confidence[table.class_name == "water"] == 90).all()
+    assert (confidence[table.class_name != "water"] == 40).all()
+    ids = blobs(30)
+    np.testing.assert_array_equal(burn(table.to_crs(UTM), ids.shape, NORTH_UP), ids)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_map_of_nodata_gives_an_empty_layer_that_says_so(tmp_path: Path, suffix: str) -> None:
+    write_map(tmp_path / "m.tif", np.zeros((5, 6)))
+    summary = vectorize(tmp_path / "m.tif", tmp_path / f"o{suffix}", min_area=10, simplify=10)
+    table = read(tmp_path / f"o{suffix}")
+    assert len(table) == summary.polygons == 0
+    assert "nothing but nodata" in summary.notes[0]
+    if "json" not in suffix:
+        expected = [SHAPEFILE_NAMES.get(c, c) if suffix == ".shp" else c for c in COLUMNS[:-1]]
+        assert [c for c in table.columns if c != "geometry"] == expected
+
+
+def test_a_geopackage_opens_coloured_in_qgis(scene: Path) -> None:
+    out = scene.with_name("out.gpkg")
+    vectorize(scene, out)
+    connection = sqlite3.connect(out)
+    (registered,) = connection.execute(
+        "SELECT data_type FROM gpkg_contents WHERE table_name = 'layer_styles'"
+    ).fetchone()
+    table, column, default, style = connection.execute(
+        "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+    ).fetchone()
+    (geometry,) = connection.execute("SELECT column_name FROM gpkg_geometry_columns").fetchone()
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    assert (registered, table, column, default) == ("attributes", "landcover", geometry, 1)
+    renderer = ET.fromstring(style).find("renderer-v2")
+    assert renderer is not None
+    assert (renderer.get("type"), renderer.get("attr")) == ("categorizedSymbol", "class_name")
+    values = [c.get("value") for c in renderer.iter("category")]
+    colours = [o.get("value") for o in renderer.iter("Option") if o.get("name") == "color"]
+    legend = load_legend("default")
+    assert values == list(legend.names)
+    assert colours == [",".join(map(str, (*c.rgb, 255))) for c in legend.classes]
+
+
+def test_a_style_holds_any_class_name() -> None:
+    legend = Legend(name="x", classes=(LandClass(id=7, name="<\"a\" & 'b'>", color="#010203"),))
+    category = next(ET.fromstring(qml(legend)).iter("category"))
+    assert category.get("value") == legend.names[0]
+
+
+def test_a_shapefile_is_replaced_with_all_its_parts(scene: Path) -> None:
+    out = scene.with_name("out.shp")
+    vectorize(scene, out)
+    out.with_suffix(".qix").write_bytes(b"an index of the old polygons")
+    with pytest.raises(OutputError, match="exists already"):
+        vectorize(scene, out)
+    summary = vectorize(scene, out, classes=["water"], overwrite=True)
+    assert len(read(out)) == summary.polygons
+    assert {p.suffix for p in scene.parent.glob("out.*")} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
+
+
+def test_a_shapefile_does_not_swallow_a_table_of_the_same_name(scene: Path) -> None:
+    scene.with_name("out.dbf").write_bytes(b"someone's table")
+    with pytest.raises(OutputError, match=r"out\.dbf exists already"):
+        vectorize(scene, scene.with_name("out.shp"))
+    assert scene.with_name("out.dbf").read_bytes() == b"someone's table"
+
+
+def test_a_new_geopackage_does_not_inherit_a_journal(scene: Path) -> None:
+    stale = scene.with_name("out.gpkg-wal")
+    stale.write_bytes(b"pages of a database that is gone")
+    vectorize(scene, scene.with_name("out.gpkg"), overwrite=True)
+    assert not stale.exists()
+
+
+# What cannot be used
+
+
+def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
+    """Every bad input: arguments, the error, and words of its sentence."""
+    ids = blobs(20)
+    good = write_map(tmp_path / "good.tif", ids)
+    plain = write_map(tmp_path / "plain.tif", ids, tagged=False)
+    bare = write_map(tmp_path / "bare.tif", ids, crs=None)
+    odd = write_map(tmp_path / "odd.tif", np.where(ids == 1, 9, ids))
+    shifted = write_confidence(tmp_path / "shifted.tif", ids, transform=NORTH_UP @ Affine.translation(1, 0))
+    short = write_confidence(tmp_path / "short.tif", ids[1:])
+    whole = write_map(tmp_path / "whole.tif", np.random.default_rng(0).integers(1, 5, (700, 700))).read_bytes()
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole[: len(whole) * 2 // 3])
+    text = tmp_path / "text.tif"
+    text.write_text("not a raster")
+    (tmp_path / "there.gpkg").write_text("precious")
+    gpkg = tmp_path / "out.gpkg"
+    return {
+        "missing": ({"map_path": tmp_path / "none.tif", "out": gpkg}, MapError, "No such file"),
+        "text": ({"map_path": text, "out": gpkg}, MapError, "cannot be read as a raster"),
+        "cut": ({"map_path": cut, "out": gpkg}, MapError, "cannot be read as a raster"),
+        "no legend": ({"map_path": plain, "out": gpkg}, MapError, "carries no legend"),
+        "no such legend": ({"map_path": plain, "out": gpkg, "legend": "defalt"}, ConfigError, "did you mean 'default'"),
+        "no crs": ({"map_path": bare, "out": gpkg}, MapError, "has no CRS"),
+        "metres without crs": (
+            {"map_path": bare, "out": gpkg, "allow_no_crs": True, "min_area": 5},
+            MapError,
+            "cannot be measured",
+        ),
+        "unknown value": ({"map_path": odd, "out": gpkg}, MapError, r"does not know: 9 \(\d+ px\)"),
+        "suffix": ({"map_path": good, "out": tmp_path / "out.kml"}, ConfigError, r"'\.kml'.*\.gpkg \.geojson"),
+        "no suffix": ({"map_path": good, "out": tmp_path / "out"}, ConfigError, "no suffix"),
+        "exists": ({"map_path": good, "out": tmp_path / "there.gpkg"}, OutputError, "--overwrite"),
+        "no folder": ({"map_path": good, "out": tmp_path / "no" / "out.gpkg"}, OutputError, "does not exist"),
+        "class": ({"map_path": good, "out": gpkg, "classes": ["watr"]}, ConfigError, "did you mean 'water'"),
+        "area": ({"map_path": good, "out": gpkg, "min_area": -1}, ConfigError, "minimum area cannot be -1"),
+        "tolerance": (
+            {"map_path": good, "out": gpkg, "simplify": math.nan},
+            ConfigError,
+            "simplification cannot be nan",
+        ),
+        "shifted": ({"map_path": good, "out": gpkg, "confidence": shifted}, MapError, "its transform differs"),
+        "short": ({"map_path": good, "out": gpkg, "confidence": short}, MapError, r"\(19, 20\)"),
+        "no confidence": ({"map_path": good, "out": gpkg, "confidence": tmp_path / "c.tif"}, MapError, "No such file"),
+    }
+
+
+def test_bad_inputs_are_told_in_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    for name, (arguments, error, words) in broken(tmp_path).items():
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+        with pytest.raises(error, match=words) as caught:
+            vectorize(**arguments)
+        assert "\n" not in str(caught.value), name
+        assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before, name
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str) -> None:
+    out = scene.with_name(f"out{suffix}")
+    vectorize(scene, out, classes=["water"])
+    before = {p.name: p.read_bytes() for p in scene.parent.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            vectorize(scene, out, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in scene.parent.iterdir()} == before
+
+
+def test_without_a_crs_areas_are_null(tmp_path: Path) -> None:
+    ids = blobs(20)
+    write_map(tmp_path / "m.tif", ids, crs=None, transform=Affine.identity())
+    for suffix in FORMATS:
+        summary = vectorize(tmp_path / "m.tif", tmp_path / f"o{suffix}", allow_no_crs=True)
+        table = read(summary.path)
+        assert table.area_m2.isna().all(), suffix
+        assert all(c.hectares is None for c in summary.classes)
+        assert "no CRS" in summary.notes[0]
+        np.testing.assert_array_equal(burn(table, ids.shape, Affine.identity()), ids)
+
+
+def test_a_map_of_another_tool_needs_only_a_legend(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.tif", blobs(20), tagged=False)
+    assert vectorize(tmp_path / "m.tif", tmp_path / "p.gpkg", legend="default").polygons > 4
+
+
+# The command
+
+app = typer.Typer()
+app.command()(command.vectorize)
+
+
+def test_the_command_reports_polygons_and_hectares(scene: Path) -> None:
+    out = scene.with_name("p.gpkg")
+    result = CliRunner().invoke(app, [str(scene), "-o", str(out), "--classes", "water, forest", "--min-area", "0.1ha"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["class", "polygons", "hectares"]
+    assert [line.split()[0] for line in lines[2:]] == ["forest", "water"]
+    assert "Wrote" in result.stderr
+
+
+def test_the_command_prints_one_json_document(scene: Path) -> None:
+    out = scene.with_name("p.fgb")
+    result = CliRunner().invoke(app, [str(scene), "-o", str(out), "--json"])
+    told = json.loads(result.stdout)
+    table = read(out)
+    assert sum(c["polygons"] for c in told["classes"]) == len(table)
+    assert sum(c["hectares"] for c in told["classes"]) == pytest.approx(table.area_m2.sum() / 1e4)
+
+
+@pytest.mark.parametrize(("text", "area"), [("500", 500), ("0.5ha", 5000), (" 2 HA", 20_000), ("12 m²", 12), ("0", 0)])
+def test_areas_are_square_metres_or_hectares(text: str, area: float) -> None:
+    assert command.parse_area(text) == area
+
+
+@pytest.mark.parametrize("text", ["", "ha", "-1", "nan", "inf", "5 acres", "1,5ha"])
+def test_other_areas_are_told_how_to_write_one(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write 500 .* 0\.5ha"):
+        command.parse_area(text)
+
+
+def test_no_classes_are_a_mistake() -> None:
+    assert command.parse_classes(None) is None
+    with pytest.raises(ConfigError, match="names no class"):
+        command.parse_classes(" ,")
+
+
+def test_a_folder_that_cannot_be_written_is_told(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        vectorize(scene, scene.with_name("p.gpkg"))
