@@ -47,7 +47,7 @@ def main() -> None:
         f"{len(train)} chips to train on, {len(held_out)} held out, width {a.width}, depth {a.depth}, {a.steps} steps\n"
     )
     rows = {}
-    for seed in range(a.seeds):
+    for seed in a.seeds:
         for skips in (True, False):
             start = time.monotonic()
             network = train_unet(train, scaling, skips, seed, a)
@@ -94,8 +94,8 @@ def print_table(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
 def _arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--pack", type=Path, default=PACK, help="the training pack, hls_worldcover.npz")
-    p.add_argument("--seeds", type=int, default=2)
-    p.add_argument("--steps", type=int, default=600)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    p.add_argument("--steps", type=int, default=400)
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--width", type=int, default=16)
     p.add_argument("--depth", type=int, default=4)

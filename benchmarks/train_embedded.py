@@ -83,7 +83,7 @@ def main() -> None:
     network = build_network(ARCHITECTURE, len(BANDS), len(CLASSES), HYPERPARAMETERS)
     if a.encoder_weights:
         load_encoder(network, a.encoder_weights)
-    recipe = Recipe(steps=a.steps, batch=a.batch, seed=a.seed)
+    recipe = Recipe(steps=a.steps, batch=a.batch, balance=a.balance, seed=a.seed)
     network = fit(network, train, scaling, Augmentation(), recipe)
     network = network.half().float()  # score what is stored
 
@@ -185,6 +185,9 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--hold-out", action="store_true", help="keep a fifth of the places for agreement figures")
     p.add_argument("--steps", type=int, default=Recipe.steps)
     p.add_argument("--batch", type=int, default=Recipe.batch)
+    p.add_argument(
+        "--balance", type=float, default=Recipe.balance, help="0 = all pixels alike, 1 = all classes alike"
+    )
     p.add_argument("--seed", type=int, default=Recipe.seed)
     p.add_argument("--threads", type=int, default=2)
     return p.parse_args()

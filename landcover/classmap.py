@@ -15,6 +15,7 @@ import rasterio.shutil
 from affine import Affine
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
@@ -256,5 +257,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     """Say of a raster error while encoding what it means for the user."""
     try:
         yield
-    except RasterioError as e:
+    except (RasterioError, CPLE_BaseError) as e:
         raise OutputError(f"{path} cannot be written: {e}; is the disk full?") from e

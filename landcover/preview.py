@@ -1,6 +1,6 @@
 """Pictures of maps and scenes, small enough to look at."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from landcover.classmap import MAP_NODATA, check_destination, publish, work_folder
-from landcover.errors import ConfigError, SceneError
+from landcover.errors import ConfigError, SceneError, nearest
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend
 from landcover.stats import check_values, open_map, open_raster
@@ -19,6 +19,7 @@ from landcover.stats import check_values, open_map, open_raster
 SMALLEST = 64
 """Pixels; below this a legend cannot be read."""
 
+_COLOURS = ("red", "green", "blue")
 _GAP = 8
 _LINE = 22
 _SWATCH = 14
@@ -32,6 +33,7 @@ def preview(
     *,
     size: int = 1024,
     scene: str | Path | None = None,
+    bands: Mapping[str, str] | None = None,
     legend: Legend | str | None = None,
     overwrite: bool = False,
 ) -> tuple[int, int]:
@@ -45,6 +47,7 @@ def preview(
         out: the PNG.
         size: the longest side of the whole picture, in pixels.
         scene: drawn to the left of the map, brought to its grid where it lies on another one.
+        bands: the number or the description of the scene's bands to show as "red", "green" and "blue".
         legend: a legend, its name or its file, for maps that carry none.
         overwrite: replace `out`.
 
@@ -64,12 +67,12 @@ def preview(
         raise ConfigError(f"a preview of {size} px is too small to see; make it at least {SMALLEST}")
     check_destination(out, overwrite=overwrite)
     if legend is not None or _is_map(path):
-        picture = _map_picture(path, size, scene, legend)
+        picture = _map_picture(path, size, scene, bands, legend)
     elif scene is not None:
         raise ConfigError(f"{path} is not a class map, so no scene can be shown beside it; leave --scene out")
     else:
         with open_raster(path, SceneError) as dataset:
-            picture = scene_picture(dataset, _fit(dataset, size, size))
+            picture = scene_picture(dataset, _fit(dataset, size, size), bands)
     _save(picture, out)
     return picture.size
 
@@ -80,7 +83,13 @@ def _is_map(path: str | Path) -> bool:
         return legend_tag(dataset.tags()) is not None or (alone and dataset.colorinterp[0] == ColorInterp.palette)
 
 
-def _map_picture(path: str | Path, size: int, scene: str | Path | None, legend: Legend | str | None) -> Image.Image:
+def _map_picture(
+    path: str | Path,
+    size: int,
+    scene: str | Path | None,
+    bands: Mapping[str, str] | None,
+    legend: Legend | str | None,
+) -> Image.Image:
     """The map, the scene to its left if there is one, and the legend below, at most `size` on a side."""
     with open_map(path, legend) as (dataset, known), ExitStack() as stack:
         beside = stack.enter_context(_on_grid_of(dataset, scene)) if scene is not None else None
@@ -92,7 +101,7 @@ def _map_picture(path: str | Path, size: int, scene: str | Path | None, legend: 
         shape, strip = _fit_with_legend(dataset, across, size, panels, present)
         pictures = [_colour(_read_ids(dataset, shape), known, dataset)]
         if beside:
-            pictures.insert(0, scene_picture(beside, shape))
+            pictures.insert(0, scene_picture(beside, shape, bands))
         return _compose(pictures, strip)
 
 
@@ -137,9 +146,11 @@ def _north_up(pixels: np.ndarray, dataset: rasterio.DatasetReader) -> np.ndarray
     return pixels[::-1] if dataset.crs is not None and dataset.transform.e > 0 else pixels
 
 
-def scene_picture(dataset: rasterio.DatasetReader | WarpedVRT, shape: tuple[int, int]) -> Image.Image:
+def scene_picture(
+    dataset: rasterio.DatasetReader | WarpedVRT, shape: tuple[int, int], bands: Mapping[str, str] | None = None
+) -> Image.Image:
     """A scene at (rows, cols), in colour or grey, transparent where no band has data."""
-    indexes = display_bands(dataset)
+    indexes = given_bands(dataset, bands) if bands else display_bands(dataset)
     how = Resampling.average if shape[0] < dataset.height else Resampling.nearest
     values = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True).astype("float32")
     known = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
@@ -154,10 +165,27 @@ def display_bands(dataset: rasterio.DatasetReader | WarpedVRT) -> list[int]:
     names = [(d or "").strip().lower() for d in dataset.descriptions]
     roles = [c.name for c in dataset.colorinterp]
     for labels in (names, roles):
-        if all(labels.count(c) == 1 for c in ("red", "green", "blue")):
-            return [labels.index(c) + 1 for c in ("red", "green", "blue")]
+        if all(labels.count(c) == 1 for c in _COLOURS):
+            return [labels.index(c) + 1 for c in _COLOURS]
     spectral = [i for i, role in enumerate(roles, 1) if role != "alpha"]
     return spectral[:3] if len(spectral) >= 3 else spectral[:1]
+
+
+def given_bands(dataset: rasterio.DatasetReader | WarpedVRT, bands: Mapping[str, str]) -> list[int]:
+    """The bands that a person wants to see as red, green and blue, by number or description.
+
+    Raises:
+        ConfigError: a colour is missing or too many, or the scene has no such band.
+    """
+    if set(bands) != set(_COLOURS):
+        raise ConfigError(
+            "a preview needs the bands red, green and blue; write for example --bands red=4,green=3,blue=2"
+        )
+    known = {str(i): i for i in dataset.indexes} | {d: i for i, d in enumerate(dataset.descriptions, 1) if d}
+    for colour, band in bands.items():
+        if band not in known:
+            raise ConfigError(f"{dataset.name} has no band '{band}' to show as {colour}: {nearest(band, [*known])}")
+    return [known[bands[c]] for c in _COLOURS]
 
 
 def stretch(values: np.ndarray, known: np.ndarray) -> np.ndarray:

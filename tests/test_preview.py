@@ -131,6 +131,13 @@ def test_a_scene_without_names_shows_its_first_three_bands_or_one_in_grey(tmp_pa
     assert pixels(tmp_path / "g.png")[-1, -1].tolist() == [255, 255, 255, 255]
 
 
+def test_a_scene_shows_the_bands_that_are_asked_for(tmp_path: Path) -> None:
+    ramp = np.arange(400, dtype=np.int16).reshape(20, 20)
+    write_scene(tmp_path / "s.tif", np.stack([ramp * 0, ramp, ramp * 0]), names=("B02", "B03", "B04"))
+    preview(tmp_path / "s.tif", tmp_path / "s.png", bands={"red": "B04", "green": "1", "blue": "B03"})
+    assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 0, 255, 255]
+
+
 def test_pixels_of_a_scene_are_transparent_only_where_no_band_has_data(tmp_path: Path) -> None:
     values = np.full((3, 16, 16), 50, np.int16)
     values[0, 0, 0] = values[:, 8, 8] = 0
@@ -187,6 +194,12 @@ def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "size": ({"path": good, "out": png, "size": 10}, ConfigError, "at least 64"),
         "exists": ({"path": good, "out": folder / "there.png"}, OutputError, "--overwrite"),
         "no map": ({"path": scene, "out": png, "scene": scene}, ConfigError, "not a class map"),
+        "two bands": ({"path": scene, "out": png, "bands": {"red": "1", "nir": "2"}}, ConfigError, "red=4,green=3"),
+        "no band": (
+            {"path": scene, "out": png, "bands": dict.fromkeys(("red", "green", "blue"), "4")},
+            ConfigError,
+            "no band '4' to show as red",
+        ),
         "no scene": ({"path": good, "out": png, "scene": folder / "none.tif"}, SceneError, "No such file"),
         "far": ({"path": good, "out": png, "scene": far}, SceneError, "does not touch"),
     }

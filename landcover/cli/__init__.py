@@ -1,6 +1,8 @@
 """The command line: one module a command, which parses, calls one function, and prints."""
 
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -37,13 +39,23 @@ def root(
         raise typer.Exit
 
 
+INTERRUPTED = 130
+"""The exit code of a command that was interrupted."""
+
+
 def main() -> None:
-    """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130."""
+    """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130.
+
+    A request to terminate ends like an interrupt, so that nothing half-written is left.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except LandcoverError as e:
         fail(str(e))
         sys.exit(3)
-    except KeyboardInterrupt:
-        fail("interrupted")
-        sys.exit(130)
+    except SystemExit as e:
+        if e.code == INTERRUPTED:
+            fail("interrupted; nothing half-written is left")
+        raise

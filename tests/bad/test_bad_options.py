@@ -1,0 +1,169 @@
+"""Options and outputs that cannot be used: each is one sentence, exit code 3, and nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from landcover.models import Model
+from tests.bad.test_bad_scenes import Refuse, predict, scene
+from tests.commands import landcover, refused
+from tests.scenes import digital_numbers, write_scene
+
+__all__ = ["predict", "scene"]  # fixtures
+
+
+def test_output_is_the_input(scene: Path, predict: Refuse) -> None:
+    before = scene.read_bytes()
+    assert "is the scene itself" in predict(scene, "--overwrite", out=scene)
+    assert scene.read_bytes() == before
+
+
+def test_output_is_the_input_by_another_name(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    (tmp_path / "link.tif").symlink_to(scene)
+    assert "is the scene itself" in predict(scene, "--overwrite", out=tmp_path / "link.tif")
+
+
+def test_output_exists(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    (tmp_path / "map.tif").write_text("precious")
+    assert "--overwrite" in predict(scene)
+    assert (tmp_path / "map.tif").read_text() == "precious"
+
+
+def test_output_folder_missing(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    assert "does not exist" in predict(scene, out=tmp_path / "no" / "map.tif")
+
+
+def test_output_is_a_folder(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    (tmp_path / "folder.tif").mkdir()
+    assert "is a folder" in predict(scene, out=tmp_path / "folder.tif")
+
+
+def test_output_folder_not_writable(scene: Path, predict: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:  # root may write anywhere; then the operating system's answer is imitated
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    else:
+        scene.parent.chmod(0o555)
+    try:
+        assert "cannot be written" in predict(scene)
+    finally:
+        scene.parent.chmod(0o755)
+
+
+def test_output_of_another_format(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    assert "ends in .tif" in predict(scene, out=tmp_path / "map.png")
+
+
+def test_two_outputs_of_one_name(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    assert "two outputs" in predict(scene, "--confidence", tmp_path / "map.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--overlap", "64"], "--overlap 64 must be smaller than --tile-size 64"),
+        (["--tile-size", "0"], "--tile-size must be at least 1"),
+        (["--overlap", "-2"], "must not be negative"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--device", "gpu"], "--device 'gpu' is not known"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--engine", "onnx"], "--engine 'onnx' is not known"),
+        (["--bbox", "1,2,3"], "is not four numbers"),
+        (["--bbox", "5,5,1,1"], "is empty"),
+        (["--bbox", "0,0,1,1"], "lies outside the scene"),
+        (["--bbox", "12,45,13,46", "--bbox-crs", "EPSG:0"], "is not a coordinate reference system"),
+        (["--aoi", "nowhere.gpkg"], "cannot be read as a vector file"),
+        (["--model", "nowhere"], "neither a folder nor the name"),
+        (["--sensor", "nowhere.toml"], "neither a known name nor a TOML file"),
+    ],
+)
+def test_option_values(scene: Path, predict: Refuse, options: list[str], says: str) -> None:
+    assert says in predict(scene, *options)
+
+
+def test_an_area_that_misses_the_scene(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    import geopandas
+    from shapely.geometry import box
+
+    geopandas.GeoSeries([box(0, 0, 10, 10)], crs="EPSG:32633").to_file(tmp_path / "aoi.gpkg")
+    assert "lies outside the scene" in predict(scene, "--aoi", tmp_path / "aoi.gpkg")
+
+
+def test_an_area_without_polygons(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    import geopandas
+    from shapely.geometry import Point
+
+    geopandas.GeoSeries([Point(0, 0)], crs="EPSG:32633").to_file(tmp_path / "aoi.gpkg")
+    assert "holds no polygon" in predict(scene, "--aoi", tmp_path / "aoi.gpkg")
+
+
+@pytest.mark.parametrize("command", [["predict"], ["predict", "x.tif"], ["predict", "x.tif", "--nonsense"], ["fly"]])
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert landcover(capsys, *command).code == 2
+
+
+def test_explain_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, scene: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("predict", scene, "--out", tmp_path / "map.tif", "-m", pointwise.folder, "--allow-untrained", "--explain")
+    outcome = landcover(capsys, *args)
+    assert outcome.code == 0
+    for word in ("windows", "memory", "bound", "engine", "red: × 0.0001"):
+        assert word in outcome.out
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_model_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = (
+        "models",
+        "init",
+        "--architecture",
+        "pointwise",
+        "--bands",
+        "red",
+        "--classes",
+        "a,b",
+        "--out",
+        tmp_path / "m",
+    )
+    assert landcover(capsys, *args).code == 0
+    assert "--overwrite" in refused(capsys, tmp_path, *args)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("--architecture", "unett"), "is not known"),
+        (("--bands", "red,red"), "occurs twice"),
+        (("--classes", "a,a"), "occurs twice"),
+        (("--set", "width"), "is not NAME=VALUE"),
+        (("--set", "wings=2"), "cannot be built with"),
+    ],
+)
+def test_models_that_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], says: str
+) -> None:
+    asked = {"--architecture": "unet", "--bands": "red", "--classes": "a,b", "--out": str(tmp_path / "m")} | {
+        change[0]: change[1]
+    }
+    assert says in refused(capsys, tmp_path, "models", "init", *[word for pair in asked.items() for word in pair])
+
+
+def test_landcover_maps_a_scene_written_by_someone_else(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_scene(tmp_path / "plain.tif", digital_numbers(50, 40), names=(), scaled=False)
+    args = (
+        "predict",
+        path,
+        "-o",
+        tmp_path / "map.tif",
+        "-m",
+        pointwise.folder,
+        "--allow-untrained",
+        "--engine",
+        "torch",
+    )
+    outcome = landcover(capsys, *args, "--bands", "red=1,nir=2", "--scale", "0.0001", "--json")
+    assert outcome.code == 0
+    assert '"seconds"' in outcome.out

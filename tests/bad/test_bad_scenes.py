@@ -1,0 +1,191 @@
+"""Scenes that cannot be mapped: each is one sentence, exit code 3, and nothing left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio.shutil
+from affine import Affine
+
+from landcover.models import Model
+from tests.commands import landcover, refused
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def predict(tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Run predict with a model of one pixel, and give the sentence with which it refuses."""
+
+    def run(scene: Path | str, *options: str | Path, out: Path = tmp_path / "map.tif") -> str:
+        fixed = (
+            "--model",
+            pointwise.folder,
+            "--allow-untrained",
+            "--engine",
+            "torch",
+            "--tile-size",
+            "64",
+            "--overlap",
+            "16",
+        )
+        return refused(capsys, tmp_path, "predict", scene, "--out", out, *fixed, *options)
+
+    return run
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path / "scene.tif", digital_numbers(100, 90))
+
+
+def test_missing_file(tmp_path: Path, predict: Refuse) -> None:
+    assert "does not exist" in predict(tmp_path / "nowhere.tif")
+
+
+def test_not_a_raster(tmp_path: Path, predict: Refuse) -> None:
+    (tmp_path / "letter.tif").write_text("Dear sir or madam,")
+    assert "letter.tif" in predict(tmp_path / "letter.tif")
+
+
+def test_zero_bytes(tmp_path: Path, predict: Refuse) -> None:
+    (tmp_path / "empty.tif").touch()
+    assert "empty" in predict(tmp_path / "empty.tif")
+
+
+def test_truncated(tmp_path: Path, predict: Refuse) -> None:
+    whole = write_scene(tmp_path / "whole.tif", digital_numbers(1200, 900))
+    path = tmp_path / "cut.tif"
+    rasterio.shutil.copy(whole, path, driver="COG", compress="deflate")  # its directory stands at the beginning
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    said = predict(path)
+    assert "cut.tif cannot be read at rows" in said
+    assert "cut short" in said
+
+
+def test_too_few_bands(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "one.tif", digital_numbers(20, 20, 1), names=("red",))
+    assert "no band that is known to be 'nir'; it holds 1 band (1: red)" in predict(path)
+
+
+def test_a_number_of_bands_that_the_sensor_has_not(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "seven.tif", digital_numbers(20, 20, 7), names=())
+    said = predict(path, "--sensor", "planetscope-4")
+    assert "7 bands" in said
+    assert "--bands" in said
+
+
+def test_band_name_not_found(scene: Path, predict: Refuse) -> None:
+    assert "--bands nir=B99" in predict(scene, "--bands", "nir=B99")
+
+
+def test_band_number_not_there(scene: Path, predict: Refuse) -> None:
+    assert "--bands nir=3" in predict(scene, "--bands", "nir=3")
+
+
+def test_a_band_that_the_model_does_not_use(scene: Path, predict: Refuse) -> None:
+    assert "the model does not use" in predict(scene, "--bands", "green=1")
+
+
+def test_bands_that_are_no_pairs(scene: Path, predict: Refuse) -> None:
+    assert "is not NAME=BAND" in predict(scene, "--bands", "red,nir")
+
+
+def test_two_bands_of_one_name(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "twice.tif", digital_numbers(20, 20, 3), names=("red", "nir", "nir"))
+    assert "more than one band 'nir'" in predict(path)
+
+
+def test_complex_numbers(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "sar.tif", np.ones((2, 20, 20), "complex64"))
+    assert "complex" in predict(path)
+
+
+def test_all_nodata(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "void.tif", np.zeros((2, 20, 20), "uint16"), nodata=0)
+    assert "no valid pixel" in predict(path)
+
+
+def test_all_nan(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "nan.tif", np.full((2, 20, 20), np.nan, "float32"))
+    assert "no valid pixel" in predict(path)
+
+
+def test_scaling_unknown(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "raw.tif", digital_numbers(20, 20), scaled=False)
+    assert "--scale" in predict(path)
+
+
+def test_an_offset_that_the_sensor_needs_and_the_pixels_do_not_tell(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "s2.tif", digital_numbers(20, 20) + 1000, names=("B04", "B08"), scaled=False)
+    said = predict(path, "--sensor", "sentinel2-l2a")
+    assert "--offset -0.1" in said
+    assert "--offset 0" in said
+
+
+def test_an_offset_that_the_pixels_prove_absent(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_scene(tmp_path / "s2.tif", digital_numbers(80, 80) // 10, names=("B04", "B08"), scaled=False)
+    args = (
+        "predict",
+        path,
+        "-m",
+        pointwise.folder,
+        "--allow-untrained",
+        "--sensor",
+        "sentinel2-l2a",
+        "--engine",
+        "torch",
+    )
+    assert landcover(capsys, *args, "--out", tmp_path / "told.tif").code == 0
+    assert landcover(capsys, *args, "--out", tmp_path / "said.tif", "--offset", "0").code == 0
+    assert (read_map(tmp_path / "told.tif") == read_map(tmp_path / "said.tif")).all()
+
+
+def test_unknown_sensor(scene: Path, predict: Refuse) -> None:
+    assert "did you mean 'sentinel2-l2a'" in predict(scene, "--sensor", "sentinel-2-l2a")
+
+
+def test_a_sensor_file_with_a_misspelt_key(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ntitle = ""\ngsd = 10\nscale = 1\nofset = 2\n[[bands]]\nname = "red"\n'
+    )
+    assert "unknown key 'ofset'" in predict(scene, "--sensor", tmp_path / "mine.toml")
+
+
+def test_no_crs(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "lost.tif", digital_numbers(20, 20), crs=None)
+    assert "--allow-no-crs" in predict(path)
+
+
+@pytest.mark.parametrize("pixel", [0.3, 500.0])
+def test_resolution_far_from_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], pixel: float) -> None:
+    names = ("blue", "green", "red", "nir", "swir16", "swir22")
+    transform = Affine(pixel, 0, 5e5, 0, -pixel, 5e6)
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20, 6), names=names, transform=transform)
+    said = refused(capsys, tmp_path, "predict", path, "--out", tmp_path / "map.tif")
+    assert f"pixels of {pixel:.3g} m" in said
+    assert "--allow-resolution" in said
+
+
+def test_bands_of_different_places(tmp_path: Path, predict: Refuse) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write_scene(folder / "red.tif", digital_numbers(20, 20, 1), names=("red",))
+    write_scene(
+        folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), transform=UTM @ Affine.translation(50, 0)
+    )
+    assert "do not cover the same ground" in predict(folder)
+
+
+def test_an_empty_folder(tmp_path: Path, predict: Refuse) -> None:
+    (tmp_path / "void").mkdir()
+    assert "void" in predict(tmp_path / "void")
+
+
+def test_json_that_is_no_stac_item(tmp_path: Path, predict: Refuse) -> None:
+    (tmp_path / "item.json").write_text('{"type": "Recipe"}')
+    assert "STAC" in predict(tmp_path / "item.json")
