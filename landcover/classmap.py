@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +18,21 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
 from landcover.errors import MapError, OutputError
 from landcover.provenance import legend_tag
-from landcover.specs import Legend
+from landcover.specs import Legend, load_legend
 
 MAP_NODATA = 0
 CONFIDENCE_NODATA = 255
 SCORE_NODATA = 65535
 SCORE_SCALE = 1e-4
 """Scores are stored as whole ten-thousandths: score = value * SCORE_SCALE."""
+
+STRIP_PIXELS = 4_000_000
+"""Pixels of a map read at a time, in whole rows of blocks."""
 
 _VRT_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 
@@ -173,25 +178,6 @@ def work_folder(path: Path) -> Iterator[Path]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def read_legend(dataset: rasterio.DatasetReader) -> Legend:
-    """The legend that a class map carries.
-
-    Raises:
-        MapError: it is not a raster of class ids, or it carries no legend.
-    """
-    if dataset.count != 1 or dataset.dtypes[0] != "uint8":
-        raise MapError(
-            f"{dataset.name} is not a class map: it has {dataset.count} bands of {dataset.dtypes[0]}, not one of uint8"
-        )
-    text = legend_tag(dataset.tags())
-    if text is None:
-        raise MapError(f"{dataset.name} carries no legend; give one with --legend, for example --legend default")
-    try:
-        return Legend.model_validate_json(text)
-    except ValidationError as e:
-        raise MapError(f"{dataset.name} carries a legend that cannot be read; give one with --legend") from e
-
-
 def _cog_options(layer: Layer) -> dict[str, str | int]:
     options: dict[str, str | int] = {
         "COMPRESS": "DEFLATE",
@@ -259,3 +245,76 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError) as e:
         raise OutputError(f"{path} cannot be written: {e}; is the disk full?") from e
+
+
+@contextmanager
+def open_map(path: str | Path, legend: Legend | str | None = None) -> Iterator[tuple[rasterio.DatasetReader, Legend]]:
+    """Open a class map and its legend; what goes wrong while reading it is told as a sentence.
+
+    Raises:
+        MapError: it is missing, broken, or not a raster of class ids, or it carries no legend and none is given.
+        ConfigError: the legend given is not known.
+    """
+    if isinstance(legend, str):
+        legend = load_legend(legend)
+    with open_raster(path) as dataset:
+        if legend is None:
+            legend = read_legend(dataset)
+        elif dataset.count != 1 or dataset.dtypes[0] != "uint8":
+            read_legend(dataset)  # says so
+        yield dataset, legend
+
+
+@contextmanager
+def open_raster(path: str | Path, error: type[Exception] = MapError) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster, with or without a place on the earth; raise `error` if it cannot be opened or read to the end."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                yield dataset
+    except RasterioError as e:
+        cause = str(e.__cause__ or e)
+        raise error(f"{path} cannot be read as a raster: {cause.removeprefix(f'{path}: ')}") from e
+
+
+def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
+    """Read class ids in whole rows of blocks: the first row, and uint8 (rows, width) with 0 where there is no class."""
+    block = dataset.block_shapes[0][0]
+    rows = max(1, STRIP_PIXELS // (dataset.width * block)) * block
+    for start in range(0, dataset.height, rows):
+        window = Window(0, start, dataset.width, min(rows, dataset.height - start))
+        yield start, dataset.read(1, window=window, masked=True).filled(MAP_NODATA)
+
+
+def check_values(pixels: np.ndarray, legend: Legend, name: str) -> None:
+    """Refuse values that the legend does not know; `pixels` counts the pixels of each of the 256 values.
+
+    Raises:
+        MapError: there are such values.
+    """
+    unknown = [v for v in np.flatnonzero(pixels) if v != MAP_NODATA and v not in legend.ids]
+    if unknown:
+        found = ", ".join(f"{v} ({pixels[v]} px)" for v in unknown)
+        raise MapError(
+            f"{name} holds values that the legend '{legend.name}' does not know: {found}; give its own with --legend"
+        )
+
+
+def read_legend(dataset: rasterio.DatasetReader) -> Legend:
+    """The legend that a class map carries.
+
+    Raises:
+        MapError: it is not a raster of class ids, or it carries no legend.
+    """
+    if dataset.count != 1 or dataset.dtypes[0] != "uint8":
+        raise MapError(
+            f"{dataset.name} is not a class map: it has {dataset.count} bands of {dataset.dtypes[0]}, not one of uint8"
+        )
+    text = legend_tag(dataset.tags())
+    if text is None:
+        raise MapError(f"{dataset.name} carries no legend; give one with --legend, for example --legend default")
+    try:
+        return Legend.model_validate_json(text)
+    except ValidationError as e:
+        raise MapError(f"{dataset.name} carries a legend that cannot be read; give one with --legend") from e

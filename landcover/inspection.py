@@ -14,10 +14,11 @@ from rasterio.errors import RasterioError
 from landcover import __version__
 from landcover.engines import choose_engine, cuda_devices
 from landcover.errors import LandcoverError
+from landcover.ground import ground_resolution
 from landcover.models import Model, init_model
 from landcover.prediction import predict
 from landcover.products import BandSource, Product, read_product
-from landcover.scene import Choice, Scene, ground_resolution, open_scene
+from landcover.scene import Choice, Scene, open_scene
 
 _PACKAGES = (
     "numpy",

@@ -10,11 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from landcover.classmap import MAP_NODATA, check_destination, publish, work_folder
+from landcover.classmap import MAP_NODATA, check_destination, check_values, open_map, open_raster, publish, work_folder
 from landcover.errors import ConfigError, SceneError, nearest
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend
-from landcover.stats import check_values, open_map, open_raster
 
 SMALLEST = 64
 """Pixels; below this a legend cannot be read."""

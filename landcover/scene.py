@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
 
 from landcover.errors import BandError, SceneError
+from landcover.ground import ground_resolution
 from landcover.products import BandSource, Product, read_product
 from landcover.specs import Sensor, band_key, load_sensor
 
-WGS84 = Geod(ellps="WGS84")
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
 """Data types that go to the network as they are; the others become float32."""
 
@@ -238,19 +236,6 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
         _scaled(product, name, source, why, choice, sensor, told)
         for name, (source, why) in zip(wanted, found, strict=True)
     )
-
-
-def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: int) -> float | None:
-    """Side of a pixel in metres (the square root of its area), at the middle of a raster; None without a CRS."""
-    if crs is None:
-        return None
-    row, col = height / 2, width / 2
-    corners = [transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
-    lons, lats = warp_points(crs, "EPSG:4326", *zip(*corners, strict=True))
-    _, _, across = WGS84.inv(lons[0], lats[0], lons[1], lats[1])
-    _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
-    side = float(np.sqrt(across * down))
-    return side if np.isfinite(side) and side > 0 else None
 
 
 def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor | None) -> tuple[BandSource, str]:

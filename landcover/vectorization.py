@@ -24,10 +24,21 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import Geod
 from rasterio.features import shapes
 
-from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, check_destination, publish, work_folder
+from landcover.classmap import (
+    CONFIDENCE_NODATA,
+    MAP_NODATA,
+    STRIP_PIXELS,
+    check_destination,
+    check_values,
+    open_map,
+    open_raster,
+    publish,
+    strips,
+    work_folder,
+)
 from landcover.errors import ConfigError, MapError, OutputError
+from landcover.ground import Ground, coordinates
 from landcover.specs import Legend
-from landcover.stats import STRIP_PIXELS, Ground, check_values, coordinates, open_map, open_raster, strips
 
 LAYER = "landcover"
 """The name of the layer, in formats whose layers have names."""

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-import landcover.stats
+import landcover.classmap
 from landcover.cli import stats as command
 from landcover.errors import ConfigError, LandcoverError, MapError
-from landcover.stats import Ground, stats
+from landcover.ground import Ground
+from landcover.stats import stats
 from tests.maps import NORTH_UP, UTM, write_map
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -86,7 +87,7 @@ def test_strips_give_the_same_as_the_whole(tmp_path: Path, monkeypatch: pytest.M
     zones = geopandas.GeoDataFrame(geometry=[shapely.box(500_100, 4_989_000, 500_300, 4_999_000)], crs=UTM)
     zones.to_file(tmp_path / "z.gpkg")
     whole = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
-    monkeypatch.setattr(landcover.stats, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(landcover.classmap, "STRIP_PIXELS", 1)
     for a, b in zip(stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg"), whole, strict=True):
         assert [c.pixels for c in a.classes] == [c.pixels for c in b.classes]
         assert [c.hectares for c in a.classes] == pytest.approx([c.hectares for c in b.classes])

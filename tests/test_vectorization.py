@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
+from landcover.ground import Ground
 from landcover.specs import LandClass, Legend, load_legend
-from landcover.stats import Ground, stats
+from landcover.stats import stats
 from landcover.vectorization import FORMATS, SHAPEFILE_NAMES, label_patches, measure, qml, sieve, trace, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
 

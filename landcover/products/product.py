@@ -1,4 +1,4 @@
-"""What lies on disk or in a catalog: one file, a folder of band files, or a STAC item, told as a list of bands."""
+"""What a product is to the rest of the tool: a list of bands and where each of them lies."""
 
 from dataclasses import dataclass
 

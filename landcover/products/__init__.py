@@ -1,0 +1,34 @@
+"""What lies on disk or in a catalog: one file, a folder of band files, or a STAC item, told as a list of bands."""
+
+from pathlib import Path
+
+from landcover.errors import SceneError
+from landcover.products.folder import read_folder
+from landcover.products.product import BandSource, Product
+from landcover.products.raster import is_local, read_raster
+from landcover.products.stac import is_item, read_item
+
+__all__ = ["BandSource", "Product", "read_product"]
+
+
+def read_product(source: str) -> Product:
+    """Tell the bands of a scene, and what the scene itself says of them, without reading a pixel.
+
+    Args:
+        source: a raster, local or remote; a folder of band files (Sentinel-2 SAFE, Landsat, HLS, or names that end in
+            the band), or the metadata file in it; a STAC Item, local or at a URL.
+
+    Raises:
+        SceneError: it does not exist, cannot be opened, or does not hold one scene.
+    """
+    if not is_local(source):
+        return read_item(source) if is_item(source) else read_raster(source)
+    path = Path(source)
+    if path.name.startswith("MTD_MSI") or path.name.upper().endswith("_MTL.TXT"):
+        path = path.parent
+    try:
+        if path.is_dir():
+            return read_folder(path)
+        return read_item(source) if is_item(source) else read_raster(source)
+    except OSError as e:
+        raise SceneError(f"{source[:200]} cannot be read: {e.strerror or e}; check its name and its permissions") from e

@@ -1,0 +1,112 @@
+"""One raster that GDAL opens, local or remote: its bands, and what it says of them."""
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from landcover.errors import SceneError
+from landcover.products.names import common_name
+from landcover.products.product import BandSource, Product
+
+SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+"""Of raster files in folders and catalogs, in lower case."""
+
+_REMOTE = {"http": "/vsicurl/{url}", "https": "/vsicurl/{url}", "s3": "/vsis3/{rest}", "gs": "/vsigs/{rest}"}
+_SENTINEL_DESCRIPTION = re.compile(r"^(B\d{1,2}A?), central wavelength")
+_COLOURS = {
+    ColorInterp.red: "red",
+    ColorInterp.green: "green",
+    ColorInterp.blue: "blue",
+    **{ColorInterp[n]: n for n in ("nir", "coastal", "rededge", "pan") if n in ColorInterp.__members__},
+}
+"""Colours that say which band it is. Alpha does not: many aerial images flag near infrared so. Nor does `swir`, of
+which there are two."""
+
+
+def read_raster(source: str) -> Product:
+    """Read one file, or whatever else GDAL opens under one name, as a product."""
+    return Product(source, raster_bands(gdal_path(source)))
+
+
+def gdal_path(source: str) -> str:
+    """What GDAL calls a file, a URL, or a place in a bucket."""
+    scheme, separator, rest = source.partition("://")
+    pattern = _REMOTE.get(scheme.lower()) if separator else None
+    return pattern.format(url=source, rest=rest) if pattern else source
+
+
+def raster_bands(path: str) -> tuple[BandSource, ...]:
+    """The bands of one raster, with what it says of each.
+
+    Raises:
+        SceneError: there is no such file, it is no raster, or no single raster of real numbers.
+    """
+    if is_local(path):
+        _check_file(Path(path))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            file = rasterio.open(path)
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+    with file:
+        _check_content(file, path)
+        described = any(file.descriptions)
+        return tuple(_band(file, path, i, described) for i in file.indexes)
+
+
+def only_band(path: Path, label: str) -> BandSource:
+    """The band of a file that holds a single one, under the label that its name gives it."""
+    bands = raster_bands(str(path))
+    if len(bands) > 1:
+        raise SceneError(
+            f"{path} has {len(bands)} bands, where its name says that it is band {label}; "
+            "a folder of bands needs one band a file, so give this file itself, or take it out of the folder"
+        )
+    return replace(bands[0], label=label, common_name=common_name(label))
+
+
+def is_local(path: str) -> bool:
+    """True for a path of this machine, not a URL or what GDAL alone understands."""
+    return not (path.startswith(("/vsi", "<")) or re.match(r"[A-Za-z][A-Za-z0-9+_]+:", path))
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise SceneError(f"{path} does not exist; check the spelling and the folder")
+    if path.is_file() and path.stat().st_size == 0:
+        raise SceneError(f"{path} is empty (0 bytes); download or copy it again")
+    if path.suffix.lower() == ".zip":
+        raise SceneError(f"{path} is a zip archive; unpack it and give the folder or the file in it")
+
+
+def _check_content(file: rasterio.DatasetReader, path: str) -> None:
+    if file.subdatasets:
+        listed = ", ".join(file.subdatasets[:20]) + (", …" if len(file.subdatasets) > 20 else "")
+        raise SceneError(f"{path} holds {len(file.subdatasets)} rasters; name one of them as the scene: {listed}")
+    if file.count == 0:
+        raise SceneError(f"{path} is a raster without bands; give the file that holds the pixels")
+    complex_bands = [i for i, dtype in zip(file.indexes, file.dtypes, strict=True) if dtype.startswith("complex")]
+    if complex_bands:
+        dtype = file.dtypes[complex_bands[0] - 1]
+        raise SceneError(
+            f"{path} holds complex numbers (band {complex_bands[0]} is {dtype}), as radar products do; "
+            "a land-cover model needs reflectances, so give an optical scene"
+        )
+
+
+def _band(file: rasterio.DatasetReader, path: str, index: int, described: bool) -> BandSource:
+    label = (file.descriptions[index - 1] or "").strip()
+    if match := _SENTINEL_DESCRIPTION.match(label):
+        label = match[1]
+    # GDAL calls any three-band image red, green and blue, so colours count only where nothing else is said.
+    name = common_name(label) if described else _COLOURS.get(file.colorinterp[index - 1])
+    scale, offset = file.scales[index - 1], file.offsets[index - 1]
+    if (scale, offset) == (1, 0):
+        return BandSource(path, index, label, name)
+    return BandSource(path, index, label, name, scale, offset)

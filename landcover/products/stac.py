@@ -1,0 +1,287 @@
+"""STAC Items, versions 1.0 and 1.1: assets, their bands, and what catalogs say of their scaling."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from landcover.errors import SceneError
+from landcover.products.product import BandSource, Product
+from landcover.products.raster import SUFFIXES, gdal_path
+
+_TIMEOUT = 30
+_LARGEST = 16_000_000
+_REMOTE_SCHEMES = ("http", "https", "s3", "gs")
+_REMOTE_FILESYSTEMS = ("/vsicurl/", "/vsis3/", "/vsigs/", "/vsiaz/")
+_FILESYSTEMS = (*_REMOTE_FILESYSTEMS, "/vsizip/", "/vsitar/", "/vsigzip/")
+_RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff", "application/x-geotiff")
+_PICTURES = {"thumbnail", "overview", "visual", "metadata"}
+_FIRST_WITH_OFFSET = 4.0
+_SENTINEL2_SCALE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Asset:
+    """A raster of an item.
+
+    Attributes:
+        key, href: as in the item.
+        bands: what is said of each band, the asset's own fields included.
+        kind: media type.
+        gsd: metres, infinite where it is not said.
+    """
+
+    key: str
+    href: str
+    bands: tuple[dict[str, Any], ...]
+    kind: str
+    gsd: float
+
+    @property
+    def is_jp2(self) -> bool:
+        return self.kind.startswith("image/jp2") or _suffix(self.href) == ".jp2"
+
+    @property
+    def name(self) -> str:
+        """What tells its first band from others. Common names do not where a catalog calls three bands `rededge`."""
+        return str(self.bands[0].get("name") or self.bands[0].get("eo:common_name") or self.key)
+
+    def repeats(self, singles: Collection["_Asset"]) -> bool:
+        """True if each of its bands, by name or common name, is an asset of its own."""
+        keys = ("name", "eo:common_name")
+        known = {(key, a.bands[0].get(key)) for a in singles for key in keys}
+        return all(any(b.get(key) and (key, b[key]) in known for key in keys) for b in self.bands)
+
+
+def is_item(source: str) -> bool:
+    """True for what is meant as a STAC Item: a .json file or URL, or an item of a STAC API."""
+    path = urlsplit(source).path
+    api = source.lower().startswith(("http://", "https://")) and "/items/" in path and _suffix(path) not in SUFFIXES
+    return path.lower().endswith((".json", ".geojson")) or api
+
+
+def read_item(source: str) -> Product:
+    """Read the bands of a STAC Item.
+
+    Raises:
+        SceneError: it cannot be fetched, is no STAC Item, or has no raster assets that may be opened.
+    """
+    item = _parse(source, _fetch(source))
+    assets = _chosen(_assets(source, item))
+    if not assets:
+        raise SceneError(f"{source} has no raster assets with bands; known are: {', '.join(item['assets']) or 'none'}")
+    sensor = _sensor(item)
+    bands = [
+        _with_offset(_band(asset, i, path), asset, item, sensor)
+        for asset in assets
+        for path in [_resolve(asset.href, source)]
+        for i in range(len(asset.bands))
+    ]
+    return Product(source, tuple(bands), sensor)
+
+
+def _fetch(source: str) -> bytes:
+    scheme = urlsplit(source).scheme.lower()
+    try:
+        if scheme in ("http", "https"):
+            with urllib.request.urlopen(source, timeout=_TIMEOUT) as answer:
+                content = answer.read(_LARGEST + 1)
+        elif "://" in source or source.startswith("/vsi"):
+            raise SceneError(f"{source} cannot be fetched: give a STAC Item as a local file or an http(s) URL")
+        else:
+            with Path(source).open("rb") as file:
+                content = file.read(_LARGEST + 1)
+    except FileNotFoundError as e:
+        raise SceneError(f"{source} does not exist; check the spelling and the folder") from e
+    except (OSError, ValueError, urllib.error.URLError) as e:
+        raise SceneError(f"{source} cannot be fetched: {e}") from e
+    if len(content) > _LARGEST:
+        raise SceneError(
+            f"{source} is larger than {_LARGEST // 1_000_000} MB; a STAC Item is not, so give another file"
+        )
+    return content
+
+
+def _parse(source: str, content: bytes) -> dict[str, Any]:
+    try:
+        item = json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise SceneError(f"{source} is not valid JSON: {e}") from e
+    kind = item.get("type") if isinstance(item, dict) else type(item).__name__
+    if kind != "Feature" or "stac_version" not in item or not isinstance(item.get("assets"), dict):
+        raise SceneError(f"{source} is not a STAC Item but {_what(item, kind)}; give the JSON of one Item")
+    if not isinstance(item.get("properties") or {}, dict):
+        raise SceneError(f"{source} is a STAC Item whose properties are not an object; repair it")
+    return item
+
+
+def _what(item: Any, kind: Any) -> str:
+    if isinstance(item, dict) and "stac_version" in item and kind != "Feature":
+        return f"a STAC {kind}"
+    return f"JSON of type '{kind}'"
+
+
+def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
+    """The assets that are rasters of data, in the item's order."""
+    found = []
+    for key, asset in item["assets"].items():
+        if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
+            raise SceneError(f"{source}: asset '{key}' has no href; repair the item")
+        roles = set(map(str, _list(asset.get("roles"))))
+        bands = _described_bands(asset)
+        if (roles & _PICTURES and "data" not in roles) or not _is_raster(asset):
+            continue
+        if bands or "data" in roles or "reflectance" in roles:
+            kind = str(asset.get("type") or "").lower()
+            found.append(_Asset(key, asset["href"], bands or ({},), kind, _resolution(bands, asset)))
+    return found
+
+
+def _described_bands(asset: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """What is said of each band, in the words of STAC 1.1."""
+    own = {k: asset[k] for k in ("nodata", "raster:scale", "raster:offset", "eo:common_name") if k in asset}
+    if bands := _objects(asset, "bands"):
+        return tuple(own | b for b in bands)
+    eo, raster = _objects(asset, "eo:bands"), _objects(asset, "raster:bands")
+    merged = []
+    for i in range(max(len(eo), len(raster))):
+        said = own | (raster[i] if i < len(raster) else {})
+        said |= {f"raster:{k}": said[k] for k in ("scale", "offset") if k in said}
+        optical = eo[i] if i < len(eo) else {}
+        said |= {"name": optical.get("name"), "eo:common_name": optical.get("common_name")}
+        merged.append(said)
+    return tuple(merged)
+
+
+def _objects(asset: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = asset.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(b, dict) for b in found):
+        raise SceneError(
+            f"the STAC asset at '{asset['href'][:200]}' has {key} that is not a list of objects; repair it"
+        )
+    names = [v for b in found for k in ("name", "common_name", "eo:common_name") if (v := b.get(k)) is not None]
+    if not all(isinstance(name, str) for name in names):
+        raise SceneError(f"the STAC asset at '{asset['href'][:200]}' has a band name that is not a text; repair it")
+    return found
+
+
+def _resolution(bands: tuple[dict[str, Any], ...], asset: dict[str, Any]) -> float:
+    """Metres per pixel, where any of the usual places says it."""
+    places = (asset, *bands[:1])
+    said = [p.get(k) for p in places for k in ("gsd", "raster:spatial_resolution", "spatial_resolution")]
+    transform = asset.get("proj:transform")
+    said += transform[:1] if isinstance(transform, list) else []
+    return next((abs(number) for value in said if (number := _number(value))), float("inf"))
+
+
+def _chosen(assets: list[_Asset]) -> list[_Asset]:
+    """Leave out what only repeats other assets: colour pictures of several bands, coarser copies, JPEG 2000 copies."""
+    singles: dict[str, _Asset] = {}
+    for asset in assets:
+        if len(asset.bands) == 1:
+            best = singles.setdefault(asset.name, asset)
+            if _rank(asset) < _rank(best):
+                singles[asset.name] = asset
+    return [
+        asset
+        for asset in assets
+        if (asset in singles.values() if len(asset.bands) == 1 else not asset.repeats(singles.values()))
+    ]
+
+
+def _rank(asset: _Asset) -> tuple[float, bool]:
+    return asset.gsd, asset.is_jp2
+
+
+def _band(asset: _Asset, i: int, path: str) -> BandSource:
+    said = asset.bands[i]
+    label = said.get("name") or (asset.key if len(asset.bands) == 1 else "")
+    scale, offset = _number(said.get("raster:scale")), _number(said.get("raster:offset"))
+    if scale is not None or offset is not None:
+        scale, offset = 1.0 if scale is None else scale, offset or 0.0
+    nodata = _number(said.get("nodata"))
+    return BandSource(path, i + 1, str(label), said.get("eo:common_name") or None, scale, offset, nodata)
+
+
+def _with_offset(band: BandSource, asset: _Asset, item: dict[str, Any], sensor: str | None) -> BandSource:
+    """Settle the offset of Sentinel-2, on which catalogs differ.
+
+    Earth Search has taken the offset out of the numbers of its GeoTIFFs where it says so, and yet lists it. Other
+    catalogs keep ESA's numbers and list none; there the processing baseline tells.
+    """
+    properties = item.get("properties") or {}
+    is_reflectance = band.common_name is not None or re.fullmatch(r"B(\d\d|8A)(_\d0m)?", band.label)
+    if not is_reflectance or not (sensor or "").startswith("sentinel2"):
+        return band
+    if properties.get("earthsearch:boa_offset_applied") is True and not asset.is_jp2:
+        return replace(band, scale=band.scale or _SENTINEL2_SCALE, offset=0.0)
+    baseline = _number(properties.get("s2:processing_baseline"))
+    if band.scale is not None or baseline is None or any(k.startswith("earthsearch:") for k in properties):
+        return band
+    return replace(band, scale=_SENTINEL2_SCALE, offset=-0.1 if baseline >= _FIRST_WITH_OFFSET else 0.0)
+
+
+def _sensor(item: dict[str, Any]) -> str | None:
+    """The sensor's name, where collection, platform and level leave no doubt."""
+    properties = item.get("properties") or {}
+    words = re.sub(r"[^a-z0-9]", "", str(item.get("collection") or "").lower())
+    platform = re.sub(r"[^a-z0-9]", "", f"{properties.get('constellation')} {properties.get('platform')}".lower())
+    level = re.sub(r"[^a-z0-9]", "", str(properties.get("processing:level") or "").lower()).replace("level", "l")
+    if "hls" in words or "hls" in str(item.get("id", "")).lower()[:3]:
+        kinds = [k for k in ("l30", "s30") if k in words or f".{k}." in str(item.get("id", "")).lower()]
+        return f"hls-{kinds[0]}" if kinds else None
+    if "sentinel2" in platform or "sentinel2" in words or "sentinels2" in words:
+        levels = {k for k in ("l1c", "l2a") if k in words} or ({level} & {"l1c", "l2a"})
+        return f"sentinel2-{levels.pop()}" if len(levels) == 1 else None
+    if "landsatc2l2" in words:
+        number = re.search(r"landsat(\d)", platform)
+        return None if not number else "landsat-c2-l2" if number[1] in "89" else "landsat-c2-l2-tm"
+    return "naip" if words == "naip" else None
+
+
+def _resolve(href: str, source: str) -> str:
+    """What GDAL opens for an href of an item at `source`.
+
+    Raises:
+        SceneError: the href has a scheme that is not of a file or a well-known store, or leads from a remote item to
+            this machine's files.
+    """
+    remote = urlsplit(source).scheme.lower() in _REMOTE_SCHEMES
+    scheme = urlsplit(href).scheme.lower()
+    if scheme in _REMOTE_SCHEMES:
+        return gdal_path(href)
+    if href.startswith("/vsi"):
+        if href.startswith(_REMOTE_FILESYSTEMS if remote else _FILESYSTEMS):
+            return href
+    elif len(scheme) <= 1 and not href.startswith("<"):  # one letter is a drive of Windows
+        return gdal_path(urljoin(source, href)) if remote else str(Path(source).parent / href)
+    raise SceneError(
+        f"{source}: the asset at '{href[:200]}' is not opened; "
+        f"allowed are paths relative to the item{'' if remote else ', local paths'}, and http, https, s3 and gs URLs"
+    )
+
+
+def _is_raster(asset: dict[str, Any]) -> bool:
+    kind = str(asset.get("type") or "").lower()
+    return kind.startswith(_RASTER_TYPES) or _suffix(asset["href"]) in SUFFIXES
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _suffix(href: str) -> str:
+    return Path(urlsplit(href).path).suffix.lower()
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a text that is one, such as "nan"; None for anything else."""
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
