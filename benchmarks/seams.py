@@ -2,8 +2,8 @@
 
     python benchmarks/seams.py SCENE --sensor sentinel2-l1c [--picture seams.png]
 
-Prints a Markdown table: labels that differ in the whole map and near the windows' borders, and the work: pixels that the
-network sees for each pixel mapped. "Off by one" rows start each window one pixel earlier than a multiple of the stride.
+Prints a Markdown table: labels that differ in the whole map and near the windows' borders, and the work: pixels that
+the network sees for each pixel mapped. "Off by one" rows start each window a pixel before a multiple of the stride.
 """
 
 import argparse

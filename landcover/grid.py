@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from landcover.errors import ConfigError
 
+TILE_SIZE = 1024
+OVERLAP = 64
+"""Defaults, in pixels: windows so large that an eighth of the work is repeated, and one label in a thousand at most
+differs from those of the scene scored at once (docs/performance.md has the table)."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -121,12 +126,12 @@ def make_grid(height: int, width: int, *, tile: int, overlap: int, stride: int =
     """Lay windows over a scene, aligned with the network's total stride.
 
     Starts that are multiples of the stride let neighbouring windows see the same sampling lattice, which makes
-    their scores agree; so `tile` and `overlap` are rounded up to multiples of it. A scene smaller than the tile gets
-    a tile just large enough.
+    their scores agree; so `tile` and `overlap` are rounded up to multiples of it. Windows are made smaller than `tile`
+    where as many of them then still reach the far edge, so that less of the last one lies beyond it.
 
     Args:
         height, width: size of the scene in pixels.
-        tile: side of a window in pixels.
+        tile: largest side of a window in pixels.
         overlap: pixels that neighbouring windows share.
         stride: the network's total stride in pixels.
         region: the pixels that are wanted; the whole scene if None.
@@ -142,19 +147,19 @@ def make_grid(height: int, width: int, *, tile: int, overlap: int, stride: int =
         raise ConfigError(
             f"--overlap {overlap} must be smaller than --tile-size {tile}; choose for example {tile // 8}"
         )
-    tile, overlap = round_up(tile, stride), round_up(overlap, stride)
-    step = max(tile - overlap, stride)
+    tile = round_up(tile, stride)
+    overlap = min(round_up(overlap, stride), tile - stride)
     region = region or Box(0, height, 0, width)
     if region.row1 > height or region.col1 > width:
         raise ValueError(f"{region} does not lie in a scene of {height} × {width}")
-    axes = [Axis(size, *_fit(size, tile, step, stride)) for size in (height, width)]
-    return Grid(axes[0], axes[1], region)
+    return Grid(_cut(height, tile, overlap, stride), _cut(width, tile, overlap, stride), region)
 
 
-def _fit(size: int, tile: int, step: int, stride: int) -> tuple[int, int]:
-    """Shrink the tile of an axis that one window covers; return (tile, step)."""
-    snug = round_up(size, stride)
-    return (snug, snug) if snug <= tile else (tile, step)
+def _cut(size: int, tile: int, overlap: int, stride: int) -> Axis:
+    """Cut an axis into as few windows of at most `tile` as can be, and make those no longer than need be."""
+    count = 1 + max(0, math.ceil((size - tile) / (tile - overlap)))
+    tile = round_up(math.ceil((size + (count - 1) * overlap) / count), stride)
+    return Axis(size, tile, tile - overlap if count > 1 else tile)
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -24,7 +24,7 @@ from landcover.classmap import (
 )
 from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
 from landcover.errors import ConfigError, ModelError, OutputError, SceneError
-from landcover.grid import Box, Grid, make_grid
+from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
 from landcover.models import DEFAULT_MODEL, Model, load_model
 from landcover.pipeline import read_ahead, write_behind
 from landcover.provenance import tags
@@ -32,8 +32,6 @@ from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Choice, Scene, open_scene
 
-TILE_SIZE = 512
-OVERLAP = 64
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_SIZE = 16
 READ_AHEAD = 1

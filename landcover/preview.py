@@ -13,12 +13,13 @@ from rasterio.vrt import WarpedVRT
 from landcover.classmap import MAP_NODATA, check_destination, check_values, open_map, open_raster, publish, work_folder
 from landcover.errors import ConfigError, SceneError, nearest
 from landcover.provenance import legend_tag
-from landcover.specs import LandClass, Legend
+from landcover.specs import LandClass, Legend, band_key
 
 SMALLEST = 64
 """Pixels; below this a legend cannot be read."""
 
 _COLOURS = ("red", "green", "blue")
+_NUMBERED_COLOURS = ("b4", "b3", "b2")
 _GAP = 8
 _LINE = 22
 _SWATCH = 14
@@ -160,12 +161,16 @@ def scene_picture(
 
 
 def display_bands(dataset: rasterio.DatasetReader | WarpedVRT) -> list[int]:
-    """Which bands to show as red, green and blue: those so named, else the first three, or the only one."""
+    """Which bands to show as red, green and blue: those so named, else the first three, or the only one.
+
+    Where bands are called B2, B3 and B4, they are shown as blue, green and red, as Sentinel-2 and Landsat 8 mean them.
+    """
     names = [(d or "").strip().lower() for d in dataset.descriptions]
+    keys = [band_key(name) for name in names]
     roles = [c.name for c in dataset.colorinterp]
-    for labels in (names, roles):
-        if all(labels.count(c) == 1 for c in _COLOURS):
-            return [labels.index(c) + 1 for c in _COLOURS]
+    for labels, colours in ((names, _COLOURS), (keys, _NUMBERED_COLOURS), (roles, _COLOURS)):
+        if all(labels.count(c) == 1 for c in colours):
+            return [labels.index(c) + 1 for c in colours]
     spectral = [i for i, role in enumerate(roles, 1) if role != "alpha"]
     return spectral[:3] if len(spectral) >= 3 else spectral[:1]
 

@@ -57,11 +57,18 @@ def test_starts_are_multiples_of_the_stride(height: int, width: int, tile: int, 
     for axis in (grid.rows, grid.cols):
         assert axis.step % stride == 0
         assert axis.tile % stride == 0
+        assert axis.tile < tile + stride
+        assert axis.count == 1 or axis.tile - axis.step >= min(overlap, axis.tile - stride)
 
 
 def test_a_small_scene_gets_a_snug_tile() -> None:
     grid = make_grid(100, 5000, tile=512, overlap=64, stride=32)
-    assert (grid.rows.tile, grid.rows.count, grid.cols.tile, grid.cols.step) == (128, 1, 512, 448)
+    assert (grid.rows.tile, grid.rows.count) == (128, 1)
+
+
+def test_windows_are_no_larger_than_their_number_asks_for() -> None:
+    axis = make_grid(100, 1200, tile=1024, overlap=64, stride=32).cols
+    assert (axis.count, axis.tile, axis.step) == (2, 640, 576)
 
 
 def test_the_rows_of_a_region_are_completed_once() -> None:

@@ -69,7 +69,7 @@ def test_every_module_has_a_rank() -> None:
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_a_module_imports_only_from_lower_ranks(name: str) -> None:
     rank = next(i for i, names in enumerate(RANKS) if name in names)
-    allowed = set().union(*RANKS[:rank], {name}) | ({"models", "__version__"} if name == "cli" else {"__version__"})
+    allowed = set().union(*RANKS[:rank], {name}) | {"__version__"}
     for path in modules()[name]:
         own = {m.split(".")[1] for m in imports(path) if m.startswith("landcover.")} - {"main"}
         assert own <= allowed, f"{path.name} imports {own - allowed}"

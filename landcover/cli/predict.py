@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from landcover.cli.console import print_json, progress, say
 from landcover.cli.parsing import parse_bands
+from landcover.grid import OVERLAP, TILE_SIZE
 
 if TYPE_CHECKING:
     from landcover.prediction import Plan
@@ -21,8 +22,8 @@ def predict(
     bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
-    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = 512,
-    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = 64,
+    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = TILE_SIZE,
+    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = OVERLAP,
     batch_size: Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     engine: Annotated[str, Option(help="auto, openvino or torch.")] = "auto",
