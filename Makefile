@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SAMPLE ?= sample_tiles/virginia_coast_s2.tif
+SAMPLE ?= sample_tiles/s2_eastern_shore.tif
 READY := $(VENV)/.ready
 
 .PHONY: setup demo test check bench clean

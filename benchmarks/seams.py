@@ -18,12 +18,24 @@ from PIL import Image
 from landcover.grid import Axis, Grid
 from landcover.prediction import Options, Plan, make_plan
 
-SETTINGS = [(256, 32), (256, 64), (512, 0), (512, 32), (512, 64), (512, 96), (512, 128), (1024, 64), (1024, 128)]
+SETTINGS = [
+    (256, 32),
+    (256, 64),
+    (512, 0),
+    (512, 32),
+    (512, 64),
+    (512, 96),
+    (512, 128),
+    (1024, 64),
+    (1024, 128),
+]
 NEAR = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("scene")
     parser.add_argument("--sensor")
     parser.add_argument("--model", default="landcover-6band")

@@ -101,7 +101,7 @@ def _seen_by(source: str, model: Model, choice: Choice) -> dict[str, Any]:
         return {"name": model.spec.name, "bands": dict.fromkeys(wanted, ""), "problem": str(e)}
     return {
         "name": model.spec.name,
-        "bands": {b.name: f"× {b.scale:.6g} + {b.offset:.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
+        "bands": {b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
         "valid_percent": round(100 * float(valid.mean()), 2),
         "sees": {
             b.name: _percentiles(pixels[valid] * b.scale + b.offset) for b, pixels in zip(scene.bands, dn, strict=True)

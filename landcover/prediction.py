@@ -289,7 +289,7 @@ class Plan:
             "model": f"{self.model.spec.name}, sha256 {self.model.sha256[:12]}",
             "engine": str(self.choice),
             "bands": {
-                b.name: f"× {b.scale:.6g} + {b.offset:.6g}, nodata {b.nodata} ({b.why})" for b in self.scene.bands
+                b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in self.scene.bands
             },
             "windows": f"{len(self.grid.window_rows)} × {len(self.grid.window_cols)} of {self.grid.rows.tile} × "
             f"{self.grid.cols.tile}, every {self.grid.rows.step} × {self.grid.cols.step}, batch {self.batch_size}; "

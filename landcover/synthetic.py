@@ -4,9 +4,8 @@ Run it as `python -m landcover.synthetic OUT --height H --width W [--from SCENE]
 """
 
 import argparse
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ _NOISE = (0.08, 0.10, 0.20, 0.12)
 """Standard deviation of a pixel, as a part of its class's mean reflectance."""
 
 _SCALES = {"uint8": 1 / 255, "uint16": 1e-4, "int16": 1e-4, "float32": 1.0}
-_PATCHES = (640, 160, 40)
+_PATCHES = (320, 80, 20)
 """Pixels between the random values of the class field, from coarse to fine; each counts half of the one before."""
 
 _TRANSFORM = Affine(10, 0, 300_000, 0, -10, 4_500_000)
@@ -109,24 +108,32 @@ def mosaic_scene(path: str | Path, source: str | Path, height: int, width: int) 
     """
     path = Path(path)
     _check_size(height, width)
+    with ExitStack() as stack:
+        with _reading(source):
+            real = stack.enter_context(rasterio.open(source))
+        place = {"crs": real.crs, "transform": real.transform, "nodata": real.nodata}
+        mosaic = stack.enter_context(_create(path, height, width, real.count, real.dtypes[0], **place))
+        mosaic.colorinterp = real.colorinterp
+        mosaic.descriptions, mosaic.scales, mosaic.offsets = real.descriptions, real.scales, real.offsets
+        cols = _mirrored(np.arange(width), real.width)
+        for row, rows in _strips(height):
+            wanted = _mirrored(np.arange(row, row + rows), real.height)
+            first, last = int(wanted.min()), int(wanted.max())
+            with _reading(source):
+                pixels = real.read(window=Window(0, first, real.width, last - first + 1))
+            mosaic.write(pixels[:, wanted - first][:, :, cols], window=Window(0, row, width, rows))
+
+
+@contextmanager
+def _reading(source: str | Path) -> Iterator[None]:
     try:
-        with rasterio.open(source) as real:
-            place = {"crs": real.crs, "transform": real.transform, "nodata": real.nodata}
-            with _create(path, height, width, real.count, real.dtypes[0], **place) as mosaic:
-                mosaic.colorinterp = real.colorinterp
-                mosaic.descriptions, mosaic.scales, mosaic.offsets = real.descriptions, real.scales, real.offsets
-                cols = _mirrored(np.arange(width), real.width)
-                for row, rows in _strips(height):
-                    wanted = _mirrored(np.arange(row, row + rows), real.height)
-                    first, last = int(wanted.min()), int(wanted.max())
-                    pixels = real.read(window=Window(0, first, real.width, last - first + 1))
-                    mosaic.write(pixels[:, wanted - first][:, :, cols], window=Window(0, row, width, rows))
+        yield
     except RasterioError as e:
-        raise SceneError(f"{source} cannot be repeated: {e}") from e
+        raise SceneError(f"{source} cannot be read: {e}; give a scene that GDAL opens") from e
 
 
 def class_field(row: int, rows: int, width: int, seed: int) -> np.ndarray:
-    """Class ids of rows [row, row + rows): smooth patches of forest, water and urban in other land; uint8 (rows, width).
+    """Class ids of rows [row, row + rows), uint8 (rows, width): patches of forest, water and urban in other land.
 
     Each of the three is where a field of its own is high; urban lies over forest, and water over both.
     """
@@ -224,7 +231,7 @@ def _create(path: Path, height: int, width: int, count: int, dtype: str, **place
             ) as f,
         ):
             yield f
-        os.replace(part, path)
+        part.replace(path)
     except OSError as e:
         raise OutputError(f"{path} cannot be written: {e.strerror or e}") from e
     finally:
