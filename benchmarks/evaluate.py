@@ -64,9 +64,7 @@ AGREEMENT = (
         "s2_spain_flood/Spain_7370579_S2Hand_dw_class.tif",
         band=2,
     ),
-    Scene(
-        "Duebendorf, L2A, Dynamic World", "s2_duebendorf/scene.tif", "s2_duebendorf/dynamic_world.tif", band=2
-    ),
+    Scene("Duebendorf, L2A, Dynamic World", "s2_duebendorf/scene.tif", "s2_duebendorf/dynamic_world.tif", band=2),
 )
 
 

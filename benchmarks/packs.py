@@ -154,9 +154,7 @@ def _cut(batch: Pack, size: int, zoom: float, rng: torch.Generator) -> tuple[Ten
 def _radiometry(dn: Tensor, a: Augmentation, rng: torch.Generator) -> Tensor:
     """Vary brightness and colour, and lay haze over half of the chips, as at the top of the atmosphere."""
     n, bands = dn.shape[:2]
-    dn = dn * (
-        1 + _uniform(-a.gain, a.gain, (n, bands, 1, 1), rng) + _uniform(-a.gain, a.gain, (n, 1, 1, 1), rng)
-    )
+    dn = dn * (1 + _uniform(-a.gain, a.gain, (n, bands, 1, 1), rng) + _uniform(-a.gain, a.gain, (n, 1, 1, 1), rng))
     hazy = torch.randint(2, (n, 1, 1, 1), generator=rng) * _uniform(0, a.haze, (n, 1, 1, 1), rng)
     waves = torch.tensor(WAVELENGTHS)[:, None, None] / WAVELENGTHS[0]
     haze = hazy * waves ** -_uniform(1.5, 4.5, (n, 1, 1, 1), rng)
@@ -198,9 +196,7 @@ def predict_chips(network: nn.Module, pack: Pack, scaling: Scaling, batch: int =
     """The class 1 to 4 of each pixel, uint8 (chips, height, width)."""
     network.eval()
     parts = (pack[np.arange(i, min(i + batch, len(pack)))] for i in range(0, len(pack), batch))
-    return torch.cat(
-        [network(to_network(p.dn, p.valid, scaling)).argmax(1).add(1).to(torch.uint8) for p in parts]
-    )
+    return torch.cat([network(to_network(p.dn, p.valid, scaling)).argmax(1).add(1).to(torch.uint8) for p in parts])
 
 
 def score_chips(network: nn.Module, pack: Pack, scaling: Scaling) -> np.ndarray:

@@ -95,9 +95,7 @@ def main() -> None:
     print(f"written to {a.out}")
 
 
-def fit(
-    network: nn.Module, train: Pack, scaling: Scaling, augment: Augmentation, recipe: Recipe
-) -> nn.Module:
+def fit(network: nn.Module, train: Pack, scaling: Scaling, augment: Augmentation, recipe: Recipe) -> nn.Module:
     """Train a network; returns the exponential moving average of its weights."""
     rng = torch.Generator().manual_seed(recipe.seed)
     network = network.to(memory_format=torch.channels_last).train()
@@ -185,9 +183,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--hold-out", action="store_true", help="keep a fifth of the places for agreement figures")
     p.add_argument("--steps", type=int, default=Recipe.steps)
     p.add_argument("--batch", type=int, default=Recipe.batch)
-    p.add_argument(
-        "--balance", type=float, default=Recipe.balance, help="0 = all pixels alike, 1 = all classes alike"
-    )
+    p.add_argument("--balance", type=float, default=Recipe.balance, help="0 = all pixels alike, 1 = all classes alike")
     p.add_argument("--seed", type=int, default=Recipe.seed)
     p.add_argument("--threads", type=int, default=2)
     return p.parse_args()

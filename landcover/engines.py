@@ -3,17 +3,24 @@
 An engine turns digital numbers into scores, and owns the arrays those live in.
 """
 
+import contextlib
 import ctypes
+import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import platformdirs
 
+from landcover import __version__
 from landcover.errors import ConfigError
 from landcover.scaling import Scaling
 
@@ -153,7 +160,7 @@ class OpenVINOEngine:
     def __init__(self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> None:
         import openvino as ov
 
-        graph = _openvino_graph(model, scaling, shape, dtype)
+        graph = _cached_graph(model, scaling, shape, dtype)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
@@ -174,6 +181,50 @@ class OpenVINOEngine:
 
     def numpy(self, values: np.ndarray) -> np.ndarray:
         return values
+
+
+CACHED_GRAPHS = 8
+"""How many converted networks are kept for the next run; the ones used longest ago are dropped."""
+
+
+def _cached_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:
+    """The converted network from the user's cache, where an earlier run left it; torch need not be imported then."""
+    import openvino as ov
+
+    facts = (model.sha256, model.spec.model_dump_json(), scaling.gain.tobytes(), scaling.bias.tobytes(), shape, dtype)
+    key = hashlib.sha256(repr((facts, __version__, ov.__version__)).encode()).hexdigest()[:32]
+    folder = cache_folder() / "openvino"
+    try:
+        graph = ov.Core().read_model(folder / key / "graph.xml")
+        (folder / key).touch()
+        return graph
+    except (RuntimeError, OSError):  # not there, or not readable: make it anew
+        graph = _openvino_graph(model, scaling, shape, dtype)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+        _keep(graph, folder, key)
+    return graph
+
+
+def _keep(graph: Any, folder: Path, key: str) -> None:
+    """Put a graph into the cache, whole or not at all."""
+    import openvino as ov
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+        try:
+            ov.save_model(graph, Path(partial) / "new" / "graph.xml", compress_to_fp16=False)
+        except RuntimeError as e:
+            raise OSError(str(e)) from e
+        shutil.rmtree(folder / key, ignore_errors=True)
+        (Path(partial) / "new").rename(folder / key)
+    kept = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime)
+    for old in kept[:-CACHED_GRAPHS]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: LANDCOVER_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("LANDCOVER_CACHE") or platformdirs.user_cache_dir("landcover"))
 
 
 def _openvino_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:

@@ -54,29 +54,30 @@ class Model:
         Raises:
             ModelError: the weights do not belong to the network that `model.json` describes.
         """
-        import torch
-
-        from landcover.network import build_network
-
         weights = _read_weights(self.folder / WEIGHTS)
-        arguments = (
-            self.spec.architecture,
-            len(self.spec.bands),
-            len(self.spec.legend.classes),
-            self.spec.hyperparameters,
-        )
-        with torch.device("meta"):  # compare shapes before any memory is taken
-            _agree(build_network(*arguments).state_dict(), weights, self.folder)
-        network = build_network(*arguments)
+        _agree(self._build(empty=True).state_dict(), weights, self.folder)
+        network = self._build()
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
     @cached_property
     def stride(self) -> int:
-        """The network's total stride in pixels."""
+        """The network's total stride in pixels; told by the card, so that nothing need be built, or by the network."""
+        if self.spec.stride is not None:
+            return self.spec.stride
         from landcover.network import total_stride
 
-        return total_stride(self.spec.architecture, self.spec.hyperparameters, self.network)
+        return total_stride(self.spec.architecture, self.spec.hyperparameters, self._build(empty=True))
+
+    def _build(self, *, empty: bool = False) -> "nn.Module":
+        """Build the network with random weights, or, if `empty`, without taking memory for any."""
+        import torch
+
+        from landcover.network import build_network
+
+        spec = self.spec
+        with torch.device("meta" if empty else "cpu"):
+            return build_network(spec.architecture, len(spec.bands), len(spec.legend.classes), spec.hyperparameters)
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
@@ -244,6 +245,7 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "landcover:legend": {"name": spec.legend.name, "title": spec.legend.title},
             "landcover:clip_stddev": CLIP,
             "landcover:gsd": spec.gsd and list(spec.gsd),
+            "landcover:stride": spec.stride,
             "landcover:training": spec.training,
             "landcover:accuracy": spec.accuracy,
         },
@@ -284,6 +286,7 @@ def _spec_from_card(card: dict[str, Any], path: Path) -> ModelSpec:
                     ],
                 },
                 "gsd": p.get("landcover:gsd"),
+                "stride": p.get("landcover:stride"),
                 "trained": p["mlm:pretrained"],
                 "licence": p.get("license", "other"),
                 "training": p.get("landcover:training", ""),
@@ -347,7 +350,7 @@ def init_model(
 
     import torch
 
-    from landcover.network import build_network
+    from landcover.network import build_network, total_stride
 
     if (folder / CARD).exists() and not overwrite:
         raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
@@ -378,8 +381,9 @@ def init_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(architecture, len(bands), len(classes), spec.hyperparameters)
+    stride = total_stride(architecture, spec.hyperparameters, network)
     try:
-        save_model(folder, spec, network.state_dict())
+        save_model(folder, spec.model_copy(update={"stride": stride}), network.state_dict())
     except OSError as e:
         raise ModelError(f"{folder} cannot be written: {e.strerror or e}") from e
     return load_model(folder)

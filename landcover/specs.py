@@ -130,6 +130,7 @@ class ModelSpec(_Spec):
         bands: common names, in the order of the network's channels.
         stats: how reflectance is normalised, one per band.
         gsd: metres per pixel, the finest and the coarsest the model was trained for; None if any.
+        stride: the network's total stride in pixels; None if nobody wrote it down.
         trained: False for a model made by `landcover models init`.
     """
 
@@ -141,6 +142,7 @@ class ModelSpec(_Spec):
     stats: tuple[BandStats, ...]
     legend: Legend
     gsd: tuple[float, float] | None = None
+    stride: Annotated[int, Field(ge=1, le=4096)] | None = None
     trained: bool = True
     licence: str = "other"
     training: str = ""

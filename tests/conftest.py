@@ -22,6 +22,12 @@ settings.load_profile("laws")
 SHARED = Path(os.environ.get("LANDCOVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep converted networks out of the user's cache."""
+    os.environ["LANDCOVER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def pointwise(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """An untrained model that looks at one pixel."""

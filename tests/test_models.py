@@ -53,6 +53,12 @@ def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize("name", embedded_models())
+def test_the_stride_on_the_card_is_that_of_the_network(name: str) -> None:
+    spec = load_model(name).spec
+    assert spec.stride == total_stride(spec.architecture, spec.hyperparameters, load_model(name).network)
+
+
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_the_classic_unet_halves_and_doubles(depth: int) -> None:
     network = build_network("unet", 3, 5, {"width": 4, "depth": depth}).eval()

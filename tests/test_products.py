@@ -1,0 +1,721 @@
+"""Products: what one file, a folder or a STAC item says of its bands, and the sentence for each that says too little."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+from landcover.errors import SceneError
+from landcover.products import Product, read_product
+from landcover.products.names import Ending, common_name, file_ending
+from landcover.scene import Choice, resolve_bands
+
+SAMPLES = Path(__file__).parent.parent / "sample_tiles"
+
+
+def raster(path: Path, count: int = 1, dtype: str = "uint16", side: int = 8, **profile: Any) -> Path:
+    """Write an empty raster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500_000, 0, -10, 5_000_000)}
+    shape = {"driver": "GTiff", "height": side, "width": side, "count": count, "dtype": dtype}
+    with rasterio.open(path, "w", **shape, **place | profile) as file:
+        file.write(np.zeros((count, side, side), dtype))
+    return path
+
+
+def described(path: Path, *names: str, **profile: Any) -> Path:
+    raster(path, len(names), **profile)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = names
+    return path
+
+
+def labels(product: Product) -> list[str]:
+    return [b.label for b in product.bands]
+
+
+def names(product: Product) -> list[str | None]:
+    return [b.common_name for b in product.bands]
+
+
+def refused(source: Path | str, sentence: str) -> None:
+    with pytest.raises(SceneError, match=sentence):
+        read_product(str(source))
+
+
+# One raster
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("red", "red"),
+        ("Red", "red"),
+        ("NIR", "nir"),
+        ("near infrared", "nir"),
+        ("Near-Infrared", "nir"),
+        ("swir1", "swir16"),
+        ("SWIR 2", "swir22"),
+        ("swir16", "swir16"),
+        ("Coastal aerosol", "coastal"),
+        ("B04", None),
+        ("SR_B4", None),
+        ("R_new", None),
+        ("", None),
+    ],
+)
+def test_texts_that_are_common_names(text: str, name: str | None) -> None:
+    assert common_name(text) == name
+
+
+def test_descriptions_are_labels_and_perhaps_common_names(tmp_path: Path) -> None:
+    product = read_product(str(described(tmp_path / "a.tif", "Red", "near infrared", "B12", "swir1")))
+    assert labels(product) == ["Red", "near infrared", "B12", "swir1"]
+    assert names(product) == ["red", "nir", None, "swir16"]
+    assert [b.index for b in product.bands] == [1, 2, 3, 4]
+    assert product.sensor is None
+
+
+def test_colours_name_bands_but_alpha_does_not(tmp_path: Path) -> None:
+    path = raster(tmp_path / "naip.tif", 4, "uint8", photometric="RGB")
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    product = read_product(str(path))
+    assert labels(product) == ["", "", "", ""]
+    assert names(product) == ["red", "green", "blue", None]
+
+
+def test_colours_count_only_where_nothing_is_described(tmp_path: Path) -> None:
+    path = described(tmp_path / "false_colour.tif", "B08", "B04", "B03", dtype="uint8", photometric="RGB")
+    assert names(read_product(str(path))) == [None, None, None]
+
+
+@pytest.mark.skipif(not hasattr(ColorInterp, "nir"), reason="this GDAL has no colour for near infrared")
+def test_the_newer_colours(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", 3, photometric="minisblack")
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = (ColorInterp.nir, ColorInterp.swir, ColorInterp.red)
+    assert names(read_product(str(path))) == ["nir", None, "red"]
+
+
+def test_the_sentinel_driver_s_descriptions(tmp_path: Path) -> None:
+    path = described(tmp_path / "a.tif", "B4, central wavelength 665 nm", "B8A, central wavelength 865 nm")
+    assert labels(read_product(str(path))) == ["B4", "B8A"]
+
+
+def test_scale_and_offset_are_said_together_or_not_at_all(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", 3)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4, 1.0, 1.0), (0.0, -0.1, 0.0)
+    assert [(b.scale, b.offset) for b in read_product(str(path)).bands] == [(1e-4, 0.0), (1.0, -0.1), (None, None)]
+
+
+def test_a_raster_without_a_place_is_read_without_a_warning(tmp_path: Path) -> None:
+    assert len(read_product(str(raster(tmp_path / "a.tif", 2, crs=None, transform=Affine.identity()))).bands) == 2
+
+
+def test_any_gdal_path_is_a_source(tmp_path: Path) -> None:
+    vrt = f"vrt://{raster(tmp_path / 'a.tif', 3)}?bands=3,1"
+    assert len(read_product(vrt).bands) == 2
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/a.tif", "https://localhost:1/a.tif?" + "signature=" + "x" * 300])
+def test_remote_rasters_that_are_not_reached(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_S3_ENDPOINT", "localhost:1")
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    refused(source, "cannot be opened as a raster")
+
+
+def test_files_that_are_no_rasters(tmp_path: Path) -> None:
+    refused(tmp_path / "absent.tif", r"absent\.tif does not exist")
+    (tmp_path / "zero.tif").touch()
+    refused(tmp_path / "zero.tif", r"is empty \(0 bytes\)")
+    (tmp_path / "text.tif").write_text("no raster")
+    refused(tmp_path / "text.tif", "cannot be opened as a raster")
+    (tmp_path / "S2A.zip").write_bytes(b"PK\x03\x04")
+    refused(tmp_path / "S2A.zip", "zip archive; unpack it")
+    refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
+    refused(raster(tmp_path / "radar.tif", 1, "complex64"), r"complex numbers \(band 1 is complex64\)")
+    (tmp_path / "none.vrt").write_text('<VRTDataset rasterXSize="5" rasterYSize="5"></VRTDataset>')
+    refused(tmp_path / "none.vrt", "raster without bands")
+
+
+def test_a_file_of_several_rasters_lists_them(tmp_path: Path) -> None:
+    path = raster(tmp_path / "pages.tif")
+    with rasterio.open(path) as file:
+        pixels, profile = file.read(), file.profile
+    with rasterio.open(path, "w", **profile | {"APPEND_SUBDATASET": "YES"}) as file:
+        file.write(pixels)
+    with rasterio.open(f"GTIFF_DIR:1:{path}") as page:
+        assert page.count == 1
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+    with rasterio.open(path, "r+") as file:
+        assert not file.subdatasets
+    with rasterio.Env(), rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+    append_page(path)
+    refused(path, r"holds 2 rasters; name one of them as the scene: GTIFF_DIR:1:.*, GTIFF_DIR:2:")
+
+
+def append_page(path: Path) -> None:
+    """Chain a copy of a small TIFF's only directory behind it, so that the file has two pages."""
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[4:8], "little")
+    entries = int.from_bytes(content[first : first + 2], "little")
+    end = first + 2 + 12 * entries
+    content += b"\0" * (len(content) % 2)
+    page = bytes(content[first:end]) + b"\0\0\0\0"
+    content[end : end + 4] = len(content).to_bytes(4, "little")
+    path.write_bytes(bytes(content) + page)
+
+
+# Sentinel-2 SAFE
+
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+
+
+def safe_xml(level: str, baseline: str | None, offsets: dict[int, int], extra: str = "") -> str:
+    tag = {"L1C": "RADIO_ADD_OFFSET", "L2A": "BOA_ADD_OFFSET"}[level]
+    quantification = {
+        "L1C": '<QUANTIFICATION_VALUE unit="none">10000</QUANTIFICATION_VALUE>',
+        "L2A": '<QUANTIFICATION_VALUES_LIST><BOA_QUANTIFICATION_VALUE unit="none">10000</BOA_QUANTIFICATION_VALUE>'
+        '<AOT_QUANTIFICATION_VALUE unit="none">1000.0</AOT_QUANTIFICATION_VALUE></QUANTIFICATION_VALUES_LIST>',
+    }[level]
+    listed = "".join(f'<{tag} band_id="{i}">{value}</{tag}>' for i, value in offsets.items())
+    said = f"<PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>" if baseline else ""
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>{extra}<n1:Level-{level[1:]}_User_Product xmlns:n1="https://psd/User">'
+        f"<n1:General_Info><Product_Info>{said}</Product_Info><Product_Image_Characteristics>{quantification}"
+        f"<OFFSETS>{listed}</OFFSETS></Product_Image_Characteristics></n1:General_Info>"
+        f"</n1:Level-{level[1:]}_User_Product>"
+    )
+
+
+def make_safe(folder: Path, level: str, *, baseline: str | None, offsets: dict[int, int], extra: str = "") -> Path:
+    """A SAFE folder with the images of a product, and pictures and masks that are not bands."""
+    safe = folder / f"S2A_MSI{level}_20220701T101041_N0400_R022_T33UUP_20220701T140000.SAFE"
+    images = safe / "GRANULE" / f"{level}_T33UUP_A036682_20220701T101555" / "IMG_DATA"
+    stem = "T33UUP_20220701T101041"
+    if level == "L1C":
+        for band in S2_BANDS:
+            raster(images / f"{stem}_{band}.tif")
+        raster(images / f"{stem}_TCI.tif", 3, "uint8")
+    else:
+        for resolution, bands in ((10, S2_BANDS[1:4]), (20, S2_BANDS[1:8]), (60, S2_BANDS[:10] + S2_BANDS[11:])):
+            for band in bands:
+                raster(images / f"R{resolution}m" / f"{stem}_{band}_{resolution}m.tif")
+        for name in ("B08_10m", "SCL_20m", "AOT_10m", "B8A_20m", "B11_20m", "B12_20m"):
+            raster(images / f"R{name[-3:]}" / f"{stem}_{name}.tif")
+    (safe / f"MTD_MSI{level}.xml").write_text(safe_xml(level, baseline, offsets, extra))
+    return safe
+
+
+ALL_OFFSETS = dict.fromkeys(range(13), -1000)
+
+
+def test_level_2a_of_new_baseline(tmp_path: Path) -> None:
+    safe = make_safe(tmp_path, "L2A", baseline="04.00", offsets=ALL_OFFSETS)
+    product = read_product(str(safe))
+    assert product.sensor == "sentinel2-l2a"
+    assert labels(product) == [b for b in S2_BANDS if b != "B10"]
+    assert {(b.scale, b.offset, b.nodata) for b in product.bands} == {(1e-4, -0.1, 0.0)}
+    resolution = {b.label: b.path[-7:-4] for b in product.bands}
+    assert [resolution[b] for b in ("B01", "B02", "B05", "B08", "B8A", "B12")] == ["60m", "10m", "20m", "10m"] + [
+        "20m"
+    ] * 2
+    assert read_product(str(safe / "MTD_MSIL2A.xml")).bands == product.bands
+
+
+def test_level_1c_of_old_and_new_baseline(tmp_path: Path) -> None:
+    old = read_product(str(make_safe(tmp_path / "old", "L1C", baseline="02.09", offsets={})))
+    new = read_product(str(make_safe(tmp_path / "new", "L1C", baseline="05.11", offsets=ALL_OFFSETS)))
+    assert old.sensor == new.sensor == "sentinel2-l1c"
+    assert labels(old) == list(S2_BANDS)
+    assert {(b.scale, b.offset) for b in old.bands} == {(1e-4, 0.0)}
+    assert {(b.scale, b.offset) for b in new.bands} == {(1e-4, -0.1)}
+
+
+def test_offsets_go_by_band_id(tmp_path: Path) -> None:
+    safe = make_safe(tmp_path, "L1C", baseline="04.00", offsets=ALL_OFFSETS | {3: -900, 8: -800})
+    offsets = {b.label: b.offset for b in read_product(str(safe)).bands}
+    assert (offsets["B04"], offsets["B8A"], offsets["B08"]) == (-0.09, -0.08, -0.1)
+
+
+def test_the_names_of_before_2016(tmp_path: Path) -> None:
+    safe = tmp_path / "S2A_OPER_PRD_MSIL1C_PDMC_20160101T000000.SAFE"
+    granule = safe / "GRANULE" / "S2A_OPER_MSI_L1C_TL_EPA__A000001_T33UUP_N02.01"
+    raster(granule / "IMG_DATA" / "S2A_OPER_MSI_L1C_TL_EPA__A000001_T33UUP_B04.tif")
+    (safe / "S2A_OPER_MTD_SAFL1C_PDMC_20160101T000000.xml").write_text(safe_xml("L1C", "02.01", {}))
+    product = read_product(str(safe))
+    assert (product.sensor, labels(product)) == ("sentinel2-l1c", ["B04"])
+    raster(safe / "GRANULE" / "S2A_OPER_MSI_L1C_TL_EPA__A000001_T33UUQ_N02.01" / "IMG_DATA" / "x_T33UUQ_B04.tif")
+    refused(safe, "holds 2 granules")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "offsets", "sentence"),
+    [
+        ("04.00", {}, r"baseline 04\.00 but no BOA_ADD_OFFSET"),
+        ("03.01", ALL_OFFSETS, r"baseline 03\.01 but a BOA_ADD_OFFSET"),
+        (None, {}, "neither its PROCESSING_BASELINE nor offsets"),
+        ("04.00", {3: -1000}, "offsets for some bands but not for B01"),
+        ("new", ALL_OFFSETS, "'new' where a number belongs"),
+    ],
+)
+def test_metadata_that_leave_the_offset_open(
+    tmp_path: Path, baseline: str | None, offsets: dict[int, int], sentence: str
+) -> None:
+    refused(make_safe(tmp_path, "L2A", baseline=baseline, offsets=offsets), sentence)
+
+
+def test_a_product_of_one_s_own_processing_says_its_offsets_itself(tmp_path: Path) -> None:
+    product = read_product(str(make_safe(tmp_path, "L2A", baseline="99.99", offsets={})))
+    assert {b.offset for b in product.bands} == {0.0}
+
+
+def test_entities_are_not_expanded(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
+    refused(make_safe(tmp_path, "L2A", baseline="04.00", offsets=ALL_OFFSETS, extra=bomb), "document type or entities")
+    metadata = next(tmp_path.glob("*/MTD*"))
+    metadata.write_bytes(metadata.read_text().encode("utf-16"))
+    refused(metadata.parent, "not valid XML")
+
+
+def test_incomplete_safe_folders(tmp_path: Path) -> None:
+    safe = make_safe(tmp_path, "L2A", baseline="04.00", offsets=ALL_OFFSETS)
+    metadata = safe / "MTD_MSIL2A.xml"
+    for text, sentence in (("<a>", "not valid XML"), ("<a>1</a>", "no usable BOA_QUANTIFICATION_VALUE")):
+        metadata.write_text(text)
+        refused(safe, sentence)
+    metadata.unlink()
+    refused(safe, r"has no MTD_MSIL1C\.xml or MTD_MSIL2A\.xml")
+    empty = tmp_path / "empty.SAFE"
+    empty.mkdir()
+    (empty / "MTD_MSIL1C.xml").write_text(safe_xml("L1C", "02.09", {}))
+    refused(empty, "no band images")
+
+
+# Landsat
+
+L2 = "LC08_L2SP_045033_20200715_20210330_02_T1"
+L1 = "LC09_L1TP_015034_20220601_20220601_02_T1"
+
+
+def test_landsat_level_2(tmp_path: Path) -> None:
+    for n in (*range(1, 8), "QA_AEROSOL"):
+        raster(tmp_path / f"{L2}_SR_B{n}.TIF" if n != "QA_AEROSOL" else tmp_path / f"{L2}_SR_QA_AEROSOL.TIF")
+    for name in ("ST_B10", "QA_PIXEL", "ST_EMIS"):
+        raster(tmp_path / f"{L2}_{name}.TIF")
+    product = read_product(str(tmp_path))
+    assert product.sensor == "landsat-c2-l2"
+    assert labels(product) == [f"SR_B{n}" for n in range(1, 8)]
+    assert {(b.scale, b.offset) for b in product.bands} == {(None, None)}
+    nir, red = resolve_bands(product, ("nir", "red"), Choice())
+    assert (nir.source.label, nir.scale, nir.offset, nir.nodata) == ("SR_B5", 0.0000275, -0.2, 0)
+    assert red.source.label == "SR_B4"
+
+
+@pytest.mark.parametrize("craft", ["LE07", "LT05", "LT04"])
+def test_landsat_of_the_older_instruments(tmp_path: Path, craft: str) -> None:
+    for n in (1, 2, 3, 4, 5, 7):
+        raster(tmp_path / f"{craft}_L2SP_016035_20000331_20200918_02_T1_SR_B{n}.TIF")
+    product = read_product(str(tmp_path))
+    assert product.sensor == "landsat-c2-l2-tm"
+    assert resolve_bands(product, ("nir",), Choice())[0].source.label == "SR_B4"
+
+
+def test_landsat_collection_1_surface_reflectance(tmp_path: Path) -> None:
+    for n in (4, 5):
+        raster(tmp_path / f"LC08_L1TP_045033_20180715_20180730_01_T1_sr_band{n}.tif")
+    product = read_product(str(tmp_path))
+    assert product.sensor == "landsat-sr"
+    assert resolve_bands(product, ("nir",), Choice())[0].scale == 1e-4
+
+
+def make_level_1(folder: Path, mtl: str | None) -> Path:
+    for n in (4, 5, 10):
+        raster(folder / f"{L1}_B{n}.TIF")
+    if mtl is not None:
+        (folder / f"{L1}_MTL.txt").write_text(mtl)
+    return folder
+
+
+MTL = """GROUP = LANDSAT_METADATA_FILE
+    SUN_ELEVATION = 30.00000000
+    REFLECTANCE_MULT_BAND_4 = 2.0000E-05
+    REFLECTANCE_MULT_BAND_5 = 2.0000E-05
+    REFLECTANCE_ADD_BAND_4 = -0.100000
+    REFLECTANCE_ADD_BAND_5 = -0.100000
+    LANDSAT_PRODUCT_ID = "LC09"
+END_GROUP = LANDSAT_METADATA_FILE
+END
+"""
+
+
+def test_landsat_level_1_is_scaled_by_its_mtl_and_the_sun(tmp_path: Path) -> None:
+    product = read_product(str(make_level_1(tmp_path, MTL)))
+    assert (product.sensor, labels(product), names(product)) == (None, ["B4", "B5"], ["red", "nir"])
+    red = product.bands[0]
+    assert red.scale == pytest.approx(2e-5 / math.sin(math.radians(30)))
+    assert red.offset == pytest.approx(-0.2)
+    assert red.nodata == 0
+    assert read_product(str(tmp_path / f"{L1}_MTL.txt")).bands == product.bands
+
+
+@pytest.mark.parametrize(
+    ("mtl", "sentence"),
+    [
+        (None, r"_MTL\.txt, which is missing"),
+        ("", "no usable SUN_ELEVATION"),
+        (MTL.replace("30.0", "-3.0"), "sun below the horizon"),
+        (MTL.replace("MULT_BAND_5", "x"), "no usable REFLECTANCE_MULT_BAND_5"),
+        (MTL.replace("2.0000E-05", "two"), "no usable REFLECTANCE_MULT_BAND_4"),
+    ],
+)
+def test_landsat_level_1_that_cannot_be_scaled(tmp_path: Path, mtl: str | None, sentence: str) -> None:
+    refused(make_level_1(tmp_path, mtl), sentence)
+
+
+def test_landsat_folders_that_are_not_one_product(tmp_path: Path) -> None:
+    raster(tmp_path / f"{L2}_SR_B4.TIF")
+    raster(tmp_path / "two" / f"{L2}_SR_B4.TIF")
+    raster(tmp_path / "two" / f"{L2.replace('045033', '045034')}_SR_B4.TIF")
+    refused(tmp_path / "two", "bands of 2 products")
+    raster(tmp_path / "mss" / "LM05_L1TP_045033_19850715_20210330_02_T1_B4.TIF")
+    refused(tmp_path / "mss", "product of LM05")
+    raster(tmp_path / "thermal" / f"{L1}_B10.TIF")
+    (tmp_path / "thermal" / f"{L1}_MTL.txt").write_text(MTL)
+    refused(tmp_path / "thermal", "no reflective bands")
+
+
+# HLS and other folders
+
+
+@pytest.mark.parametrize(("kind", "nir"), [("L30", "B05"), ("S30", "B8A")])
+def test_hls(tmp_path: Path, kind: str, nir: str) -> None:
+    for name in ("B04", "B05", "B8A", "Fmask", "SZA"):
+        raster(tmp_path / f"HLS.{kind}.T18SUJ.2020123T154911.v2.0.{name}.tif", dtype="int16")
+    product = read_product(str(tmp_path))
+    assert (product.sensor, labels(product)) == (f"hls-{kind.lower()}", ["B04", "B05", "B8A"])
+    assert resolve_bands(product, ("nir",), Choice())[0].source.label == nir
+    raster(tmp_path / f"HLS.{kind}.T18SUJ.2020133T154911.v2.0.B04.tif")
+    refused(tmp_path, "bands of 2 products")
+    raster(tmp_path / f"{L2}_SR_B4.TIF")
+    refused(tmp_path, "both Landsat and HLS")
+
+
+@pytest.mark.parametrize(
+    ("stem", "ending"),
+    [
+        ("scene_2020_B04", Ending("scene_2020", "B04", 0)),
+        ("T33_B8A_20m", Ending("T33", "B8A", 20)),
+        ("red", Ending("", "red", 0)),
+        ("x_near_infrared", Ending("x", "near_infrared", 0)),
+        ("x-swir16", Ending("x", "swir16", 0)),
+        ("LC08_SR_B4", Ending("LC08", "SR_B4", 0)),
+        ("x_band4", Ending("x", "band4", 0)),
+        ("x_SCL_20m", None),
+        ("infrared", None),
+        ("scene", None),
+    ],
+)
+def test_bands_at_the_end_of_file_names(stem: str, ending: Ending | None) -> None:
+    assert file_ending(stem) == ending
+
+
+def test_any_folder_of_band_files(tmp_path: Path) -> None:
+    for name in ("B04", "nir", "cloudmask"):
+        raster(tmp_path / f"scene_{name}.tif")
+    (tmp_path / "notes.txt").write_text("")
+    product = read_product(str(tmp_path))
+    assert (product.sensor, labels(product), names(product)) == (None, ["B04", "nir"], [None, "nir"])
+
+
+def test_the_best_resolution_of_a_band_is_taken(tmp_path: Path) -> None:
+    for name in ("B04_20m", "B04_10m", "B04_60m"):
+        raster(tmp_path / f"T33_{name}.tif")
+    assert [Path(b.path).name for b in read_product(str(tmp_path)).bands] == ["T33_B04_10m.tif"]
+
+
+def test_folders_that_are_not_one_scene(tmp_path: Path) -> None:
+    refused(tmp_path, "holds no rasters; give the folder of the bands")
+    (tmp_path / "inside").mkdir()
+    refused(tmp_path, "it holds folders, so give one of them: inside")
+    raster(tmp_path / "scene.tif", 4)
+    refused(tmp_path, "no name ends in a band")
+    raster(tmp_path / "twice" / "a_B4.tif")
+    raster(tmp_path / "twice" / "a_B04.tif")
+    refused(tmp_path / "twice", r"holds band B4 twice \(a_B04\.tif, a_B4\.tif\)")
+    raster(tmp_path / "two" / "a_B04.tif")
+    raster(tmp_path / "two" / "b_B03.tif")
+    refused(tmp_path / "two", r"bands of 2 products \(a, b\)")
+    raster(tmp_path / "stack" / "a_B04.tif", 3)
+    refused(tmp_path / "stack", r"has 3 bands, where its name says that it is band B04")
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "a_B04.tif").touch()
+    refused(tmp_path / "zero", r"is empty \(0 bytes\)")
+
+
+# STAC
+
+
+def item(assets: dict[str, Any], collection: str | None = None, **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "x",
+        "collection": collection,
+        "properties": {"datetime": "2022-07-01T00:00:00Z"} | properties,
+        "assets": assets,
+    }
+
+
+def asset(href: str, name: str, common: str | None = None, *raster_bands: dict, **more: Any) -> dict[str, Any]:
+    eo = {"name": name} | ({"common_name": common} if common else {})
+    bands = {"eo:bands": [eo]} | ({"raster:bands": list(raster_bands)} if raster_bands else {})
+    return {"href": href, "type": "image/tiff; application=geotiff", "roles": ["data"]} | bands | more
+
+
+def save(folder: Path, content: Any) -> Path:
+    path = folder / "item.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+SCALED = {"nodata": 0, "scale": 0.0001, "offset": -0.1}
+
+
+def test_an_item_of_version_1_0(tmp_path: Path) -> None:
+    assets = {
+        "red": asset("./B04.tif", "B04", "red", SCALED),
+        "nir": asset("https://example.com/B08.tif?token=a", "B08", "nir", SCALED),
+        "thumbnail": {"href": "t.jpg", "type": "image/jpeg", "roles": ["thumbnail"]},
+        "metadata": {"href": "m.xml", "type": "application/xml", "roles": ["metadata"]},
+    }
+    product = read_product(str(save(tmp_path, item(assets, "sentinel-2-c1-l2a"))))
+    assert product.sensor == "sentinel2-l2a"
+    red, nir = product.bands
+    assert red.path == str(tmp_path / "B04.tif")
+    assert nir.path == "/vsicurl/https://example.com/B08.tif?token=a"
+    assert (red.label, red.common_name, red.scale, red.offset, red.nodata) == ("B04", "red", 1e-4, -0.1, 0)
+
+
+def test_an_item_of_version_1_1(tmp_path: Path) -> None:
+    bands = [{"name": "B04", "eo:common_name": "red", "raster:scale": 0.0001}]
+    assets = {
+        "B04": {"href": "B04.tif", "bands": bands, "roles": ["data"], "nodata": "nan", "raster:offset": -0.1},
+        "nir": {"href": "s3://bucket/B08.tif", "eo:common_name": "nir", "roles": ["data"], "bands": [{"name": "B08"}]},
+    }
+    product = read_product(str(save(tmp_path, item(assets) | {"stac_version": "1.1.0"})))
+    red, nir = product.bands
+    assert (red.label, red.common_name, red.scale, red.offset) == ("B04", "red", 1e-4, -0.1)
+    assert red.nodata is not None
+    assert math.isnan(red.nodata)
+    assert (nir.path, nir.common_name, nir.scale, nir.offset) == ("/vsis3/bucket/B08.tif", "nir", None, None)
+
+
+def test_one_asset_of_several_bands(tmp_path: Path) -> None:
+    eo = [{"name": n, "common_name": n.lower()} for n in ("Red", "Green", "Blue", "NIR")]
+    assets = {"image": {"href": "a.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": eo}}
+    product = read_product(str(save(tmp_path, item(assets, "naip"))))
+    assert (product.sensor, names(product)) == ("naip", ["red", "green", "blue", "nir"])
+    assert [b.index for b in product.bands] == [1, 2, 3, 4]
+
+
+def test_pictures_and_copies_are_left_out(tmp_path: Path) -> None:
+    colours = [{"name": f"B0{i}", "common_name": n} for i, n in ((4, "red"), (3, "green"), (2, "blue"))]
+    single = {n: asset(f"{n}.tif", f"B0{i}", n) for i, n in ((2, "blue"), (3, "green"), (4, "red"))}
+    assets = {
+        "visual": {"href": "tci.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": colours},
+        "visual-too": {"href": "tci.tif", "type": "image/tiff", "roles": ["visual"], "eo:bands": colours},
+        "red-jp2": asset("red.jp2", "B04", "red", type="image/jp2"),
+        "red-20m": asset("red20.tif", "B04", "red", gsd=20),
+    }
+    single["red"]["gsd"] = assets["red-jp2"]["gsd"] = 10
+    product = read_product(str(save(tmp_path, item(assets | single))))
+    assert [Path(b.path).name for b in product.bands] == ["blue.tif", "green.tif", "red.tif"]
+
+
+def test_bands_of_one_common_name_stay_apart(tmp_path: Path) -> None:
+    assets = {n: asset(f"{n}.tif", n, "rededge") for n in ("B05", "B06", "B07")}
+    product = read_product(str(save(tmp_path, item(assets, "sentinel-2-l2a"))))
+    assert resolve_bands(product, ("rededge075",), Choice(scale=1, offset=0))[0].source.label == "B06"
+
+
+def test_earth_search_has_taken_the_offset_out_of_its_geotiffs(tmp_path: Path) -> None:
+    assets = {
+        "red": asset("red.tif", "red", "red", SCALED),
+        "nir-jp2": asset("nir.jp2", "nir", "nir", SCALED, type="image/jp2"),
+        "scl": asset("scl.tif", "scl", None, {"nodata": 0}),
+    }
+    content = item(
+        assets, "sentinel-2-l2a", **{"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.09"}
+    )
+    offsets = [b.offset for b in read_product(str(save(tmp_path, content))).bands]
+    assert offsets == [0.0, -0.1, None]
+    content["properties"]["earthsearch:boa_offset_applied"] = False
+    assert [b.offset for b in read_product(str(save(tmp_path, content))).bands][0] == -0.1
+
+
+@pytest.mark.parametrize(("baseline", "offset"), [("02.12", 0.0), ("03.01", 0.0), ("04.00", -0.1), ("05.09", -0.1)])
+def test_the_baseline_tells_the_offset_where_the_item_lists_none(tmp_path: Path, baseline: str, offset: float) -> None:
+    content = item(
+        {"B04": asset("B04.tif", "B04", "red"), "SCL": asset("SCL.tif", "SCL")},
+        "sentinel-2-l2a",
+        **{"s2:processing_baseline": baseline},
+    )
+    red, scl = read_product(str(save(tmp_path, content))).bands
+    assert (red.scale, red.offset, scl.scale) == (1e-4, offset, None)
+
+
+@pytest.mark.parametrize(
+    ("collection", "properties", "sensor"),
+    [
+        ("sentinel-2-l1c", {}, "sentinel2-l1c"),
+        ("sentinel-s2-l2a-cogs", {}, "sentinel2-l2a"),
+        (None, {"platform": "sentinel-2b", "processing:level": "L2A"}, "sentinel2-l2a"),
+        ("mine", {"constellation": "Sentinel-2", "processing:level": "Level-1C"}, "sentinel2-l1c"),
+        ("mine", {"constellation": "sentinel-2"}, None),
+        ("landsat-c2l2-sr", {"platform": "LANDSAT_9"}, "landsat-c2-l2"),
+        ("landsat-c2-l2", {"platform": "landsat-7"}, "landsat-c2-l2-tm"),
+        ("landsat-c2-l1", {"platform": "landsat-7"}, None),
+        ("HLSS30_2.0", {}, "hls-s30"),
+        ("HLSL30.v2.0", {}, "hls-l30"),
+        ("naip", {}, "naip"),
+        ("mine", {}, None),
+    ],
+)
+def test_the_sensor_of_an_item(tmp_path: Path, collection: str | None, properties: dict, sensor: str | None) -> None:
+    path = save(tmp_path, item({"a": asset("a.tif", "B04")}, collection, **properties))
+    assert read_product(str(path)).sensor == sensor
+
+
+def test_landsat_s_nir08_is_nir(tmp_path: Path) -> None:
+    path = save(tmp_path, item({"nir08": asset("a.tif", "OLI_B5", "nir08")}, "landsat-c2-l2", platform="landsat-8"))
+    assert resolve_bands(read_product(str(path)), ("nir",), Choice())[0].source.label == "OLI_B5"
+
+
+@pytest.mark.parametrize(
+    "href",
+    ["ftp://host/a.tif", "file:///etc/a.tif", "NETCDF:a.nc:v", "/vsistdin/", "<VRTDataset/>", "data:x", "javascript:x"],
+)
+def test_hrefs_of_odd_schemes_are_refused(tmp_path: Path, href: str) -> None:
+    refused(save(tmp_path, item({"a": asset(href, "B04", "red")})), "is not opened; allowed are")
+
+
+@pytest.mark.parametrize(
+    ("href", "path"),
+    [
+        ("gs://bucket/a.tif", "/vsigs/bucket/a.tif"),
+        ("/data/a.tif", "/data/a.tif"),
+        ("/vsiaz/c/a.tif", "/vsiaz/c/a.tif"),
+    ],
+)
+def test_hrefs_that_are_opened(tmp_path: Path, href: str, path: str) -> None:
+    assert read_product(str(save(tmp_path, item({"a": asset(href, "B04", "red")})))).bands[0].path == path
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([1], "not a STAC Item but JSON of type 'list'"),
+        ({"type": "FeatureCollection", "features": []}, "JSON of type 'FeatureCollection'"),
+        ({"type": "Collection", "stac_version": "1.0.0"}, "a STAC Collection"),
+        ({"type": "Feature", "geometry": None}, "not a STAC Item"),
+        (item({}), "no raster assets with bands; known are: none"),
+        (item({"t": {"href": "t.png", "roles": ["thumbnail"]}}), "no raster assets with bands; known are: t"),
+        (item({"a": {}}), "asset 'a' has no href"),
+        (item({"a": {"href": "a.tif", "eo:bands": "red"}}), "not a list of objects"),
+        (item({"a": {"href": "a.tif", "bands": [{"name": 4}]}}), "band name that is not a text"),
+        (item({}) | {"properties": []} | {"properties": [1]}, "properties are not an object"),
+    ],
+)
+def test_json_that_is_no_usable_item(tmp_path: Path, content: Any, sentence: str) -> None:
+    refused(save(tmp_path, content), sentence)
+
+
+def test_items_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    refused(tmp_path / "a.json", "not valid JSON")
+    refused(tmp_path / "absent.json", "does not exist")
+    refused("s3://bucket/item.json", "give a STAC Item as a local file or an http")
+    refused("http://localhost:1/item.json", "cannot be fetched")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A web server of the test's folder."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as service:
+        thread = threading.Thread(target=service.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{service.server_port}"
+        service.shutdown()
+        thread.join()
+
+
+def test_a_remote_item_and_what_it_may_name(tmp_path: Path, server: str) -> None:
+    (tmp_path / "items").mkdir()
+    raster(tmp_path / "data" / "B04.tif")
+    content = item({"a": asset("../data/B04.tif", "B04", "red")})
+    (tmp_path / "items" / "x").write_text(json.dumps(content))
+    [red] = read_product(f"{server}/items/x").bands
+    assert red.path == f"/vsicurl/{server}/data/B04.tif"
+    for href in ("/vsizip/etc/a.zip", "file:///etc/a.tif"):
+        save(tmp_path, item({"a": asset(href, "B04", "red")}))
+        refused(f"{server}/item.json", r"is not opened; allowed are paths relative to the item, and http")
+    save(tmp_path, item({"a": asset("/etc/a.tif", "B04", "red")}))
+    assert read_product(f"{server}/item.json").bands[0].path == f"/vsicurl/{server}/etc/a.tif"
+
+
+# The sample tiles
+
+
+@pytest.mark.parametrize("name", ["s2_eastern_shore.tif", "s2_town.tif", "landsat7_raleigh.tif"])
+def test_the_sample_tiles_need_no_options(name: str) -> None:
+    wanted = ("blue", "green", "red", "nir", "swir16", "swir22")
+    bands = resolve_bands(read_product(str(SAMPLES / name)), wanted, Choice())
+    with rasterio.open(SAMPLES / name) as file:
+        pixels = file.read()
+    valid = (pixels > 0).any(axis=0)
+    reflectance = {b.name: p[valid] * b.scale + b.offset for b, p in zip(bands, pixels, strict=True)}
+    assert 0.15 < np.median(reflectance["nir"]) < 0.3
+    assert 0.05 < np.median(reflectance["red"]) < 0.12
+    assert min(values.min() for values in reflectance.values()) > -0.02
+
+
+def test_the_sample_folder_of_bands() -> None:
+    product = read_product(str(SAMPLES / "s2_bands"))
+    nir, swir = resolve_bands(product, ("nir", "swir16"), Choice(sensor="sentinel2-l1c"))
+    assert (nir.source.label, nir.scale, nir.offset) == ("B08", 1e-4, 0)
+    with rasterio.open(nir.source.path) as fine, rasterio.open(swir.source.path) as coarse:
+        assert fine.bounds == coarse.bounds
+        assert (fine.shape, coarse.shape) == ((256, 256), (128, 128))
+
+
+def test_the_reference_lies_on_the_sample_scene() -> None:
+    with (
+        rasterio.open(SAMPLES / "landsat7_raleigh.tif") as scene,
+        rasterio.open(SAMPLES / "landsat7_labels.tif") as labels,
+        rasterio.open(SAMPLES / "landsat7_landcover_1996.tif") as cover,
+    ):
+        assert scene.transform == labels.transform == cover.transform
+        assert scene.shape == labels.shape == cover.shape
+        known, old = labels.read(1), cover.read(1)
+    assert np.bincount(known.ravel()).tolist()[1:] == [907, 200, 427, 915]
+    assert (known == old)[known > 0].mean() > 0.99
