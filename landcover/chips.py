@@ -1,11 +1,11 @@
-"""Windows of a strip of the scene → batches of chips of one constant shape."""
+"""Rows of the scene → strips under a row of windows → batches of chips of one constant shape."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from landcover.grid import Axis, Grid
+from landcover.grid import Axis, Box, Grid
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,21 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Some rows of the scene, as they are read.
+
+    Attributes:
+        row: the first of them, counted from the scene's top.
+        dn: digital numbers (bands, rows, width), finite.
+        valid: (rows, width), True = usable.
+    """
+
+    row: int
+    dn: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
 class Batch:
     """Chips of neighbouring windows of one window row.
 
@@ -38,6 +53,68 @@ class Batch:
     cols: range
     dn: np.ndarray
     valid: np.ndarray
+
+
+def strips(chunks: Iterable[Chunk], grid: Grid, area: Callable[[Box], np.ndarray] | None) -> Iterator[Strip]:
+    """Put the chunks of a region's scene together to strips; rows that two strips share are kept, not read again.
+
+    Args:
+        chunks: all rows of `grid.read_box`, in order.
+        grid: the windows.
+        area: tells which pixels of a box are asked for, True = inside; None for all.
+
+    Yields:
+        Strips; each holds until the next one is taken.
+    """
+    box, buffer = grid.read_box, _Rows(grid.rows.tile)
+    for row in grid.window_rows:
+        start = grid.rows.start(row)
+        stop = min(start + grid.rows.tile, box.row1)
+        buffer.drop_before(start)
+        while buffer.end < stop:
+            buffer.append(next(iter(chunks)))
+        dn, valid = buffer.until(stop)
+        wanted = valid & area(Box(start, stop, box.col0, box.col1)) if area else valid
+        yield Strip(row, dn, valid, wanted)
+
+
+class _Rows:
+    """A window row's worth of rows, and those of the last chunk that reach beyond it."""
+
+    def __init__(self, rows: int) -> None:
+        self._room = rows
+        self._start = 0
+        self._held = 0
+        self._dn = np.empty((0, 0, 0))
+        self._valid = np.empty((0, 0), bool)
+
+    @property
+    def end(self) -> int:
+        """The row after the last one held."""
+        return self._start + self._held
+
+    def drop_before(self, row: int) -> None:
+        """Forget rows above `row`."""
+        gone = min(row - self._start, self._held)
+        if self._held:
+            self._held -= gone
+            self._dn[:, : self._held] = self._dn[:, gone : gone + self._held].copy()
+            self._valid[: self._held] = self._valid[gone : gone + self._held].copy()
+        self._start = row
+
+    def append(self, chunk: Chunk) -> None:
+        """Add the rows of a chunk below those held."""
+        bands, rows, width = chunk.dn.shape
+        if not self._dn.size:
+            self._dn = np.empty((bands, self._room + rows, width), chunk.dn.dtype)
+            self._valid = np.empty((self._room + rows, width), bool)
+        place = slice(self._held, self._held + rows)
+        self._dn[:, place], self._valid[place] = chunk.dn, chunk.valid
+        self._held += rows
+
+    def until(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows above `row`, as dn (bands, rows, width) and valid (rows, width)."""
+        return self._dn[:, : row - self._start], self._valid[: row - self._start]
 
 
 def batches(strip: Strip, grid: Grid, size: int) -> Iterator[Batch]:

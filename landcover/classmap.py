@@ -31,6 +31,9 @@ SCORE_NODATA = 65535
 SCORE_SCALE = 1e-4
 """Scores are stored as whole ten-thousandths: score = value * SCORE_SCALE."""
 
+ENCODER_CACHE = 128 << 20
+"""Bytes of blocks that GDAL may hold while it encodes."""
+
 STRIP_PIXELS = 4_000_000
 """Pixels of a map read at a time, in whole rows of blocks."""
 
@@ -99,7 +102,8 @@ class RowSink:
         vrt.write_text(_vrt(self.layer, self._raw.name), encoding="utf-8")
         done = self._folder / "done"
         done.mkdir()
-        rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
+        with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
+            rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
         return done
 
 

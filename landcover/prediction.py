@@ -1,5 +1,6 @@
 """A scene → a class map: plan everything first, then stream."""
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from affine import Affine
 
 from landcover.blend import Blender
-from landcover.chips import Strip, batches, even_batch_size
+from landcover.chips import Chunk, Strip, batches, even_batch_size, strips
 from landcover.classmap import (
     CONFIDENCE_NODATA,
     MAP_NODATA,
@@ -34,8 +35,11 @@ from landcover.scene import Choice, Scene, open_scene
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_SIZE = 16
-READ_AHEAD = 1
+CHUNK_ROWS = 128
+"""Rows that are read, and classified, at a time."""
+
 WRITE_BEHIND = 2
+"""Blocks of rows that wait for the writer."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,10 @@ class Plan:
             opened = stack.enter_context(open_sinks(list(layers.values()), overwrite=self.options.overwrite))
             sinks = dict(zip(layers, opened, strict=True))
             engine = open_engine(self.choice, self.model, self.scaling, self.batch_shape, self.scene.dtype)
-            strips = stack.enter_context(read_ahead(self._strips(), READ_AHEAD))
+            chunks = stack.enter_context(read_ahead(self._chunks(), self._chunks_ahead))
             give = stack.enter_context(write_behind(partial(_write, sinks), WRITE_BEHIND))
             mapped = done = 0
-            for rows in self._map(engine, strips):
+            for rows in self._map(engine, strips(chunks, self.grid, self.area.mask if self.area else None)):
                 give(rows)
                 mapped += int(np.count_nonzero(rows.classes))
                 done += rows.classes.size
@@ -147,47 +151,42 @@ class Plan:
                 scores = engine.scores(batch.dn, batch.valid)
                 for window, col in zip(scores, batch.cols, strict=False):
                     blender.add(window, strip.row, col)
-            scores = blender.finish(strip.row)
-            if scores.shape[1]:
-                yield self._classify(engine, scores, strip)
+            yield from self._classify(engine, blender.finish(strip.row), strip)
 
-    def _classify(self, engine: Engine, scores: Any, strip: Strip) -> "Rows":
-        """Turn finished scores (classes, rows, width) into the rows of every layer."""
-        lo, hi = self.grid.complete(strip.row)
-        top, region = self.grid.rows.start(strip.row), self.grid.region
+    def _classify(self, engine: Engine, scores: Any, strip: Strip) -> Iterator["Rows"]:
+        """Turn finished scores (classes, rows, width) into the rows of every layer, some rows at a time."""
+        region, (first, last) = self.grid.region, self.grid.complete(strip.row)
         left = region.col0 - self.grid.read_box.col0
-        nodata = ~strip.wanted[lo - top : hi - top, left : left + region.width]
+        wanted = strip.wanted[first - self.grid.rows.start(strip.row) :, left : left + region.width]
         ids = engine.array(np.array(self.model.spec.legend.ids, np.uint8))
-        classes = engine.numpy(ids[scores.argmax(0)])
-        classes[nodata] = MAP_NODATA
-        confidence = stored = None
-        if self.options.confidence is not None:
-            confidence = np.rint(engine.numpy(scores).max(axis=0) * 100).astype(np.uint8)
-            confidence[nodata] = CONFIDENCE_NODATA
-        if self.options.scores is not None:
-            stored = np.rint(engine.numpy(scores) / SCORE_SCALE).astype(np.uint16)
-            stored[:, nodata] = SCORE_NODATA
-        return Rows(lo - region.row0, classes, confidence, stored)
+        for lo in range(0, last - first, CHUNK_ROWS):
+            some = scores[:, lo : lo + CHUNK_ROWS]
+            nodata = ~wanted[lo : lo + some.shape[1]]
+            classes = engine.numpy(ids[some.argmax(0)])
+            classes[nodata] = MAP_NODATA
+            confidence = stored = None
+            if self.options.confidence is not None:
+                confidence = np.rint(engine.numpy(some).max(axis=0) * 100).astype(np.uint8)
+                confidence[nodata] = CONFIDENCE_NODATA
+            if self.options.scores is not None:
+                stored = np.rint(engine.numpy(some) / SCORE_SCALE).astype(np.uint16)
+                stored[:, nodata] = SCORE_NODATA
+            yield Rows(first + lo - region.row0, classes, confidence, stored)
 
-    def _strips(self) -> Iterator[Strip]:
-        """Read the scene once, from top to bottom, as the strips under its window rows."""
+    def _chunks(self) -> Iterator[Chunk]:
+        """Read the scene once, from top to bottom, some rows at a time."""
         box = self.grid.read_box
-        with self.scene.open(self._cache_bytes) as reader:
-            dn = np.empty((len(self.scene.bands), 0, box.width), self.scene.dtype)
-            valid = np.empty((0, box.width), bool)
-            end = box.row0
-            for row in self.grid.window_rows:
-                start = self.grid.rows.start(row)
-                stop = min(start + self.grid.rows.tile, box.row1)
-                new_dn, new_valid = reader.read(end, stop, box.col0, box.col1)
-                held = end - start
-                dn = np.concatenate([dn[:, dn.shape[1] - held :], new_dn], axis=1)
-                valid = np.concatenate([valid[len(valid) - held :], new_valid])
-                end = stop
-                yield Strip(row, dn, valid, self._wanted(valid, Box(start, stop, box.col0, box.col1)))
+        with self.scene.open() as reader:
+            row = box.row0
+            while row < box.row1:
+                stop = min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1)
+                yield Chunk(row, *reader.read(row, stop, box.col0, box.col1))
+                row = stop
 
-    def _wanted(self, valid: np.ndarray, box: Box) -> np.ndarray:
-        return valid & self.area.mask(box) if self.area else valid
+    @property
+    def _chunks_ahead(self) -> int:
+        """How many chunks are read ahead: one row of windows."""
+        return math.ceil(self.grid.rows.step / CHUNK_ROWS)
 
     @cached_property
     def scaling(self) -> Scaling:
@@ -257,25 +256,20 @@ class Plan:
             **more,
         )
 
-    @property
-    def _cache_bytes(self) -> int:
-        """Room for the decoded blocks under one strip's border, twice over."""
-        blocks = (
-            2 * self.scene.block_height * self.scene.width * len(self.scene.bands) * np.dtype(self.scene.dtype).itemsize
-        )
-        return max(blocks, 64 << 20)
-
     def memory(self) -> dict[str, int]:
         """Upper bounds, in bytes, of what is held at once beside the program itself; none grows with the height."""
-        box, classes = self.grid.read_box, len(self.model.spec.legend.classes)
-        pixels = self.grid.rows.tile * box.width
-        held = READ_AHEAD + 3  # one being read, those waiting, one in use, and the new rows before they are joined
-        outputs = 1 + (self.options.confidence is not None) + 2 * classes * (self.options.scores is not None)
+        width, tile, spec, options = self.grid.read_box.width, self.grid.rows.tile, self.model.spec, self.options
+        pixel = len(spec.bands) * np.dtype(self.scene.dtype).itemsize + 1
+        classes = len(spec.legend.classes)
+        outputs = 1 + (options.confidence is not None) + 2 * classes * (options.scores is not None)
+        ahead = (self._chunks_ahead + 3) * CHUNK_ROWS  # waiting, being read, being masked, being taken
+        rows_kept = tile + self.grid.rows.tile - self.grid.rows.step
         return {
-            "strips of the scene": held * pixels * (len(self.scene.bands) * np.dtype(self.scene.dtype).itemsize + 2),
-            "decoded blocks": self._cache_bytes,
-            "sums of scores": 3 * classes * pixels * 4,
-            "rows to be written": (WRITE_BEHIND + 2) * pixels * outputs + 9 * pixels,
+            "strip of the scene": (tile + CHUNK_ROWS) * width * (pixel + (self.area is not None)),
+            "rows read ahead": ahead * width * pixel,
+            "decoded blocks": self.scene.cache_bytes,
+            "sums of scores": rows_kept * width * classes * 4,
+            "rows to be written": CHUNK_ROWS * width * ((WRITE_BEHIND + 2) * outputs + 9 + 8 * classes),
             "network": self._network_bytes(),
         }
 

@@ -79,7 +79,7 @@ class Scene:
         height, width: in pixels, of the finest of the bands.
         transform, crs: as in rasterio; crs None if there is none.
         dtype: of the digital numbers as they are read.
-        block_height: rows of a block of the file, in pixels.
+        block_row_bytes: size of all decoded blocks that one row of pixels lies in.
         spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
     """
 
@@ -90,7 +90,7 @@ class Scene:
     transform: Affine
     crs: CRS | None
     dtype: str
-    block_height: int
+    block_row_bytes: int
     spectral_alpha: bool = False
 
     @cached_property
@@ -98,11 +98,15 @@ class Scene:
         """Side of a pixel in metres, at the middle of the scene; None without a CRS."""
         return ground_resolution(self.transform, self.crs, self.height, self.width)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bound of GDAL's cache of decoded blocks: what one row of pixels lies in, and half of it again."""
+        return max(self.block_row_bytes * 3 // 2, 32 << 20)
+
     @contextmanager
-    def open(self, cache_bytes: int | None = None) -> Iterator["SceneReader"]:
-        """Open the files; `cache_bytes` bounds GDAL's cache of decoded blocks."""
-        cache = {} if cache_bytes is None else {"GDAL_CACHEMAX": cache_bytes}
-        with rasterio.Env(**_GDAL_OPTIONS, **cache), ExitStack() as stack:
+    def open(self) -> Iterator["SceneReader"]:
+        """Open the files, to be read from top to bottom."""
+        with rasterio.Env(**_GDAL_OPTIONS, GDAL_CACHEMAX=self.cache_bytes), ExitStack() as stack:
             files = {b.source.path: _open(b.source.path, stack) for b in self.bands}
             yield SceneReader(self, {path: self._on_grid(f, stack) for path, f in files.items()})
 
@@ -211,7 +215,7 @@ def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), 
             transform=finest.transform,
             crs=finest.crs,
             dtype=dtype if dtype in _AS_STORED else "float32",
-            block_height=max(f.block_shapes[0][0] for f in files.values()),
+            block_row_bytes=sum(_block_row_bytes(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
         )
 
@@ -243,7 +247,7 @@ def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor |
     if mapped is not None:
         return _mapped_band(product, name, mapped), "--bands"
     if sensor:
-        unnamed = not any(b.label or b.common_name for b in product.bands)
+        unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
         if unnamed:
             layout = _layout(product, sensor)
             hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
@@ -393,6 +397,14 @@ def _open(path: str, stack: ExitStack) -> rasterio.DatasetReader:
             return stack.enter_context(rasterio.open(path))
     except RasterioError as e:
         raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+
+
+def _block_row_bytes(file: rasterio.DatasetReader) -> int:
+    """Size of the decoded blocks of all bands that one row of pixels lies in."""
+    return sum(
+        rows * file.width * np.dtype(dtype).itemsize
+        for (rows, _), dtype in zip(file.block_shapes, file.dtypes, strict=True)
+    )
 
 
 def _with_file_nodata(band: Band, file: rasterio.DatasetReader) -> Band:

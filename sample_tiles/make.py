@@ -57,8 +57,8 @@ DAY_OF_YEAR = 91  # 31 March 2000
 HOUR_UTC = 15.72  # Landsat 7 crossed 36° N at about 10:30 local mean solar time; 5 minutes more add 0.6° of elevation
 LATITUDE, LONGITUDE = 35.75, -78.70
 
-# Land cover of 1996: 1 developed, 2 agriculture, 3 herbaceous, 4 shrubland, 5 forest, 6 water, 7 sediment
-LEGEND_OF_1996 = {1: 3, 2: 4, 3: 4, 4: 4, 5: 1, 6: 2, 7: 4}
+# Classes of the labels: 1 developed, 2 agriculture, 3 herbaceous, 4 shrubland, 5 forest, 6 water, 7 sediment
+LEGEND_OF_LABELS = {1: 3, 2: 4, 3: 4, 4: 4, 5: 1, 6: 2, 7: 4}
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def make_band_files(source: Path, folder: Path, row: int, col: int, side: int) -
 
 
 def make_landsat7(source: Path, out: Path) -> None:
-    """Stack six bands of 8 bits, and translate the land cover of 1996 to the default legend."""
+    """Stack six bands of 8 bits, and translate the labelled pixels to the default legend."""
     bands = []
     for band in ETM.values():
         with rasterio.open(source / f"lsat7_2000_{band.number}.tif") as file:
@@ -117,14 +117,13 @@ def make_landsat7(source: Path, out: Path) -> None:
     scales, offsets = zip(*(etm_to_reflectance(band) for band in ETM.values()), strict=True)
     scene = np.where(valid, pixels, 0)[:, *box]
     write(out / "landsat7_raleigh.tif", scene, tuple(ETM), crs, transform, list(scales), list(offsets), nodata=0)
-    for name, path in (("strata", "landsat7_landcover_1996"), ("landsat96_labelled_pixels", "landsat7_labels")):
-        with rasterio.open(source / f"{name}.tif") as file:
-            codes = file.read(1)
-        classes = np.zeros(codes.shape, np.uint8)
-        for code, class_id in LEGEND_OF_1996.items():
-            classes[codes == code] = class_id
-        # Same grid as the scene; the packages' two coordinate systems are NAD83 and its refinement, apart by under 1 m.
-        write(out / f"{path}.tif", classes[box][None], ("class",), crs, transform, [1.0], [0.0], nodata=0)
+    with rasterio.open(source / "landsat96_labelled_pixels.tif") as file:
+        codes = file.read(1)
+    classes = np.zeros(codes.shape, np.uint8)
+    for code, class_id in LEGEND_OF_LABELS.items():
+        classes[codes == code] = class_id
+    # Same grid as the scene; the package's two coordinate systems are NAD83 and its refinement, apart by under 1 m.
+    write(out / "landsat7_labels.tif", classes[box][None], ("class",), crs, transform, [1.0], [0.0], nodata=0)
 
 
 def etm_to_reflectance(band: EtmBand) -> tuple[float, float]:

@@ -1,8 +1,9 @@
-"""Products: what one file, a folder or a STAC item says of its bands, and the sentence for each that says too little."""
+"""Products: what a file, a folder or a STAC item says of its bands, and the sentence where it says too little."""
 
 import json
 import math
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -88,8 +89,8 @@ def test_descriptions_are_labels_and_perhaps_common_names(tmp_path: Path) -> Non
 
 def test_colours_name_bands_but_alpha_does_not(tmp_path: Path) -> None:
     path = raster(tmp_path / "naip.tif", 4, "uint8", photometric="RGB")
-    with rasterio.open(path) as file:
-        assert file.colorinterp[3] == ColorInterp.alpha
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
     product = read_product(str(path))
     assert labels(product) == ["", "", "", ""]
     assert names(product) == ["red", "green", "blue", None]
@@ -121,7 +122,11 @@ def test_scale_and_offset_are_said_together_or_not_at_all(tmp_path: Path) -> Non
 
 
 def test_a_raster_without_a_place_is_read_without_a_warning(tmp_path: Path) -> None:
-    assert len(read_product(str(raster(tmp_path / "a.tif", 2, crs=None, transform=Affine.identity()))).bands) == 2
+    path = tmp_path / "a.tif"
+    plain = {"driver": "GTiff", "height": 5, "width": 5, "dtype": "uint8", "count": 2}
+    with warnings.catch_warnings(action="ignore"), rasterio.open(path, "w", **plain) as file:
+        file.write(np.zeros((2, 5, 5), np.uint8))
+    assert len(read_product(str(path)).bands) == 2
 
 
 def test_any_gdal_path_is_a_source(tmp_path: Path) -> None:
@@ -147,23 +152,11 @@ def test_files_that_are_no_rasters(tmp_path: Path) -> None:
     refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
     refused(raster(tmp_path / "radar.tif", 1, "complex64"), r"complex numbers \(band 1 is complex64\)")
     (tmp_path / "none.vrt").write_text('<VRTDataset rasterXSize="5" rasterYSize="5"></VRTDataset>')
-    refused(tmp_path / "none.vrt", "raster without bands")
+    refused(tmp_path / "none.vrt", "cannot be opened as a raster")
 
 
 def test_a_file_of_several_rasters_lists_them(tmp_path: Path) -> None:
     path = raster(tmp_path / "pages.tif")
-    with rasterio.open(path) as file:
-        pixels, profile = file.read(), file.profile
-    with rasterio.open(path, "w", **profile | {"APPEND_SUBDATASET": "YES"}) as file:
-        file.write(pixels)
-    with rasterio.open(f"GTIFF_DIR:1:{path}") as page:
-        assert page.count == 1
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(pixels)
-    with rasterio.open(path, "r+") as file:
-        assert not file.subdatasets
-    with rasterio.Env(), rasterio.open(path, "w", **profile) as file:
-        file.write(pixels)
     append_page(path)
     refused(path, r"holds 2 rasters; name one of them as the scene: GTIFF_DIR:1:.*, GTIFF_DIR:2:")
 
@@ -565,7 +558,7 @@ def test_earth_search_has_taken_the_offset_out_of_its_geotiffs(tmp_path: Path) -
     offsets = [b.offset for b in read_product(str(save(tmp_path, content))).bands]
     assert offsets == [0.0, -0.1, None]
     content["properties"]["earthsearch:boa_offset_applied"] = False
-    assert [b.offset for b in read_product(str(save(tmp_path, content))).bands][0] == -0.1
+    assert read_product(str(save(tmp_path, content))).bands[0].offset == -0.1
 
 
 @pytest.mark.parametrize(("baseline", "offset"), [("02.12", 0.0), ("03.01", 0.0), ("04.00", -0.1), ("05.09", -0.1)])
@@ -712,10 +705,6 @@ def test_the_reference_lies_on_the_sample_scene() -> None:
     with (
         rasterio.open(SAMPLES / "landsat7_raleigh.tif") as scene,
         rasterio.open(SAMPLES / "landsat7_labels.tif") as labels,
-        rasterio.open(SAMPLES / "landsat7_landcover_1996.tif") as cover,
     ):
-        assert scene.transform == labels.transform == cover.transform
-        assert scene.shape == labels.shape == cover.shape
-        known, old = labels.read(1), cover.read(1)
-    assert np.bincount(known.ravel()).tolist()[1:] == [907, 200, 427, 915]
-    assert (known == old)[known > 0].mean() > 0.99
+        assert (scene.transform, scene.shape) == (labels.transform, labels.shape)
+        assert np.bincount(labels.read(1).ravel()).tolist()[1:] == [907, 200, 427, 915]
