@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from landcover.models import Model
 
 ENGINES = ("auto", "openvino", "torch")
+PRECISIONS = ("auto", "f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ class EngineChoice:
         engine: "torch" or "openvino".
         device: "cpu" or "cuda:N".
         why: one clause for people.
+        precision: of the network's arithmetic, "f32" or "bf16".
     """
 
     engine: str
     device: str
     why: str
+    precision: str = "f32"
 
     def __str__(self) -> str:
-        return f"{self.engine} on {self.device} ({self.why})"
+        return f"{self.engine} on {self.device} in {self.precision} ({self.why})"
 
 
 class Engine(Protocol):
@@ -71,20 +74,32 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(device: str = "auto", engine: str = "auto") -> EngineChoice:
-    """Decide on engine and device.
+def choose_engine(
+    device: str = "auto", engine: str = "auto", precision: str = "auto", *, bf16_safe: bool = True
+) -> EngineChoice:
+    """Decide on engine, device and precision.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
         engine: "auto", "openvino" (CPU only) or "torch".
+        precision: "f32", "bf16", or "auto" for bf16 where the processor computes in it and the model allows it.
+        bf16_safe: whether the model was measured to keep its accuracy in bf16.
 
     Raises:
         ConfigError: an unknown name, or a device or engine that this machine has not.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"--engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
+    for option, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ConfigError(f"--{option} '{value}' is not known; choose one of {', '.join(known)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError(f"--device '{device}' is not known; choose auto, cpu, cuda or cuda:N")
+    choice = _choose_device(device, engine)
+    if precision == "auto":
+        precision = "bf16" if bf16_safe and _computes_in_bf16(choice) else "f32"
+    return replace(choice, precision=precision)
+
+
+def _choose_device(device: str, engine: str) -> EngineChoice:
     if device.startswith("cuda"):
         return _choose_cuda(device, engine)
     why = "asked for" if device == "cpu" else "no CUDA device"
@@ -99,6 +114,19 @@ def choose_engine(device: str = "auto", engine: str = "auto") -> EngineChoice:
     return EngineChoice("torch", "cpu", f"{why}, and no openvino package")
 
 
+def _computes_in_bf16(choice: EngineChoice) -> bool:
+    """Whether bf16 is native there; torch on a CPU is the oracle, and stays in f32."""
+    if choice.engine == "openvino":
+        import openvino as ov
+
+        return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if choice.device == "cpu":
+        return False
+    import torch
+
+    return torch.cuda.get_device_capability(choice.device) >= (8, 0)
+
+
 def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Engine:
     """Make an engine ready for batches of one shape.
 
@@ -110,8 +138,8 @@ def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: t
         dtype: of the digital numbers.
     """
     if choice.engine == "openvino":
-        return OpenVINOEngine(model, scaling, shape, dtype)
-    return TorchEngine(model, scaling, choice.device)
+        return OpenVINOEngine(model, scaling, shape, dtype, choice.precision)
+    return TorchEngine(model, scaling, choice.device, choice.precision)
 
 
 def cuda_devices() -> int:
@@ -126,9 +154,9 @@ def cuda_devices() -> int:
 
 
 class TorchEngine:
-    """Torch, in float32 on a CPU; on CUDA in bfloat16 where the card has it, channels last."""
+    """Torch on a CPU or on CUDA, channels last; the softmax is in float32 whatever the precision."""
 
-    def __init__(self, model: "Model", scaling: Scaling, device: str) -> None:
+    def __init__(self, model: "Model", scaling: Scaling, device: str, precision: str = "f32") -> None:
         import torch
 
         from landcover.network import Scorer
@@ -137,7 +165,7 @@ class TorchEngine:
         self._device = torch.device(device)
         scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
         self._scorer = scorer.to(self._device).to(memory_format=torch.channels_last).eval()
-        self._half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._half = precision == "bf16"
 
     def scores(self, dn: np.ndarray, valid: np.ndarray) -> Any:
         torch = self._torch
@@ -157,13 +185,15 @@ class TorchEngine:
 class OpenVINOEngine:
     """OpenVINO on a CPU, with the scaling and the softmax inside its graph."""
 
-    def __init__(self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(
+        self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, precision: str = "f32"
+    ) -> None:
         import openvino as ov
 
         graph = _cached_graph(model, scaling, shape, dtype)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count(),

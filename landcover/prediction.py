@@ -57,6 +57,7 @@ class Options:
         batch_size: windows scored at once; None for a good one.
         device: "auto", "cpu", "cuda" or "cuda:N".
         engine: "auto", "openvino" or "torch".
+        precision: "f32", "bf16", or "auto" for bf16 where the processor computes in it and the model allows it.
         bbox: min_x, min_y, max_x, max_y of the part to map, in `bbox_crs`, or the scene's CRS if that is None.
         aoi: vector file with polygons; what lies outside becomes nodata.
         confidence: where to write the confidence, uint8 percent, 255 = nodata; None for not.
@@ -79,6 +80,7 @@ class Options:
     batch_size: int | None = None
     device: str = "auto"
     engine: str = "auto"
+    precision: str = "auto"
     bbox: tuple[float, float, float, float] | None = None
     bbox_crs: str | None = None
     aoi: str | Path | None = None
@@ -246,7 +248,7 @@ class Plan:
             scene=Path(self.scene.name).name,
             model=self.model.spec.name,
             model_sha256=self.model.sha256,
-            engine=f"{self.choice.engine} {self.choice.device.partition(':')[0]}",
+            engine=f"{self.choice.engine} {self.choice.device.partition(':')[0]} {self.choice.precision}",
             windows={
                 "tile": self.grid.rows.tile,
                 "overlap": self.grid.rows.tile - self.grid.rows.step,
@@ -330,7 +332,7 @@ def make_plan(options: Options) -> Plan:
         raise ModelError(
             f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
         )
-    choice = choose_engine(options.device, options.engine)
+    choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     _check_outputs(options)
     scene = open_scene(
         str(options.scene),

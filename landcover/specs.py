@@ -131,6 +131,7 @@ class ModelSpec(_Spec):
         stats: how reflectance is normalised, one per band.
         gsd: metres per pixel, the finest and the coarsest the model was trained for; None if any.
         stride: the network's total stride in pixels; None if nobody wrote it down.
+        bf16_safe: it was measured in bf16: under one label in a hundred changes, and its accuracy stays within .002.
         trained: False for a model made by `landcover models init`.
     """
 
@@ -143,6 +144,7 @@ class ModelSpec(_Spec):
     legend: Legend
     gsd: tuple[float, float] | None = None
     stride: Annotated[int, Field(ge=1, le=4096)] | None = None
+    bf16_safe: bool = False
     trained: bool = True
     licence: str = "other"
     training: str = ""

@@ -47,6 +47,12 @@ def test_openvino_agrees_with_torch(model: Model) -> None:
     np.testing.assert_allclose(openvino, torch, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bf16_is_close(model: Model, engine: str) -> None:
+    exact, coarse = (scores(EngineChoice(engine, "cpu", "", precision), model) for precision in ("f32", "bf16"))
+    assert 0 <= np.abs(coarse - exact).max() < 0.05
+
+
 def test_what_is_not_valid_does_not_count(model: Model) -> None:
     dn, valid = batch()
     engine = open_engine(EngineChoice("torch", "cpu", ""), model, SCALING, SHAPE, "uint16")
@@ -108,15 +114,17 @@ def test_the_cpu_runs_openvino_unless_told_otherwise() -> None:
 
 def test_without_openvino_the_cpu_runs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_has_openvino", lambda: False)
-    assert choose_engine("cpu") == EngineChoice("torch", "cpu", "asked for, and no openvino package")
+    assert choose_engine("cpu") == EngineChoice("torch", "cpu", "asked for, and no openvino package", "f32")
     with pytest.raises(ConfigError, match="not installed"):
         choose_engine("cpu", "openvino")
 
 
 def test_a_cuda_device_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "cuda_devices", lambda: 2)
+    monkeypatch.setattr(engines, "_computes_in_bf16", lambda choice: choice.device != "cpu")
     assert choose_engine().device == "cuda:0"
-    assert choose_engine("cuda:1") == EngineChoice("torch", "cuda:1", "asked for")
+    assert choose_engine("cuda:1") == EngineChoice("torch", "cuda:1", "asked for", "bf16")
+    assert choose_engine("cuda", precision="f32").precision == "f32"
     with pytest.raises(ConfigError, match="sees 2 CUDA devices"):
         choose_engine("cuda:2")
     with pytest.raises(ConfigError, match="runs on a CPU"):

@@ -294,7 +294,8 @@ def test_data_types(tmp_path: Path, pointwise: Model, dtype: str) -> None:
     pixels = (digital_numbers(40, 40) % 250).astype(dtype)
     scene = write_scene(tmp_path / "scene.tif", pixels, scaled=False)
     for engine in ("torch", "openvino"):
-        how = {"model": pointwise, "allow_untrained": True, "overwrite": True, "engine": engine, "scale": 1 / 255}
+        how = {"model": pointwise, "allow_untrained": True, "overwrite": True, "scale": 1 / 255}
+        how |= {"engine": engine}
         got = read_map(predict(scene, tmp_path / "map.tif", **how))
         np.testing.assert_array_equal(got, direct_map(pointwise, pixels, np.ones((40, 40), bool), scale=1 / 255))
 
@@ -341,3 +342,12 @@ def test_the_whole_scene_at_once_is_what_the_windows_approach(tmp_path: Path, un
     whole = scores(288, 0)
     errors = [np.abs(scores(128, overlap) - whole).mean() for overlap in (0, 32, 64)]
     assert errors[0] > errors[1] > errors[2]
+
+
+def test_the_default_engine_is_exact_for_a_network_of_one_pixel(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(333, 257)
+    scene = write_scene(tmp_path / "scene.tif", pixels)
+    predict(scene, tmp_path / "map.tif", model=pointwise, allow_untrained=True, tile_size=100, overlap=30)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((333, 257), bool))
+    )

@@ -68,6 +68,7 @@ def test_two_outputs_of_one_name(tmp_path: Path, scene: Path, predict: Refuse) -
         (["--device", "gpu"], "--device 'gpu' is not known"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--engine", "onnx"], "--engine 'onnx' is not known"),
+        (["--precision", "int4"], "--precision 'int4' is not known"),
         (["--bbox", "1,2,3"], "is not four numbers"),
         (["--bbox", "5,5,1,1"], "is empty"),
         (["--bbox", "0,0,1,1"], "lies outside the scene"),
