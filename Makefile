@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO ?= demo
 SAMPLE ?= sample_tiles/s2_eastern_shore.tif
 READY := $(VENV)/.ready
 
@@ -16,16 +17,16 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	mkdir -p demo
-	$(BIN)/landcover predict $(SAMPLE) --out demo/map.tif --overwrite
-	$(BIN)/landcover vectorize demo/map.tif --out demo/polygons.gpkg --min-area 0.5ha --simplify 10 --overwrite > /dev/null
-	$(BIN)/landcover preview demo/map.tif --scene $(SAMPLE) --out demo/picture.png --overwrite
+	mkdir -p $(DEMO)
+	$(BIN)/landcover predict $(SAMPLE) --out $(DEMO)/map.tif --overwrite
+	$(BIN)/landcover vectorize $(DEMO)/map.tif --out $(DEMO)/polygons.gpkg --min-area 0.5ha --simplify 10 --overwrite > /dev/null
+	$(BIN)/landcover preview $(DEMO)/map.tif --scene $(SAMPLE) --out $(DEMO)/picture.png --overwrite
 	@echo
-	@$(BIN)/landcover stats demo/map.tif
+	@$(BIN)/landcover stats $(DEMO)/map.tif
 	@echo
-	@echo "map:      demo/map.tif"
-	@echo "polygons: demo/polygons.gpkg"
-	@echo "picture:  demo/picture.png"
+	@echo "map:      $(DEMO)/map.tif"
+	@echo "polygons: $(DEMO)/polygons.gpkg"
+	@echo "picture:  $(DEMO)/picture.png"
 
 test: setup
 	$(BIN)/python -m pytest
@@ -40,4 +41,4 @@ bench: setup
 	$(BIN)/python benchmarks/bench.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,114 @@
+"""What a newcomer does: the README's commands as written, from the scene to the polygons."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+
+from tests.scenes import read_map
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_tiles"
+BIN = Path(sys.executable).parent
+
+
+def commands(document: Path) -> list[str]:
+    """The landcover commands in a Markdown file's indented blocks that need nothing but the sample scenes."""
+    lines = re.findall(r"^    (landcover .*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return list(dict.fromkeys(lines))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the sample scenes in it."""
+    (tmp_path / "sample_tiles").symlink_to(SAMPLES)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+
+
+def test_the_readme_maps_and_vectorises(desk: Path) -> None:
+    listed = commands(ROOT / "README.md")
+    assert len(listed) >= 2
+    for command in listed:
+        run(command.split(), desk)
+    with rasterio.open(desk / "map.tif") as file:
+        assert file.crs.to_epsg() == 32618
+    polygons = geopandas.read_file(desk / "polygons.gpkg", layer="landcover")
+    assert set(polygons.class_name) == {"forest", "water", "urban", "other"}
+    assert polygons.area_m2.sum() == pytest.approx(640 * 640 * 100, rel=0.01)
+
+
+def test_every_sample_scene_is_mapped_as_its_readme_says(desk: Path) -> None:
+    listed = commands(SAMPLES / "README.md")
+    assert len(listed) >= 4
+    for command in listed:
+        run(command.split(), desk)
+
+
+def test_the_sample_with_labels_is_mapped_better_than_by_chance(desk: Path) -> None:
+    run(["landcover", "predict", "sample_tiles/landsat7_raleigh.tif", "--out", "raleigh.tif"], desk)
+    found, reference = read_map(desk / "raleigh.tif"), read_map(SAMPLES / "landsat7_labels.tif")
+    known = reference > 0
+    commonest = np.bincount(reference[known]).max() / known.sum()
+    assert (found == reference)[known].mean() > commonest + 0.1
+
+
+def test_the_readme_in_python(desk: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copytree(SAMPLES / "s2_bands", desk / "scene.tif")  # a folder of Sentinel-2 bands under the README's name
+    run([sys.executable, "-c", code.replace("sentinel2-l2a", "sentinel2-l1c")], desk)
+    for name in ("map.tif", "confidence.tif", "polygons.gpkg"):
+        assert (desk / name).exists()
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not been run here")
+def test_make_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "demo", f"DEMO={tmp_path}/demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in ("map.tif", "polygons.gpkg", "picture.png"):
+        assert (tmp_path / "demo" / name).exists()
+        assert f"{tmp_path}/demo/{name}" in done.stdout
+    assert re.search(r"forest +[\d,]+ +[\d,.]+", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "vectorize", "stats", "preview", "info", "doctor", "models list", "models init"]
+)
+def test_every_help_teaches_with_an_example(command: str, tmp_path: Path) -> None:
+    shown = run(["landcover", *command.split(), "--help"], tmp_path).stdout
+    assert f"Example: landcover {command}" in re.sub(r"\s+", " ", shown)
+
+
+def test_models_are_listed_and_shown(tmp_path: Path) -> None:
+    assert "landcover-6band (default)" in run(["landcover", "models", "list"], tmp_path).stdout
+    shown = run(["landcover", "models", "show", "landcover-6band"], tmp_path).stdout
+    for word in ("blue, green, red, nir, swir16, swir22", "10–30 m", "WorldCover", "sha256", "measured on"):
+        assert word in shown
+
+
+def test_info_tells_what_the_model_would_see(desk: Path) -> None:
+    shown = run(["landcover", "info", "sample_tiles/landsat7_raleigh.tif"], desk).stdout
+    for word in ("EPSG:32119", "28.5 m", "swir22", "reflectance of the valid pixels"):
+        assert word in shown
+
+
+def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:
+    shown = run(["landcover", "doctor"], tmp_path).stdout
+    assert "self-test: passed" in shown
+    assert "MISSING" not in shown
