@@ -18,17 +18,7 @@ from PIL import Image
 from landcover.grid import Axis, Grid
 from landcover.prediction import Options, Plan, make_plan
 
-SETTINGS = [
-    (256, 32),
-    (256, 64),
-    (512, 0),
-    (512, 32),
-    (512, 64),
-    (512, 96),
-    (512, 128),
-    (1024, 64),
-    (1024, 128),
-]
+SETTINGS = ((256, 32), (256, 64), (512, 0), (512, 32), (512, 64), (512, 128), (1024, 64), (1024, 128), (1536, 64))
 NEAR = 16
 
 

@@ -258,23 +258,44 @@ def cache_folder() -> Path:
 
 
 def _openvino_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:
-    """Convert scaling, network and softmax to an OpenVINO model of a fixed shape."""
+    """Convert scaling, network and softmax to an OpenVINO model of a fixed shape.
+
+    The network is traced on small chips, which takes a moment and little memory. If its graph does not fit larger ones,
+    because a size was baked in, it is traced on those.
+    """
     import openvino as ov
     import torch
 
     from landcover.network import Scorer
 
     scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias)).eval()
-    n, _, height, width = shape
-    example = (torch.zeros(shape), torch.ones((n, 1, height, width)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses
-        graph = ov.convert_model(scorer, example_input=example, input=[ov.PartialShape(list(e.shape)) for e in example])
+    n, bands, height, width = shape
+    side = 4 * model.stride
+    try:
+        graph = _trace(scorer, (n, bands, min(height, side), min(width, side)), shape)
+        fits = list(graph.output(0).get_shape()) == [n, len(model.spec.legend.classes), height, width]
+    except RuntimeError:
+        fits = False
+    if not fits:
+        graph = _trace(scorer, shape, shape)
     prepare = ov.preprocess.PrePostProcessor(graph)
     for i, stored in enumerate((dtype, "bool")):
         prepare.input(i).tensor().set_element_type(ov.Type(np.dtype(stored)))
         prepare.input(i).preprocess().convert_element_type(ov.Type.f32)
     return prepare.build()
+
+
+def _trace(scorer: Any, example: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """Trace a scorer on chips of shape `example`, (n, bands, height, width), and make a graph for chips of `shape`."""
+    import openvino as ov
+    import torch
+
+    (n, bands, tall, wide), (_, _, height, width) = example, shape
+    given = (torch.zeros(n, bands, tall, wide), torch.ones(n, 1, tall, wide))
+    wanted = [ov.PartialShape([n, channels, height, width]) for channels in (bands, 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses
+        return ov.convert_model(scorer, example_input=given, input=wanted)
 
 
 def _choose_cuda(device: str, engine: str) -> EngineChoice:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from landcover.errors import ConfigError
 
-TILE_SIZE = 1024
+TILE_SIZE = 1536
 OVERLAP = 64
-"""Defaults, in pixels: windows so large that an eighth of the work is repeated, and one label in a thousand at most
-differs from those of the scene scored at once (docs/performance.md has the table)."""
+"""Defaults, in pixels: windows so large that a tenth of the work is repeated, and one label in a thousand differs from
+those of the scene scored at once (docs/performance.md has the table)."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Model:
             ModelError: the weights do not belong to the network that `model.json` describes.
         """
         weights = _read_weights(self.folder / WEIGHTS)
-        _agree(self._build(empty=True).state_dict(), weights, self.folder)
+        _agree(self._empty().state_dict(), weights, self.folder)
         network = self._build()
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
@@ -67,17 +67,23 @@ class Model:
             return self.spec.stride
         from landcover.network import total_stride
 
-        return total_stride(self.spec.architecture, self.spec.hyperparameters, self._build(empty=True))
+        return total_stride(self.spec.architecture, self.spec.hyperparameters, self._empty())
 
-    def _build(self, *, empty: bool = False) -> "nn.Module":
-        """Build the network with random weights, or, if `empty`, without taking memory for any."""
+    def _empty(self) -> "nn.Module":
+        """The network without memory for its weights, where the architecture can be built so."""
         import torch
 
+        try:
+            with torch.device("meta"):
+                return self._build()
+        except RuntimeError:  # it computes with numbers while it is built
+            return self._build()
+
+    def _build(self) -> "nn.Module":
         from landcover.network import build_network
 
         spec = self.spec
-        with torch.device("meta" if empty else "cpu"):
-            return build_network(spec.architecture, len(spec.bands), len(spec.legend.classes), spec.hyperparameters)
+        return build_network(spec.architecture, len(spec.bands), len(spec.legend.classes), spec.hyperparameters)
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:

@@ -34,7 +34,7 @@ from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Choice, Scene, open_scene
 
 CPU_BATCH_SIZE = 1
-CUDA_BATCH_SIZE = 16
+CUDA_BATCH_SIZE = 4
 CHUNK_ROWS = 128
 """Rows that are read, and classified, at a time."""
 

@@ -12,6 +12,7 @@ from landcover import engines
 from landcover.engines import CACHED_GRAPHS, EngineChoice, cache_folder, choose_engine, open_engine
 from landcover.errors import ConfigError
 from landcover.models import Model, init_model
+from landcover.network import architectures
 from landcover.prediction import predict
 from landcover.scaling import make_scaling
 from tests.scenes import digital_numbers, write_scene
@@ -45,6 +46,23 @@ def test_openvino_agrees_with_torch(model: Model) -> None:
     torch, openvino = (scores(EngineChoice(name, "cpu", ""), model) for name in ("torch", "openvino"))
     np.testing.assert_allclose(torch.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(openvino, torch, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", [a for a in architectures() if a not in ("pointwise", "dpt")])
+def test_every_architecture_is_converted(tmp_path: Path, architecture: str) -> None:
+    encoder = {"segformer": "mit_b0"}.get(architecture, "resnet18")
+    arguments = {} if architecture == "unet" else {"encoder_name": encoder}
+    made = init_model(
+        tmp_path / "m", architecture=architecture, bands=("red", "nir"), classes=("a", "b"), hyperparameters=arguments
+    )
+    rows, cols = 3 * made.stride, 6 * made.stride
+    dn = digital_numbers(rows, cols)[None]
+    valid = np.ones((1, 1, rows, cols), bool)
+    found = []
+    for name in ("torch", "openvino"):
+        engine = open_engine(EngineChoice(name, "cpu", ""), made, SCALING, dn.shape, "uint16")
+        found.append(np.array(engine.numpy(engine.scores(dn, valid))))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
