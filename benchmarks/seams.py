@@ -16,7 +16,8 @@ import rasterio
 from PIL import Image
 
 from landcover.grid import Axis, Grid
-from landcover.prediction import Options, Plan, make_plan
+from landcover.planning import Options, Plan, make_plan
+from landcover.prediction import map_scene
 
 SETTINGS = ((256, 32), (256, 64), (512, 0), (512, 32), (512, 64), (512, 128), (1024, 64), (1024, 128), (1536, 64))
 NEAR = 16
@@ -47,7 +48,7 @@ def main() -> None:
 
 def run(plan: Plan) -> np.ndarray:
     """The map of a plan, uint8 (height, width)."""
-    for _ in plan.run():
+    for _ in map_scene(plan):
         pass
     with rasterio.open(plan.options.out) as file:
         return file.read(1)

@@ -1,95 +1,21 @@
-"""A scene → a class map: plan everything first, then stream."""
+"""A scene → a class map: rows are read ahead, scored in windows, blended, classified and written behind."""
 
-import math
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 
 from landcover.blend import Blender
-from landcover.chips import Chunk, Strip, batches, even_batch_size, strips
-from landcover.classmap import (
-    CONFIDENCE_NODATA,
-    MAP_NODATA,
-    SCORE_NODATA,
-    SCORE_SCALE,
-    Layer,
-    RowSink,
-    check_destination,
-    open_sinks,
-)
-from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
-from landcover.errors import ConfigError, ModelError, OutputError, SceneError
-from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
-from landcover.models import DEFAULT_MODEL, Model, load_model
+from landcover.chips import Chunk, Strip, batches, strips
+from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE, RowSink, open_sinks
+from landcover.engines import Engine, open_engine
+from landcover.errors import SceneError
 from landcover.pipeline import read_ahead, write_behind
-from landcover.provenance import tags
-from landcover.regions import Area, bounds_of, box_of_bounds, read_area
-from landcover.scaling import Scaling, make_scaling
-from landcover.scene import Choice, Scene, open_scene
-
-CPU_BATCH_SIZE = 1
-CUDA_BATCH_SIZE = 4
-CHUNK_ROWS = 128
-"""Rows that are read, and classified, at a time."""
-
-WRITE_BEHIND = 2
-"""Blocks of rows that wait for the writer."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a scene is to be mapped.
-
-    Attributes:
-        scene: any raster GDAL reads, a folder of band files, or a STAC item.
-        out: the class map to write, a GeoTIFF.
-        model: a loaded model, the name of an embedded one, or a model folder.
-        sensor: name in `configs/sensors`, or a TOML file.
-        bands: which band is which, common name → number or label in the scene.
-        scale, offset: reflectance = digital number * scale + offset.
-        tile_size, overlap: of windows, in pixels; rounded up to multiples of the network's stride.
-        batch_size: windows scored at once; None for a good one.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        engine: "auto", "openvino" or "torch".
-        precision: "f32", "bf16", or "auto" for bf16 where the processor computes in it and the model allows it.
-        bbox: min_x, min_y, max_x, max_y of the part to map, in `bbox_crs`, or the scene's CRS if that is None.
-        aoi: vector file with polygons; what lies outside becomes nodata.
-        confidence: where to write the confidence, uint8 percent, 255 = nodata; None for not.
-        scores: where to write the scores, one band per class, uint16 ten-thousandths, 65535 = nodata; None for not.
-        overwrite: replace outputs that exist.
-        allow_no_crs: map a scene that is not placed on the earth.
-        allow_untrained: use a model that was never trained, for tests and benchmarks.
-        allow_resolution: use a model far from the resolution it was trained for.
-    """
-
-    scene: str | Path
-    out: str | Path
-    model: Model | str | Path = DEFAULT_MODEL
-    sensor: str | None = None
-    bands: dict[str, str] | None = None
-    scale: float | None = None
-    offset: float | None = None
-    tile_size: int = TILE_SIZE
-    overlap: int = OVERLAP
-    batch_size: int | None = None
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    bbox: tuple[float, float, float, float] | None = None
-    bbox_crs: str | None = None
-    aoi: str | Path | None = None
-    confidence: str | Path | None = None
-    scores: str | Path | None = None
-    overwrite: bool = False
-    allow_no_crs: bool = False
-    allow_untrained: bool = False
-    allow_resolution: bool = False
+from landcover.planning import CHUNK_ROWS, WRITE_BEHIND, Options, Plan, make_plan
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
@@ -110,198 +36,74 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
         >>> landcover.predict("scene.tif", "map.tif", sensor="sentinel2-l2a")
     """
     plan = make_plan(Options(scene, out, **options))
-    for _ in plan.run():
+    for _ in map_scene(plan):
         pass
     return Path(out)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that is decided before the first pixel is read."""
+def map_scene(plan: Plan) -> Generator[int, None, None]:
+    """Carry out a plan; yields the pixels done so far, each time rows are handed to the writer.
 
-    options: Options
-    model: Model
-    scene: Scene
-    grid: Grid
-    area: Area | None
-    choice: EngineChoice
-    batch_size: int
+    Closing the generator early stops the run and leaves nothing behind.
+    """
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_sinks(list(plan.layers.values()), overwrite=plan.options.overwrite))
+        sinks = dict(zip(plan.layers, opened, strict=True))
+        engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+        chunks = stack.enter_context(read_ahead(_read(plan), plan.chunks_ahead))
+        give = stack.enter_context(write_behind(partial(_write, sinks), WRITE_BEHIND))
+        mapped = done = 0
+        for rows in _map(plan, engine, strips(chunks, plan.grid, plan.area.mask if plan.area else None)):
+            give(rows)
+            mapped += int(np.count_nonzero(rows.classes))
+            done += rows.classes.size
+            yield done
+        if not mapped:
+            raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
 
-    def run(self) -> Generator[int, None, None]:
-        """Map the scene; yields the pixels done so far, each time rows are handed to the writer."""
-        layers = self.layers
-        with ExitStack() as stack:
-            opened = stack.enter_context(open_sinks(list(layers.values()), overwrite=self.options.overwrite))
-            sinks = dict(zip(layers, opened, strict=True))
-            engine = open_engine(self.choice, self.model, self.scaling, self.batch_shape, self.scene.dtype)
-            chunks = stack.enter_context(read_ahead(self._chunks(), self._chunks_ahead))
-            give = stack.enter_context(write_behind(partial(_write, sinks), WRITE_BEHIND))
-            mapped = done = 0
-            for rows in self._map(engine, strips(chunks, self.grid, self.area.mask if self.area else None)):
-                give(rows)
-                mapped += int(np.count_nonzero(rows.classes))
-                done += rows.classes.size
-                yield done
-            if not mapped:
-                raise SceneError(f"{self.scene.name} has no valid pixel in the region asked for: nothing to map")
 
-    def _map(self, engine: Engine, strips: Iterator[Strip]) -> Iterator["Rows"]:
-        """Score the windows of each strip, blend them, and classify the rows that are complete."""
-        blender = Blender(self.grid, len(self.model.spec.legend.classes), engine.zeros, engine.array)
-        for strip in strips:
-            for batch in batches(strip, self.grid, self.batch_size):
-                scores = engine.scores(batch.dn, batch.valid)
-                for window, col in zip(scores, batch.cols, strict=False):
-                    blender.add(window, strip.row, col)
-            yield from self._classify(engine, blender.finish(strip.row), strip)
+def _read(plan: Plan) -> Iterator[Chunk]:
+    """Read the scene once, from top to bottom, some rows at a time."""
+    box = plan.grid.read_box
+    with plan.scene.open() as reader:
+        row = box.row0
+        while row < box.row1:
+            stop = min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1)
+            yield Chunk(row, *reader.read(row, stop, box.col0, box.col1))
+            row = stop
 
-    def _classify(self, engine: Engine, scores: Any, strip: Strip) -> Iterator["Rows"]:
-        """Turn finished scores (classes, rows, width) into the rows of every layer, some rows at a time."""
-        region, (first, last) = self.grid.region, self.grid.complete(strip.row)
-        left = region.col0 - self.grid.read_box.col0
-        wanted = strip.wanted[first - self.grid.rows.start(strip.row) :, left : left + region.width]
-        ids = engine.array(np.array(self.model.spec.legend.ids, np.uint8))
-        for lo in range(0, last - first, CHUNK_ROWS):
-            some = scores[:, lo : lo + CHUNK_ROWS]
-            nodata = ~wanted[lo : lo + some.shape[1]]
-            classes = engine.numpy(ids[some.argmax(0)])
-            classes[nodata] = MAP_NODATA
-            confidence = stored = None
-            if self.options.confidence is not None:
-                confidence = np.rint(engine.numpy(some).max(axis=0) * 100).astype(np.uint8)
-                confidence[nodata] = CONFIDENCE_NODATA
-            if self.options.scores is not None:
-                stored = np.rint(engine.numpy(some) / SCORE_SCALE).astype(np.uint16)
-                stored[:, nodata] = SCORE_NODATA
-            yield Rows(first + lo - region.row0, classes, confidence, stored)
 
-    def _chunks(self) -> Iterator[Chunk]:
-        """Read the scene once, from top to bottom, some rows at a time."""
-        box = self.grid.read_box
-        with self.scene.open() as reader:
-            row = box.row0
-            while row < box.row1:
-                stop = min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1)
-                yield Chunk(row, *reader.read(row, stop, box.col0, box.col1))
-                row = stop
+def _map(plan: Plan, engine: Engine, strips: Iterator[Strip]) -> Iterator["Rows"]:
+    """Score the windows of each strip, blend them, and classify the rows that are complete."""
+    blender = Blender(plan.grid, len(plan.model.spec.legend.classes), engine.zeros, engine.array)
+    for strip in strips:
+        for batch in batches(strip, plan.grid, plan.batch_size):
+            scores = engine.scores(batch.dn, batch.valid)
+            for window, col in zip(scores, batch.cols, strict=False):
+                blender.add(window, strip.row, col)
+        yield from _classify(plan, engine, blender.finish(strip.row), strip)
 
-    @property
-    def _chunks_ahead(self) -> int:
-        """How many chunks are read ahead: one row of windows."""
-        return math.ceil(self.grid.rows.step / CHUNK_ROWS)
 
-    @cached_property
-    def scaling(self) -> Scaling:
-        """From the scene's digital numbers to what the network sees."""
-        bands, stats = self.scene.bands, self.model.spec.stats
-        return make_scaling(
-            [b.scale for b in bands], [b.offset for b in bands], [s.mean for s in stats], [s.stddev for s in stats]
-        )
-
-    @property
-    def batch_shape(self) -> tuple[int, int, int, int]:
-        return self.batch_size, len(self.scene.bands), self.grid.rows.tile, self.grid.cols.tile
-
-    @cached_property
-    def layers(self) -> dict[str, Layer]:
-        """The rasters to be written: "map", and "confidence" and "scores" where asked for."""
-        spec, region, options = self.model.spec, self.grid.region, self.options
-        layer = partial(
-            Layer,
-            height=region.height,
-            width=region.width,
-            transform=self.scene.transform @ Affine.translation(region.col0, region.row0),
-            crs=self.scene.crs,
-        )
-        layers = {
-            "map": layer(
-                path=Path(options.out),
-                dtype="uint8",
-                nodata=MAP_NODATA,
-                bands=("class",),
-                legend=spec.legend,
-                overviews="MODE",
-                tags=self._tags(legend=spec.legend.model_dump_json()),
-            )
-        }
-        if options.confidence is not None:
-            layers["confidence"] = layer(
-                path=Path(options.confidence),
-                dtype="uint8",
-                nodata=CONFIDENCE_NODATA,
-                bands=("confidence, percent",),
-                tags=self._tags(),
-            )
-        if options.scores is not None:
-            layers["scores"] = layer(
-                path=Path(options.scores),
-                dtype="uint16",
-                nodata=SCORE_NODATA,
-                bands=spec.legend.names,
-                scale=SCORE_SCALE,
-                tags=self._tags(),
-            )
-        return layers
-
-    def _tags(self, **more: Any) -> dict[str, str]:
-        return tags(
-            scene=Path(self.scene.name).name,
-            model=self.model.spec.name,
-            model_sha256=self.model.sha256,
-            engine=f"{self.choice.engine} {self.choice.device.partition(':')[0]} {self.choice.precision}",
-            windows={
-                "tile": self.grid.rows.tile,
-                "overlap": self.grid.rows.tile - self.grid.rows.step,
-                "batch": self.batch_size,
-            },
-            bands={b.name: {"scale": b.scale, "offset": b.offset} for b in self.scene.bands},
-            **more,
-        )
-
-    def memory(self) -> dict[str, int]:
-        """Upper bounds, in bytes, of what is held at once beside the program itself; none grows with the height."""
-        width, tile, spec, options = self.grid.read_box.width, self.grid.rows.tile, self.model.spec, self.options
-        pixel = len(spec.bands) * np.dtype(self.scene.dtype).itemsize + 1
-        classes = len(spec.legend.classes)
-        outputs = 1 + (options.confidence is not None) + 2 * classes * (options.scores is not None)
-        ahead = (self._chunks_ahead + 3) * CHUNK_ROWS  # waiting, being read, being masked, being taken
-        rows_kept = tile + self.grid.rows.tile - self.grid.rows.step
-        return {
-            "strip of the scene": (tile + CHUNK_ROWS) * width * (pixel + (self.area is not None)),
-            "rows read ahead": ahead * width * pixel,
-            "decoded blocks": self.scene.cache_bytes,
-            "sums of scores": rows_kept * width * classes * 4,
-            "rows to be written": CHUNK_ROWS * width * ((WRITE_BEHIND + 2) * outputs + 9 + 8 * classes),
-            "network": self._network_bytes(),
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """The plan as plain values, to be printed."""
-        region, memory = self.grid.region, self.memory()
-        return {
-            "scene": f"{self.scene.name}, {self.scene.height} × {self.scene.width} {self.scene.dtype}",
-            "region": f"{region.height} × {region.width} pixels from row {region.row0}, column {region.col0}",
-            "GSD": f"{self.scene.gsd:.4g} m" if self.scene.gsd else "unknown",
-            "model": f"{self.model.spec.name}, sha256 {self.model.sha256[:12]}",
-            "engine": str(self.choice),
-            "bands": {
-                b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in self.scene.bands
-            },
-            "windows": f"{len(self.grid.window_rows)} × {len(self.grid.window_cols)} of {self.grid.rows.tile} × "
-            f"{self.grid.cols.tile}, every {self.grid.rows.step} × {self.grid.cols.step}, batch {self.batch_size}; "
-            f"the network sees {self.grid.work:.2f} pixels for each one mapped",
-            "memory": {
-                name: f"{size / 1e6:.0f} MB" for name, size in {**memory, "bound": sum(memory.values())}.items()
-            },
-            "outputs": {name: str(layer.path) for name, layer in self.layers.items()},
-        }
-
-    def _network_bytes(self) -> int:
-        """What a network's layers would hold if no memory were reused; 4 bytes a value."""
-        from landcover.network import activation_count
-
-        n, bands, height, width = self.batch_shape
-        return 4 * n * height * width * activation_count(self.model.network, bands, self.model.stride)
+def _classify(plan: Plan, engine: Engine, scores: Any, strip: Strip) -> Iterator["Rows"]:
+    """Turn finished scores (classes, rows, width) into the rows of every layer, some rows at a time."""
+    region, (first, last) = plan.grid.region, plan.grid.complete(strip.row)
+    left = region.col0 - plan.grid.read_box.col0
+    top = first - plan.grid.rows.start(strip.row)
+    wanted = strip.wanted[top : top + last - first, left : left + region.width]
+    ids = engine.array(np.array(plan.model.spec.legend.ids, np.uint8))
+    for lo in range(0, last - first, CHUNK_ROWS):
+        some = scores[:, lo : lo + CHUNK_ROWS]
+        nodata = ~wanted[lo : lo + CHUNK_ROWS]
+        classes = engine.numpy(ids[some.argmax(0)])
+        classes[nodata] = MAP_NODATA
+        confidence = stored = None
+        if plan.options.confidence is not None:
+            confidence = np.rint(engine.numpy(some).max(axis=0) * 100).astype(np.uint8)
+            confidence[nodata] = CONFIDENCE_NODATA
+        if plan.options.scores is not None:
+            stored = np.rint(engine.numpy(some) / SCORE_SCALE).astype(np.uint16)
+            stored[:, nodata] = SCORE_NODATA
+        yield Rows(first + lo - region.row0, classes, confidence, stored)
 
 
 @dataclass(frozen=True)
@@ -319,88 +121,6 @@ class Rows:
     classes: np.ndarray
     confidence: np.ndarray | None
     scores: np.ndarray | None
-
-
-def make_plan(options: Options) -> Plan:
-    """Decide everything about a prediction, and find all that can be wrong with it; reads no pixels.
-
-    Raises:
-        LandcoverError: the scene, the model, an option or the output cannot be used.
-    """
-    model = options.model if isinstance(options.model, Model) else load_model(options.model)
-    if not model.spec.trained and not options.allow_untrained:
-        raise ModelError(
-            f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
-        )
-    choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
-    _check_outputs(options)
-    scene = open_scene(
-        str(options.scene),
-        model.spec.bands,
-        Choice(options.sensor, options.bands, options.scale, options.offset),
-        allow_no_crs=options.allow_no_crs,
-    )
-    _check_resolution(scene, model, allow=options.allow_resolution)
-    area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
-    grid = make_grid(
-        scene.height,
-        scene.width,
-        tile=options.tile_size,
-        overlap=options.overlap,
-        stride=model.stride,
-        region=_region(options, scene, area),
-    )
-    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid))
-
-
-def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
-    """The pixels asked for: the box, the area's bounds, what both share, or all."""
-    size = (scene.height, scene.width)
-    boxes = []
-    if options.bbox is not None:
-        boxes.append(box_of_bounds(options.bbox, options.bbox_crs, scene.transform, scene.crs, size))
-    if area is not None:
-        boxes.append(box_of_bounds(bounds_of(area), None, scene.transform, scene.crs, size))
-    if len(boxes) < 2:
-        return boxes[0] if boxes else None
-    row0, col0 = max(b.row0 for b in boxes), max(b.col0 for b in boxes)
-    row1, col1 = min(b.row1 for b in boxes), min(b.col1 for b in boxes)
-    if row0 >= row1 or col0 >= col1:
-        raise SceneError("--bbox and --aoi have no pixel in common; correct one of them")
-    return Box(row0, row1, col0, col1)
-
-
-def _batch_size(options: Options, choice: EngineChoice, grid: Grid) -> int:
-    limit = options.batch_size
-    if limit is None:
-        limit = CUDA_BATCH_SIZE if choice.device.startswith("cuda") else CPU_BATCH_SIZE
-    if limit < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {limit}")
-    return even_batch_size(grid.cols.count, limit)
-
-
-def _check_outputs(options: Options) -> None:
-    outputs = [Path(p) for p in (options.out, options.confidence, options.scores) if p is not None]
-    for path in outputs:
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            raise OutputError(f"{path}: maps are written as GeoTIFF; give a name that ends in .tif")
-        if path.resolve() == Path(options.scene).resolve():
-            raise OutputError(f"{path} is the scene itself; choose another name for the output")
-        check_destination(path, overwrite=options.overwrite)
-    if len({p.resolve() for p in outputs}) < len(outputs):
-        raise OutputError(f"two outputs have the same name {outputs[0]}; give each its own")
-
-
-def _check_resolution(scene: Scene, model: Model, *, allow: bool) -> None:
-    """Refuse a scene whose pixels are more than twice as fine or coarse as any the model was trained for."""
-    if scene.gsd is None or model.spec.gsd is None or allow:
-        return
-    finest, coarsest = model.spec.gsd
-    if not finest / 2 <= scene.gsd <= coarsest * 2:
-        raise SceneError(
-            f"{scene.name} has pixels of {scene.gsd:.3g} m, but the model '{model.spec.name}' was trained for "
-            f"{finest:g}–{coarsest:g} m; resample the scene, choose another model, or add --allow-resolution"
-        )
 
 
 def _write(sinks: dict[str, RowSink], rows: Rows) -> None:

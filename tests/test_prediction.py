@@ -12,7 +12,8 @@ from rasterio.enums import ColorInterp
 
 from landcover.errors import SceneError
 from landcover.models import Model, init_model
-from landcover.prediction import Options, make_plan, predict
+from landcover.planning import Options, make_plan
+from landcover.prediction import predict
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 

@@ -13,7 +13,8 @@ import pytest
 import rasterio
 from rio_cogeo import cog_validate
 
-from landcover.prediction import Options, Plan, make_plan, predict
+from landcover.planning import Options, Plan, make_plan
+from landcover.prediction import map_scene, predict
 from tests.scenes import read_map
 
 NEAR = 16
@@ -33,7 +34,7 @@ def plan(coast: str, tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 @pytest.fixture(scope="module")
 def mapped(plan: Plan) -> np.ndarray:
-    for _ in plan.run():
+    for _ in map_scene(plan):
         pass
     return read_map(Path(plan.options.out))
 
@@ -44,7 +45,7 @@ def at_once(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     out = tmp_path_factory.mktemp("whole") / "map.tif"
     whole = make_plan(dataclasses.replace(plan.options, out=out, tile_size=1 << 14, overlap=0))
     assert whole.grid.windows == 1
-    for _ in whole.run():
+    for _ in map_scene(whole):
         pass
     return read_map(out)
 
@@ -79,7 +80,7 @@ def test_windows_that_are_not_aligned_leave_several_times_the_seams(
         grid=dataclasses.replace(plan.grid, rows=rows, cols=cols),
         options=dataclasses.replace(plan.options, out=tmp_path / "map.tif"),
     )
-    for _ in shifted.run():
+    for _ in map_scene(shifted):
         pass
     assert (read_map(tmp_path / "map.tif") != at_once).mean() > 3 * (mapped != at_once).mean()
 

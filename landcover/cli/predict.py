@@ -11,7 +11,7 @@ from landcover.cli.parsing import parse_bands
 from landcover.grid import OVERLAP, TILE_SIZE
 
 if TYPE_CHECKING:
-    from landcover.prediction import Plan
+    from landcover.planning import Plan
 
 
 def predict(
@@ -47,7 +47,7 @@ def predict(
     Example: landcover predict scene.tif --sensor sentinel2-l2a --out map.tif --confidence confidence.tif
     """
     from landcover.models import DEFAULT_MODEL
-    from landcover.prediction import Options, make_plan
+    from landcover.planning import Options, make_plan
     from landcover.regions import parse_bbox
 
     plan = make_plan(
@@ -88,10 +88,12 @@ def _run(plan: "Plan") -> float:
     """Run a plan with progress on stderr; returns the seconds it took."""
     import time
 
+    from landcover.prediction import map_scene
+
     say(f"Mapping with {plan.model.spec.name}, {plan.choice}")
     began = time.perf_counter()
     region = plan.grid.region
-    with closing(plan.run()) as done:
+    with closing(map_scene(plan)) as done:
         for _ in progress(done, region.height * region.width, "Mapping"):
             pass
     seconds = time.perf_counter() - began

@@ -17,7 +17,8 @@ from landcover.classmap import open_sinks
 from landcover.errors import OutputError
 from landcover.models import Model
 from landcover.pipeline import read_ahead, write_behind
-from landcover.prediction import Options, make_plan, predict
+from landcover.planning import Options, make_plan
+from landcover.prediction import map_scene, predict
 from tests.commands import tree
 from tests.scenes import digital_numbers, write_scene
 
@@ -215,7 +216,7 @@ def test_closing_a_run_early_leaves_nothing(tmp_path: Path, scene: Path, pointwi
     options = Options(
         scene, tmp_path / "map.tif", pointwise, engine="torch", tile_size=64, overlap=8, allow_untrained=True
     )
-    run = make_plan(options).run()
+    run = map_scene(make_plan(options))
     next(run)
     run.close()
     assert tree(tmp_path) == set()
