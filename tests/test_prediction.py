@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 from landcover.errors import SceneError
+from landcover.grid import TILE_SIZE
 from landcover.models import Model, init_model
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
@@ -323,7 +324,7 @@ def test_an_area_of_interest_leaves_nodata_outside(tmp_path: Path, pointwise: Mo
 
 def test_memory_bound_does_not_grow_with_the_height(tmp_path: Path, pointwise: Model) -> None:
     bounds = []
-    for height in (1024, 1500, 6000):
+    for height in (TILE_SIZE, TILE_SIZE + 300, 6000):
         scene = write_scene(tmp_path / "scene.tif", np.ones((2, height, 700), "uint16"))
         plan = make_plan(Options(scene, tmp_path / "map.tif", pointwise, allow_untrained=True))
         bounds.append(sum(plan.memory().values()))
