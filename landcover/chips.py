@@ -7,6 +7,9 @@ import numpy as np
 
 from landcover.grid import Axis, Box, Grid
 
+CHUNK_ROWS = 128
+"""Rows of the scene that are read, and classified, at a time."""
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -27,7 +30,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of the scene, as they are read.
+    """Some rows of the scene, at most CHUNK_ROWS, as they are read.
 
     Attributes:
         row: the first of them, counted from the scene's top.
@@ -66,7 +69,7 @@ def strips(chunks: Iterable[Chunk], grid: Grid, area: Callable[[Box], np.ndarray
     Yields:
         Strips; each holds until the next one is taken.
     """
-    box, buffer = grid.read_box, _Rows(grid.rows.tile)
+    box, buffer = grid.read_box, _Rows(grid.rows.tile + CHUNK_ROWS)
     for row in grid.window_rows:
         start = grid.rows.start(row)
         stop = min(start + grid.rows.tile, box.row1)
@@ -106,8 +109,8 @@ class _Rows:
         """Add the rows of a chunk below those held."""
         bands, rows, width = chunk.dn.shape
         if not self._dn.size:
-            self._dn = np.empty((bands, self._room + rows, width), chunk.dn.dtype)
-            self._valid = np.empty((self._room + rows, width), bool)
+            self._dn = np.empty((bands, self._room, width), chunk.dn.dtype)
+            self._valid = np.empty((self._room, width), bool)
         place = slice(self._held, self._held + rows)
         self._dn[:, place], self._valid[place] = chunk.dn, chunk.valid
         self._held += rows

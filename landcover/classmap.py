@@ -4,7 +4,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -83,27 +83,32 @@ class RowSink:
         self._folder = folder
         self._raw = folder / "rows.raw"
         self._size = np.dtype(layer.dtype).itemsize
-        self._file: BinaryIO = self._raw.open("wb")
-        self._file.truncate(len(layer.bands) * layer.height * layer.width * self._size)
+        with disk_errors(layer.path):
+            self._file: BinaryIO = self._raw.open("wb")
+            self._file.truncate(len(layer.bands) * layer.height * layer.width * self._size)
 
     def write(self, row: int, block: np.ndarray) -> None:
         """Write block (bands, rows, width) of the layer's dtype, from `row` on; values are stored as they are."""
-        for band, rows in enumerate(block):
-            self._file.seek((band * self.layer.height + row) * self.layer.width * self._size)
-            self._file.write(np.ascontiguousarray(rows).data)
+        with disk_errors(self.layer.path):
+            for band, rows in enumerate(block):
+                self._file.seek((band * self.layer.height + row) * self.layer.width * self._size)
+                self._file.write(np.ascontiguousarray(rows).data)
 
     def close(self) -> None:
-        self._file.close()
+        """Close the raw file; what could not be written to it was said before, or is dropped with it."""
+        with suppress(OSError):
+            self._file.close()
 
     def finish(self) -> Path:
         """Encode the rows; returns the folder with the finished file, and its side-car, if it has one."""
-        self._file.close()
-        vrt = self._folder / "rows.vrt"
-        vrt.write_text(_vrt(self.layer, self._raw.name), encoding="utf-8")
-        done = self._folder / "done"
-        done.mkdir()
-        with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
-            rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
+        with disk_errors(self.layer.path):
+            self._file.close()
+            vrt = self._folder / "rows.vrt"
+            vrt.write_text(_vrt(self.layer, self._raw.name), encoding="utf-8")
+            done = self._folder / "done"
+            done.mkdir()
+            with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
+                rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
         return done
 
 
@@ -117,11 +122,8 @@ def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list
     """
     for layer in layers:
         check_destination(layer.path, overwrite=overwrite)
-    with work_folder(layers[0].path) as work, _disk_errors(layers[0].path):
-        folders = [work / str(i) for i in range(len(layers))]
-        for folder in folders:
-            folder.mkdir()
-        sinks = [RowSink(layer, folder) for layer, folder in zip(layers, folders, strict=True)]
+    with ExitStack() as stack:
+        sinks = [RowSink(layer, stack.enter_context(work_folder(layer.path))) for layer in layers]
         try:
             yield sinks
             finished = [sink.finish() for sink in sinks]
@@ -129,7 +131,8 @@ def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list
             for sink in sinks:
                 sink.close()
         for sink, folder in zip(sinks, finished, strict=True):
-            publish(folder, sink.layer.path)
+            with disk_errors(sink.layer.path):
+                publish(folder, sink.layer.path)
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -138,14 +141,15 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: it exists and `overwrite` is False, it is a folder, or its folder is missing or not writable.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file in it")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; add --overwrite to replace it")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
+    with disk_errors(path):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file in it")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; add --overwrite to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} does not exist; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
 
 
 def publish(folder: Path, path: Path) -> None:
@@ -160,26 +164,35 @@ def publish(folder: Path, path: Path) -> None:
 
 
 @contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of an error of the system, or of GDAL, while `path` is written, what it means for the user."""
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError) as e:
+        reason = getattr(e, "strerror", None) or f"{e}; is the disk full?"
+        raise OutputError(f"{path} cannot be written: {reason}") from e
+
+
+@contextmanager
 def work_folder(path: Path) -> Iterator[Path]:
     """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared."""
     folder = path.parent / f".{path.name}.work"
     lock = FileLock(path.parent / f".{path.name}.lock")
+    with disk_errors(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as e:
+            raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
     try:
-        lock.acquire(timeout=0)
-    except Timeout as e:
-        raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
-    except OSError as e:
-        raise OutputError(f"{path} cannot be written: {e.strerror}") from e
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        with disk_errors(path):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
         yield folder
-    except OSError as e:
-        raise OutputError(f"{path} cannot be written: {e.strerror or e}") from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # where an open file cannot be removed, the empty lock file stays
+            Path(lock.lock_file).unlink()
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _cog_options(layer: Layer) -> dict[str, str | int]:
@@ -240,15 +253,6 @@ def _colours(layer: Layer) -> str:
         for v in range(top + 1)
     )
     return f"<ColorInterp>Palette</ColorInterp><CategoryNames>{names}</CategoryNames><ColorTable>{colours}</ColorTable>"
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Say of a raster error while encoding what it means for the user."""
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError) as e:
-        raise OutputError(f"{path} cannot be written: {e}; is the disk full?") from e
 
 
 @contextmanager

@@ -166,6 +166,9 @@ class TorchEngine:
         scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
         self._scorer = scorer.to(self._device).to(memory_format=torch.channels_last).eval()
         self._half = precision == "bf16"
+        if self._device.type == "cuda":  # the same bits every time, and f32 that is f32
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def scores(self, dn: np.ndarray, valid: np.ndarray) -> Any:
         torch = self._torch

@@ -10,7 +10,9 @@ import pyproj
 import rasterio
 from affine import Affine
 from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.warp import transform as warp_points
 
 from landcover.errors import MapError
@@ -119,12 +121,15 @@ def coordinates(transform: Affine, col: Any, row: Any) -> tuple[Any, Any]:
 
 
 def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: int) -> float | None:
-    """Side of a pixel in metres (the square root of its area), at the middle of a raster; None without a CRS."""
+    """Side of a pixel in metres (the square root of its area), at the middle of a raster; None without a place."""
     if crs is None:
         return None
     row, col = height / 2, width / 2
     corners = [transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
-    lons, lats = warp_points(crs, "EPSG:4326", *zip(*corners, strict=True))
+    try:
+        lons, lats = warp_points(crs, "EPSG:4326", *zip(*corners, strict=True))
+    except (RasterioError, CPLE_BaseError):  # a CRS of a building site, say, that is tied to no place on the earth
+        return None
     _, _, across = WGS84.inv(lons[0], lats[0], lons[1], lats[1])
     _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
     side = float(np.sqrt(across * down))

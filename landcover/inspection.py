@@ -12,8 +12,9 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from landcover import __version__
+from landcover.classmap import open_raster
 from landcover.engines import choose_engine, cuda_devices
-from landcover.errors import LandcoverError
+from landcover.errors import LandcoverError, SceneError
 from landcover.ground import ground_resolution
 from landcover.models import Model, init_model
 from landcover.prediction import predict
@@ -42,7 +43,7 @@ def inspect_scene(source: str, model: Model, choice: Choice) -> dict[str, Any]:
         SceneError: the scene cannot be opened.
     """
     product = read_product(source)
-    with rasterio.open(product.bands[0].path) as first:
+    with open_raster(product.bands[0].path, SceneError) as first:
         gsd = ground_resolution(first.transform, first.crs, first.height, first.width)
         facts = {
             "scene": source,
@@ -72,13 +73,15 @@ def examine_machine() -> dict[str, Any]:
 def _stored_bands(product: Product) -> list[dict[str, Any]]:
     bands = []
     for number, band in enumerate(product.bands, 1):
-        with rasterio.open(band.path) as file:
+        with open_raster(band.path, SceneError) as file:
             bands.append({"band": number, **_stored_band(band, file)})
     return bands
 
 
 def _stored_band(band: BandSource, file: rasterio.DatasetReader) -> dict[str, Any]:
     gsd = ground_resolution(file.transform, file.crs, file.height, file.width)
+    if band.index > file.count:
+        raise SceneError(f"{band.path} has no band {band.index}, though the product lists it")
     declared = file.nodatavals[band.index - 1]
     return {
         "label": band.label or None,

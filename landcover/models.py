@@ -58,7 +58,9 @@ class Model:
         _agree(self._empty().state_dict(), weights, self.folder)
         network = self._build()
         network.load_state_dict(weights)
-        return network.eval().requires_grad_(False)
+        network = network.eval().requires_grad_(False)
+        self._try_out(network)
+        return network
 
     @cached_property
     def stride(self) -> int:
@@ -69,6 +71,27 @@ class Model:
 
         return total_stride(self.spec.architecture, self.spec.hyperparameters, self._empty())
 
+    def _try_out(self, network: "nn.Module") -> None:
+        """Refuse a network that does not give one score per class and pixel, or whose stride the card belies."""
+        import torch
+
+        from landcover.network import total_stride
+
+        spec, where = self.spec, self.folder / CARD
+        stride = total_stride(spec.architecture, spec.hyperparameters, network)
+        if spec.stride is not None and spec.stride % stride:
+            raise ModelError(f"{where} says that the network's stride is {spec.stride}, but it is {stride}")
+        side = 2 * stride
+        try:
+            with torch.inference_mode():
+                found = tuple(network(torch.zeros(1, len(spec.bands), side, side)).shape)
+        except (RuntimeError, ValueError, AssertionError, AttributeError) as e:
+            raise ModelError(f"{where}: the network cannot score chips of {side} × {side} pixels: {e}") from e
+        if found != (1, len(spec.legend.classes), side, side):
+            raise ModelError(
+                f"{where}: the network turns a chip of {side} × {side} into {found}, not into one score a pixel"
+            )
+
     def _empty(self) -> "nn.Module":
         """The network without memory for its weights, where the architecture can be built so."""
         import torch
@@ -76,7 +99,7 @@ class Model:
         try:
             with torch.device("meta"):
                 return self._build()
-        except RuntimeError:  # it computes with numbers while it is built
+        except ModelError:  # perhaps because it computes with numbers while it is built
             return self._build()
 
     def _build(self) -> "nn.Module":
@@ -95,7 +118,7 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     folder = _find(str(name_or_folder))
     card = _read_card(folder / CARD)
     spec = _spec_from_card(card, folder / CARD)
-    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(_read_bytes(folder / WEIGHTS)).hexdigest()
     if sha256 != _declared_checksum(card, folder / CARD):
         raise ModelError(
             f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says "
@@ -141,12 +164,16 @@ def _find(name: str) -> Path:
     if name in embedded_models():
         return EMBEDDED / name
     folder = Path(name)
-    if folder.is_file():
+    try:
+        is_file, is_folder = folder.is_file(), folder.is_dir()
+    except OSError as e:
+        raise ModelError(f"model '{name[:100]}' cannot be read: {e.strerror or e}") from e
+    if is_file:
         raise ModelError(
             f"{folder} is a file; a model is a folder with {WEIGHTS} and {CARD}. "
             "Pickled weights (.pt, .pth, .ckpt, .pkl) can carry code and are never loaded"
         )
-    if not folder.is_dir():
+    if not is_folder:
         raise ModelError(
             f"model '{name}' is neither a folder nor the name of an embedded model: {nearest(name, embedded_models())}"
         )
@@ -182,12 +209,19 @@ def _agree(expected: dict[str, Any], found: dict[str, Any], folder: Path) -> Non
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as e:
         raise ModelError(f"{path} is not valid JSON: {e}") from e
     if not isinstance(card, dict) or not isinstance(card.get("properties"), dict):
         raise ModelError(f"{path} is not a STAC Item: it has no 'properties'")
     return card
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{path} cannot be read: {e.strerror or e}") from e
 
 
 def _declared_checksum(card: dict[str, Any], path: Path) -> str:
@@ -386,6 +420,8 @@ def init_model(
         )
     except ValidationError as e:
         raise ModelError(f"the model cannot be made: {explain(e)}") from e
+    if not -(2**63) <= seed < 2**64:
+        raise ModelError(f"--seed {seed} is not a number of 64 bits")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(architecture, len(bands), len(classes), spec.hyperparameters)

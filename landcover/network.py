@@ -6,6 +6,7 @@ References:
 """
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class UNet(nn.Module):
 
     def __init__(self, bands: int, classes: int, width: int = 32, depth: int = 4, skips: bool = True) -> None:
         super().__init__()
+        if width < 1 or not 1 <= depth <= 12:
+            raise ValueError("width must be at least 1, and depth between 1 and 12")
         levels = [width * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(DoubleConv(*pair) for pair in zip([bands, *levels], levels, strict=False))
         self.pool = nn.MaxPool2d(2)
@@ -89,7 +92,7 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
         if architecture == "unet":
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
-    except (TypeError, ValueError, KeyError) as e:
+    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, AssertionError) as e:
         raise ModelError(f"the architecture '{architecture}' cannot be built with {hyperparameters}: {e}") from e
 
 
@@ -120,10 +123,14 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
 
     if architecture not in architectures():
         raise ModelError(f"architecture '{architecture}' is not known: {nearest(architecture, architectures())}")
-    arguments = {"encoder_weights": None, **hyperparameters}
-    return smp.create_model(
-        architecture.removeprefix("smp-"), in_channels=bands, classes=classes, activation=None, **arguments
-    )
+    encoder = str(hyperparameters.get("encoder_name", ""))
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", encoder):
+        raise ModelError(f"the encoder '{encoder}' would be fetched from elsewhere; name one that the libraries hold")
+    fixed = {"in_channels": bands, "classes": classes, "activation": None, "encoder_weights": None, "aux_params": None}
+    for name in fixed.keys() & hyperparameters.keys():
+        if hyperparameters[name] != fixed[name]:
+            raise ModelError(f"{name}={hyperparameters[name]!r} cannot be honoured; leave it out")
+    return smp.create_model(architecture.removeprefix("smp-"), **{**hyperparameters, **fixed})
 
 
 class Scorer(nn.Module):

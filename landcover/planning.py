@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from landcover.chips import even_batch_size
+from landcover.chips import CHUNK_ROWS, even_batch_size
 from landcover.classmap import (
     CONFIDENCE_NODATA,
     MAP_NODATA,
@@ -29,9 +29,6 @@ from landcover.scene import Choice, Scene, open_scene
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_SIZE = 4
-CHUNK_ROWS = 128
-"""Rows that are read, and classified, at a time."""
-
 WRITE_BEHIND = 2
 """Blocks of rows that wait for the writer."""
 
@@ -84,6 +81,11 @@ class Options:
     allow_no_crs: bool = False
     allow_untrained: bool = False
     allow_resolution: bool = False
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The files to be written."""
+        return [Path(p) for p in (self.out, self.confidence, self.scores) if p is not None]
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Plan:
 
     def _tags(self, **more: Any) -> dict[str, str]:
         return tags(
-            scene=Path(self.scene.name).name,
+            scene=Path(self.scene.name.partition("?")[0]).name,  # a signed address keeps its secret
             model=self.model.spec.name,
             model_sha256=self.model.sha256,
             engine=f"{self.choice.engine} {self.choice.device.partition(':')[0]} {self.choice.precision}",
@@ -245,6 +247,7 @@ def make_plan(options: Options) -> Plan:
         Choice(options.sensor, options.bands, options.scale, options.offset),
         allow_no_crs=options.allow_no_crs,
     )
+    _check_inputs_are_kept(options, scene)
     _check_resolution(scene, model, allow=options.allow_resolution)
     area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
     grid = make_grid(
@@ -285,7 +288,7 @@ def _batch_size(options: Options, choice: EngineChoice, grid: Grid) -> int:
 
 
 def _check_outputs(options: Options) -> None:
-    outputs = [Path(p) for p in (options.out, options.confidence, options.scores) if p is not None]
+    outputs = options.outputs
     for path in outputs:
         if path.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(f"{path}: maps are written as GeoTIFF; give a name that ends in .tif")
@@ -294,6 +297,16 @@ def _check_outputs(options: Options) -> None:
         check_destination(path, overwrite=options.overwrite)
     if len({p.resolve() for p in outputs}) < len(outputs):
         raise OutputError(f"two outputs have the same name {outputs[0]}; give each its own")
+
+
+def _check_inputs_are_kept(options: Options, scene: Scene) -> None:
+    """Refuse to write over a band of the scene or the area of interest."""
+    inputs = {Path(b.source.path).resolve() for b in scene.bands}
+    if options.aoi is not None:
+        inputs.add(Path(options.aoi).resolve())
+    for path in options.outputs:
+        if path.resolve() in inputs:
+            raise OutputError(f"{path} is an input of this run; choose another name for the output")
 
 
 def _check_resolution(scene: Scene, model: Model, *, allow: bool) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from landcover.blend import Blender
-from landcover.chips import Chunk, Strip, batches, strips
+from landcover.chips import CHUNK_ROWS, Chunk, Strip, batches, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE, RowSink, open_sinks
 from landcover.engines import Engine, open_engine
 from landcover.errors import SceneError
 from landcover.pipeline import read_ahead, write_behind
-from landcover.planning import CHUNK_ROWS, WRITE_BEHIND, Options, Plan, make_plan
+from landcover.planning import WRITE_BEHIND, Options, Plan, make_plan
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:

@@ -10,13 +10,24 @@ from PIL import Image, ImageDraw, ImageFont
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from landcover.classmap import MAP_NODATA, check_destination, check_values, open_map, open_raster, publish, work_folder
+from landcover.classmap import (
+    MAP_NODATA,
+    check_destination,
+    check_values,
+    disk_errors,
+    open_map,
+    open_raster,
+    publish,
+    work_folder,
+)
 from landcover.errors import ConfigError, SceneError, nearest
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key
 
 SMALLEST = 64
 """Pixels; below this a legend cannot be read."""
+LARGEST = 16_384
+"""The longest side of a picture, in pixels."""
 
 _COLOURS = ("red", "green", "blue")
 _NUMBERED_COLOURS = ("b4", "b3", "b2")
@@ -55,7 +66,7 @@ def preview(
         Width and height of the picture in pixels.
 
     Raises:
-        ConfigError: `out` is no PNG, `size` is too small, or `scene` is given beside what is no map.
+        ConfigError: `out` is no PNG, `size` is too small or too large, or `scene` is given beside what is no map.
         MapError: the map cannot be read.
         SceneError: the scene cannot be read, or does not touch the map.
         OutputError: `out` exists, or cannot be written.
@@ -63,8 +74,8 @@ def preview(
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out} is not the name of a PNG; let it end in .png")
-    if size < SMALLEST:
-        raise ConfigError(f"a preview of {size} px is too small to see; make it at least {SMALLEST}")
+    if not SMALLEST <= size <= LARGEST:
+        raise ConfigError(f"a preview of {size} px cannot be made; choose between {SMALLEST} and {LARGEST}")
     check_destination(out, overwrite=overwrite)
     if legend is not None or _is_map(path):
         picture = _map_picture(path, size, scene, bands, legend)
@@ -268,7 +279,7 @@ def _compose(pictures: list[Image.Image], strip: Image.Image) -> Image.Image:
 
 
 def _save(picture: Image.Image, out: Path) -> None:
-    with work_folder(out) as work:
+    with disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
         picture.save(done / out.name, "PNG", optimize=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
@@ -44,6 +45,8 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
         min_x, min_y, max_x, max_y = (float(v) for v in text.replace(",", " ").split())
     except ValueError as e:
         raise ConfigError(f"--bbox '{text}' is not four numbers; write --bbox min_x,min_y,max_x,max_y") from e
+    if not np.isfinite([min_x, min_y, max_x, max_y]).all():
+        raise ConfigError(f"--bbox '{text}' is not four finite numbers; leave it out to map the whole scene")
     if not (min_x < max_x and min_y < max_y):
         raise ConfigError(f"--bbox '{text}' is empty: write the minimum before the maximum, min_x,min_y,max_x,max_y")
     return min_x, min_y, max_x, max_y
@@ -73,6 +76,8 @@ def box_of_bounds(
     min_x, min_y, max_x, max_y = bounds
     corners = [~transform @ (x, y) for x in (min_x, max_x) for y in (min_y, max_y)]
     cols, rows = zip(*corners, strict=True)
+    if not np.isfinite((cols, rows)).all():
+        raise SceneError(f"the box {_numbers(bounds)} reaches beyond what the scene's CRS can show; give a smaller one")
     height, width = size
     row0, row1 = max(0, _floor(min(rows))), min(height, -_floor(-max(rows)))
     col0, col1 = max(0, _floor(min(cols))), min(width, -_floor(-max(cols)))
@@ -95,11 +100,17 @@ def read_area(path: Path, transform: Affine, crs: CRS | None) -> Area:
     import geopandas
 
     try:
-        frame = geopandas.read_file(path)
+        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path)
     except Exception as e:
         raise ConfigError(f"--aoi {path} cannot be read as a vector file: {e}") from e
-    if crs is not None and frame.crs is not None:
-        frame = frame.to_crs(crs.to_wkt())
+    if crs is not None:
+        if getattr(frame, "crs", None) is None:
+            raise ConfigError(f"--aoi {path} has no CRS, so its place is unknown; assign one")
+        try:
+            frame = frame.to_crs(crs.to_wkt())
+        except ProjError as e:
+            raise ConfigError(f"--aoi {path} cannot be brought to the scene's CRS: {e}") from e
     polygons = [g for g in frame.geometry if g is not None and not g.is_empty and "Polygon" in g.geom_type]
     if not polygons:
         raise ConfigError(f"--aoi {path} holds no polygon")

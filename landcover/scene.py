@@ -1,5 +1,6 @@
 """A scene: the bands a model wants, on one grid, with their scaling; read in strips of rows."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -116,6 +117,11 @@ class Scene:
         if same_place and file.shape == (self.height, self.width):
             return file
         nodata = next(b.nodata for b in self.bands if b.source.path == file.name)
+        if MaskFlags.per_dataset in file.mask_flag_enums[0] and MaskFlags.alpha not in file.mask_flag_enums[0]:
+            raise SceneError(
+                f"{file.name} is coarser than the other bands and has a mask of its own, which cannot be brought to "
+                "their grid; mark its missing pixels with a nodata value instead (gdal_translate -a_nodata)"
+            )
         view = WarpedVRT(
             file,
             crs=self.crs,
@@ -136,6 +142,7 @@ class SceneReader:
     def __init__(self, scene: Scene, files: dict[str, rasterio.DatasetReader | WarpedVRT]) -> None:
         self._scene = scene
         self._files = files
+        self._covered = [_covered(scene, file) for file in files.values() if isinstance(file, WarpedVRT)]
 
     def read(self, row0: int, row1: int, col0: int, col1: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pixels of rows [row0, row1) and columns [col0, col1).
@@ -153,25 +160,28 @@ class SceneReader:
             places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
             indexes = [scene.bands[i].source.index for i in places]
             try:
-                dn[places] = file.read(indexes, window=window)
+                with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and so nodata
+                    dn[places] = file.read(indexes, window=window)
                 if (hidden := _read_mask(file, indexes, window, scene.spectral_alpha)) is not None:
                     masked |= hidden
             except RasterioError as e:
                 raise SceneError(
                     f"{path} cannot be read at rows {row0}–{row1}: {e.__cause__ or e}; the file may be cut short"
                 ) from e
-        return dn, ~(masked | self._missing(dn))
+        masked |= self._missing(dn)
+        for covered in self._covered:
+            masked |= ~np.outer(*(c[lo:hi] for c, (lo, hi) in zip(covered, ((row0, row1), (col0, col1)), strict=True)))
+        return dn, ~masked
 
     def _missing(self, dn: np.ndarray) -> np.ndarray:
         """Pixels at their nodata value, or not finite (and those are set to 0); (rows, cols), True = missing.
 
         A band at its nodata value makes the pixel nodata, but for the value 0, which can be a real, dark measurement:
-        there all bands have to be 0.
+        there all bands that are read have to be 0.
         """
         missing = np.zeros(dn.shape[1:], bool)
-        zeros = [i for i, b in enumerate(self._scene.bands) if b.nodata == 0]
-        if zeros:
-            missing |= ~dn[zeros].any(axis=0)
+        if any(b.nodata == 0 for b in self._scene.bands):
+            missing |= ~dn.any(axis=0)
         for pixels, band in zip(dn, self._scene.bands, strict=True):
             if band.nodata not in (None, 0) and not np.isnan(band.nodata):
                 missing |= pixels == band.nodata
@@ -205,6 +215,9 @@ def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), 
                 f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
                 "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
             )
+        for band in bands:
+            if band.source.index > files[band.source.path].count:
+                raise SceneError(f"{band.source.path} has no band {band.source.index}, where '{band.name}' should be")
         _check_same_place(files, finest)
         dtype = np.result_type(*(files[b.source.path].dtypes[b.source.index - 1] for b in bands)).name
         return Scene(
@@ -236,8 +249,9 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
         if name not in wanted:
             raise BandError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
     found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
+    sources = tuple(source for source, _ in found)
     return tuple(
-        _scaled(product, name, source, why, choice, sensor, told)
+        _scaled(product, name, source, why, choice, sensor, told, sources)
         for name, (source, why) in zip(wanted, found, strict=True)
     )
 
@@ -268,7 +282,7 @@ def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor |
 
 def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
     by_label = [b for b in product.bands if b.label and band_key(b.label) == band_key(mapped)]
-    if mapped.isdigit() and 1 <= int(mapped) <= len(product.bands):
+    if mapped.isdecimal() and 1 <= int(mapped) <= len(product.bands):
         return product.bands[int(mapped) - 1]
     if by_label:
         return _only(by_label, name, product)
@@ -307,6 +321,7 @@ def _scaled(
     choice: Choice,
     chosen: Sensor | None,
     told: Sensor | None,
+    wanted: tuple[BandSource, ...],
 ) -> Band:
     """Add the scaling of a band, scale and offset each from the first that says it."""
     scales = (
@@ -321,13 +336,22 @@ def _scaled(
             f"{product.name} does not say how its numbers become reflectance; name its sensor with --sensor, "
             "or give --scale (and --offset): reflectance = number × scale + offset, for example --scale 0.0001"
         )
-    offset, note = _offset(product, source, choice, chosen, told)
+    offset, note = _offset(product, source, choice, chosen, told, wanted)
+    if not (math.isfinite(scale) and scale != 0 and math.isfinite(offset)):
+        raise BandError(
+            f"{product.name}: reflectance = number × {scale} + {offset} is no scaling; correct --scale or --offset"
+        )
     nodata = source.nodata if source.nodata is not None else told.nodata if told else None
     return Band(name, source, scale, offset, nodata, f"{why}; scale from {origin}, offset from {note}")
 
 
 def _offset(
-    product: Product, source: BandSource, choice: Choice, chosen: Sensor | None, told: Sensor | None
+    product: Product,
+    source: BandSource,
+    choice: Choice,
+    chosen: Sensor | None,
+    told: Sensor | None,
+    wanted: tuple[BandSource, ...],
 ) -> tuple[float, str]:
     """The offset of a band, and how it was told."""
     if choice.offset is not None:
@@ -338,7 +362,7 @@ def _offset(
         return source.offset or 0.0, "the scene"
     if told and not isinstance(told.offset, str):
         return told.offset, f"sensor {told.name}"
-    return (_proven_offset(product, told), "its pixels") if told else (0.0, "--scale given alone")
+    return (_proven_offset(product.name, wanted, told), "its pixels") if told else (0.0, "--scale given alone")
 
 
 _IMPOSSIBLE = 0.05
@@ -346,46 +370,61 @@ _IMPOSSIBLE = 0.05
 
 
 @cache
-def _proven_offset(product: Product, sensor: Sensor) -> float:
-    """The offset of a product that does not declare one, where its pixels leave no doubt.
+def _proven_offset(name: str, bands: tuple[BandSource, ...], sensor: Sensor) -> float:
+    """The offset of a product that does not declare one, where the pixels of the wanted bands leave no doubt.
 
     Where one pixel in a hundred, of those sampled, would have an impossible negative reflectance under an offset, that
     offset is not in the numbers.
 
     Raises:
-        BandError: the pixels would allow more than one offset.
+        BandError: the pixels would allow more than one offset, or are not of this sensor.
     """
-    sample = _sample(product)
-    sample = sample[sample != (sensor.nodata or 0)]
+    sample = _sample(bands)
+    sample = sample[np.isfinite(sample) & (sample != (sensor.nodata or 0))]
+    if not sample.size:
+        raise BandError(
+            f"{name} has no valid pixel where it was looked for, to tell its offset by; say it with --offset"
+        )
+    if np.percentile(sample, 99) * sensor.scale < _TOO_DARK:
+        largest = np.percentile(sample, 99)
+        raise BandError(
+            f"{name} holds numbers up to {largest:.4g}, too small for {sensor.name}, whose reflectance is "
+            f"number × {sensor.scale:g}; if they are reflectance already, give --scale 1 --offset 0"
+        )
     allowed = [o for o in sensor.offsets if np.mean(sample * sensor.scale + o < -_IMPOSSIBLE) < 0.01]
     if len(allowed) == 1:
         return allowed[0]
     raise BandError(
-        f"{product.name} does not say which offset its numbers carry, and {sensor.name} products exist with "
+        f"{name} does not say which offset its numbers carry, and {sensor.name} products exist with "
         f"{' and '.join(map(str, sensor.offsets))}; say it with --offset (for Sentinel-2: --offset -0.1 from "
         "processing baseline 04.00 on, 25 January 2022, unless it was removed already; --offset 0 before)"
     )
 
 
-def _sample(product: Product, places: int = 4, side: int = 64) -> np.ndarray:
-    """A few small squares of pixels of every band, spread over the scene; 1-D."""
+_TOO_DARK = 0.001
+"""A scene where hardly a pixel of any band exceeds this reflectance is not stored as its sensor says."""
+
+
+def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
+    """A few small squares of pixels of each band, spread over the scene; float64, 1-D."""
     squares = []
     with rasterio.Env(**_GDAL_OPTIONS), ExitStack() as stack:
-        for path in dict.fromkeys(b.path for b in product.bands):
+        for path in dict.fromkeys(b.path for b in bands):
             file = _open(path, stack)
+            indexes = [b.index for b in bands if b.path == path]
             for i in range(places * places):
                 row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
                 col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2
                 window = Window(max(col, 0), max(row, 0), side, side).intersection(
                     Window(0, 0, file.width, file.height)
                 )
-                squares.append(_read(file, path, window).ravel())
+                squares.append(_read(file, path, indexes, window).ravel().astype(float))
     return np.concatenate(squares)
 
 
-def _read(file: rasterio.DatasetReader, path: str, window: Window) -> np.ndarray:
+def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ndarray:
     try:
-        return file.read(window=window)
+        return file.read(indexes, window=window)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
 
@@ -422,6 +461,15 @@ def _check_same_place(files: dict[str, rasterio.DatasetReader], finest: rasterio
                 f"{path} and {finest.name} do not cover the same ground ({file.bounds} against {finest.bounds}); "
                 "the bands of a scene must share their outline and coordinate reference system"
             )
+
+
+def _covered(scene: Scene, view: WarpedVRT) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the scene whose pixel centres lie on a coarser file; bool (height,), (width,)."""
+    file = view.src_dataset
+    corners = [~scene.transform @ (file.transform @ point) for point in ((0, 0), (file.width, file.height))]
+    (col0, col1), (row0, row1) = (sorted(values) for values in zip(*corners, strict=True))
+    rows, cols = np.arange(scene.height) + 0.5, np.arange(scene.width) + 0.5
+    return (rows > row0) & (rows < row1), (cols > col0) & (cols < col1)
 
 
 def _alpha_is_spectral(

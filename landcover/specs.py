@@ -1,5 +1,6 @@
 """What sensors, legends and models are: checked values, read from TOML, with nothing left to guess."""
 
+import os
 import re
 import tomllib
 from functools import cached_property
@@ -97,6 +98,13 @@ class Sensor(_Spec):
         unknown = {n for layout in self.layouts for n in layout} - set(self.band_names)
         if unknown:
             raise ValueError(f"a layout names bands that the sensor has not: {sorted(unknown)}")
+        if self.offset == DECLARED and not self.offsets:
+            raise ValueError("an offset that products declare needs the list of those that exist, offsets = [...]")
+        owners: dict[str, str] = {}
+        for band in self.bands:
+            for alias in (band.name, *band.aliases):
+                if owners.setdefault(band_key(alias), band.name) != band.name:
+                    raise ValueError(f"'{alias}' names both {owners[band_key(alias)]} and {band.name}")
         if self.scale == 0:
             raise ValueError("a scale of 0 would make every pixel the same")
         return self
@@ -154,6 +162,8 @@ class ModelSpec(_Spec):
     def _one_scaling_a_band(self) -> "ModelSpec":
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band occurs twice in {self.bands}")
+        if self.gsd is not None and not 0 < self.gsd[0] <= self.gsd[1]:
+            raise ValueError(f"the GSD {self.gsd} is not a range from the finest to the coarsest")
         if len(self.stats) != len(self.bands):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stats)} scalings")
         return self
@@ -186,15 +196,17 @@ def _load(spec: type[_SpecT], kind: str, name_or_file: str) -> _SpecT:
     path = _config_folder() / kind / f"{name_or_file}.toml"
     if name_or_file not in config_names(kind):
         path = Path(name_or_file)
-        if path.suffix != ".toml" or not path.is_file():
+        if path.suffix != ".toml" or not os.path.isfile(path):  # noqa: PTH113 - False for names that are too long
             what = f"{kind[:-1]} '{name_or_file}' is neither a known name nor a TOML file"
             raise ConfigError(f"{what}: {nearest(name_or_file, config_names(kind))}")
     try:
         return spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not valid TOML: {e}") from e
     except ValidationError as e:
         raise ConfigError(f"{path}: {explain(e)}") from e
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror or e}") from e
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{path} is not valid TOML: {e}") from e
 
 
 def explain(e: ValidationError) -> str:

@@ -30,6 +30,7 @@ from landcover.classmap import (
     STRIP_PIXELS,
     check_destination,
     check_values,
+    disk_errors,
     open_map,
     open_raster,
     publish,
@@ -433,7 +434,7 @@ def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarra
 
 def _write(table: geopandas.GeoDataFrame, out: Path, legend: Legend) -> None:
     """Write the polygons beside their destination, and move them there when they are complete."""
-    with _write_errors(out), work_folder(out) as work:
+    with _write_errors(out), disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
         _WRITERS.get(out.suffix.lower(), _write_single)(table, done / out.name)

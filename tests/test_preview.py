@@ -191,7 +191,7 @@ def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "no legend": ({"path": plain, "out": png}, MapError, "carries no legend"),
         "values": ({"path": odd, "out": png}, MapError, "does not know: 60"),
         "suffix": ({"path": good, "out": folder / "out.jpg"}, ConfigError, "let it end in .png"),
-        "size": ({"path": good, "out": png, "size": 10}, ConfigError, "at least 64"),
+        "size": ({"path": good, "out": png, "size": 10}, ConfigError, "between 64 and"),
         "exists": ({"path": good, "out": folder / "there.png"}, OutputError, "--overwrite"),
         "no map": ({"path": scene, "out": png, "scene": scene}, ConfigError, "not a class map"),
         "two bands": ({"path": scene, "out": png, "bands": {"red": "1", "nir": "2"}}, ConfigError, "red=4,green=3"),

@@ -43,13 +43,21 @@ INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
 
 
+def _interrupt(_sign: int, _frame: object) -> None:
+    """Stop the command; a second request does not disturb its clearing up."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130.
 
     A request to terminate ends like an interrupt, so that nothing half-written is left.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, _interrupt)
     try:
         app()
     except LandcoverError as e:

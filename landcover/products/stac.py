@@ -1,8 +1,8 @@
 """STAC Items, versions 1.0 and 1.1: assets, their bands, and what catalogs say of their scaling."""
 
+import http.client
 import json
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from landcover.errors import SceneError
+from landcover.products.names import common_name
 from landcover.products.product import BandSource, Product
 from landcover.products.raster import SUFFIXES, gdal_path
 
@@ -98,7 +99,7 @@ def _fetch(source: str) -> bytes:
                 content = file.read(_LARGEST + 1)
     except FileNotFoundError as e:
         raise SceneError(f"{source} does not exist; check the spelling and the folder") from e
-    except (OSError, ValueError, urllib.error.URLError) as e:
+    except (OSError, ValueError, http.client.HTTPException) as e:
         raise SceneError(f"{source} cannot be fetched: {e}") from e
     if len(content) > _LARGEST:
         raise SceneError(
@@ -205,7 +206,8 @@ def _band(asset: _Asset, i: int, path: str) -> BandSource:
     if scale is not None or offset is not None:
         scale, offset = 1.0 if scale is None else scale, offset or 0.0
     nodata = _number(said.get("nodata"))
-    return BandSource(path, i + 1, str(label), said.get("eo:common_name") or None, scale, offset, nodata)
+    name = said.get("eo:common_name") or common_name(str(label))
+    return BandSource(path, i + 1, str(label), name, scale, offset, nodata)
 
 
 def _with_offset(band: BandSource, asset: _Asset, item: dict[str, Any], sensor: str | None) -> BandSource:
@@ -283,5 +285,5 @@ def _number(value: Any) -> float | None:
     """A number, or a text that is one, such as "nan"; None for anything else."""
     try:
         return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

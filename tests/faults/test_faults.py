@@ -32,7 +32,7 @@ def command(scene: Path, out: Path, model: Model) -> list[str]:
 def start(args: list[str], out: Path) -> subprocess.Popen:
     """Start a run, and wait until it writes rows."""
     process = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
-    rows = out.parent / f".{out.name}.work" / "0" / "rows.raw"
+    rows = out.parent / f".{out.name}.work" / "rows.raw"
     until = time.monotonic() + 120
     while not (rows.exists() and rows.stat().st_blocks > 0):
         assert process.poll() is None, process.stderr.read()
