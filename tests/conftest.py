@@ -1,7 +1,6 @@
 """Fixtures shared by the tests."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,3 @@ def data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the labelled scenes are not at hand; set LANDCOVER_DATA to their folder")
     return SHARED
-
-
-@pytest.fixture
-def nothing_left(tmp_path: Path) -> Iterator[None]:
-    """The test leaves no other files than were there before it acts."""
-    yield
-    left = [p.name for p in tmp_path.rglob("*") if ".work" in p.name or ".lock" in p.name]
-    assert not left, left

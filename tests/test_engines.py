@@ -67,8 +67,10 @@ def test_every_architecture_is_converted(tmp_path: Path, architecture: str) -> N
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_bf16_is_close(model: Model, engine: str) -> None:
+    if engine == "openvino" and choose_engine("cpu", "openvino").precision == "f32":
+        pytest.skip("this processor does not compute in bf16")
     exact, coarse = (scores(EngineChoice(engine, "cpu", "", precision), model) for precision in ("f32", "bf16"))
-    assert 0 <= np.abs(coarse - exact).max() < 0.05
+    assert 0 < np.abs(coarse - exact).max() < 0.05
 
 
 def test_what_is_not_valid_does_not_count(model: Model) -> None:

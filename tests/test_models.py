@@ -90,8 +90,17 @@ def test_every_architecture_of_smp_is_built_by_name(architecture: str) -> None:
         assert network(torch.zeros(1, 6, 2 * stride, stride)).shape == (1, 4, 2 * stride, stride)
 
 
-def test_an_encoder_with_pretrained_weights_is_not_fetched() -> None:
-    assert build_network("fpn", 3, 2, {"encoder_name": "resnet18"}) is not None  # the network is blocked in tests
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"encoder_name": "resnet18", "encoder_weights": "imagenet"}, "encoder_weights='imagenet' cannot be honoured"),
+        ({"encoder_name": "tu-hf-hub:someone/something"}, "would be fetched from elsewhere"),
+        ({"encoder_name": "resnet18", "aux_params": {"classes": 2}}, "aux_params"),
+    ],
+)
+def test_nothing_is_fetched_and_no_second_output_made(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        build_network("fpn", 3, 2, arguments)
 
 
 # --- what is refused
@@ -206,6 +215,14 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "infinite mean": (
         lambda c: c["properties"]["mlm:input"][0]["value_scaling"][0].update({"mean": float("inf")}),
         "finite",
+    ),
+    "scores of another size": (
+        lambda c: c["properties"].update({"mlm:hyperparameters": {"padding": 1}}),
+        "into one score a pixel",
+    ),
+    "gsd upside down": (
+        lambda c: c["properties"].update({"landcover:gsd": [30, 10]}),
+        "from the finest to the coarsest",
     ),
     "not an item": (lambda c: c.pop("properties"), "not a STAC Item"),
     "properties of text": (lambda c: c["properties"].update({"mlm:input": "all"}), "is not a model card"),

@@ -57,7 +57,7 @@ def test_every_pixel_once(
 
 @given(st.data())
 def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, data: st.DataObject) -> None:
-    height, width = data.draw(st.integers(20, 150)), data.draw(st.integers(20, 150))
+    height, width = data.draw(st.integers(20, 500)), data.draw(st.integers(20, 150))
     row0, col0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     row1, col1 = data.draw(st.integers(row0 + 1, height)), data.draw(st.integers(col0 + 1, width))
     scene = write_scene(tmp_path / "scene.tif", digital_numbers(height, width))
@@ -188,6 +188,32 @@ def test_nan_and_infinity_are_nodata_and_do_not_spread(tmp_path: Path, unet: Mod
     pixels[0, 4, 4], pixels[1, 9, 9], pixels[0, 20, 3] = np.nan, np.inf, -np.inf
     got = masked(tmp_path, unet, pixels, nodata=float("nan"))
     assert sorted(zip(*(got == 0).nonzero(), strict=True)) == [(4, 4), (9, 9), (20, 3)]
+
+
+def test_a_zero_stays_valid_where_only_one_file_declares_it_nodata(tmp_path: Path, pointwise: Model) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    pixels = digital_numbers(20, 20)
+    pixels[0, 3, 3] = 0
+    pixels[:, 5, 5] = 0
+    write_scene(folder / "red.tif", pixels[:1], names=("red",), nodata=0)
+    write_scene(folder / "nir.tif", pixels[1:], names=("nir",))
+    predict(folder, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    valid = np.ones((20, 20), bool)
+    valid[5, 5] = False
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, valid))
+
+
+def test_ground_that_a_coarse_band_does_not_cover_is_nodata(tmp_path: Path, pointwise: Model) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write_scene(folder / "red.tif", digital_numbers(41, 41, 1), names=("red",))
+    write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), transform=UTM @ Affine.scale(2))
+    predict(folder, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    found = read_map(tmp_path / "map.tif")
+    assert not found[40].any()
+    assert not found[:, 40].any()
+    assert found[:40, :40].all()
 
 
 def test_a_mask_band_is_nodata(tmp_path: Path, pointwise: Model) -> None:

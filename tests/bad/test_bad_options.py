@@ -24,6 +24,18 @@ def test_output_is_the_input_by_another_name(tmp_path: Path, scene: Path, predic
     assert "is the scene itself" in predict(scene, "--overwrite", out=tmp_path / "link.tif")
 
 
+def test_output_is_a_band_of_the_input(tmp_path: Path, predict: Refuse) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write_scene(folder / "red.tif", digital_numbers(20, 20, 1), names=("red",))
+    write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",))
+    assert "is an input of this run" in predict(folder, "--overwrite", out=folder / "nir.tif")
+
+
+def test_output_name_too_long(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    assert "cannot be written" in predict(scene, out=tmp_path / f"{'m' * 300}.tif")
+
+
 def test_output_exists(tmp_path: Path, scene: Path, predict: Refuse) -> None:
     (tmp_path / "map.tif").write_text("precious")
     assert "--overwrite" in predict(scene)
@@ -71,6 +83,8 @@ def test_two_outputs_of_one_name(tmp_path: Path, scene: Path, predict: Refuse) -
         (["--precision", "int4"], "--precision 'int4' is not known"),
         (["--bbox", "1,2,3"], "is not four numbers"),
         (["--bbox", "5,5,1,1"], "is empty"),
+        (["--bbox", "-inf,-inf,inf,inf"], "not four finite numbers"),
+        (["--model", "m" * 300], "cannot be read"),
         (["--bbox", "0,0,1,1"], "lies outside the scene"),
         (["--bbox", "12,45,13,46", "--bbox-crs", "EPSG:0"], "is not a coordinate reference system"),
         (["--aoi", "nowhere.gpkg"], "cannot be read as a vector file"),
@@ -88,6 +102,15 @@ def test_an_area_that_misses_the_scene(tmp_path: Path, scene: Path, predict: Ref
 
     geopandas.GeoSeries([box(0, 0, 10, 10)], crs="EPSG:32633").to_file(tmp_path / "aoi.gpkg")
     assert "lies outside the scene" in predict(scene, "--aoi", tmp_path / "aoi.gpkg")
+
+
+def test_an_area_without_crs(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    import geopandas
+    from shapely.geometry import box
+
+    geopandas.GeoSeries([box(500_000, 4_999_000, 500_500, 5_000_000)], crs="EPSG:32633").to_file(tmp_path / "aoi.shp")
+    (tmp_path / "aoi.prj").unlink()
+    assert "has no CRS" in predict(scene, "--aoi", tmp_path / "aoi.shp")
 
 
 def test_an_area_without_polygons(tmp_path: Path, scene: Path, predict: Refuse) -> None:
@@ -139,6 +162,9 @@ def test_a_model_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureF
         (("--classes", "a,a"), "occurs twice"),
         (("--set", "width"), "is not NAME=VALUE"),
         (("--set", "wings=2"), "cannot be built with"),
+        (("--set", "width=-1"), "width must be at least 1"),
+        (("--set", "depth=0"), "depth between 1 and 12"),
+        (("--seed", "99999999999999999999"), "is not a number of 64 bits"),
     ],
 )
 def test_models_that_cannot_be_made(

@@ -189,3 +189,51 @@ def test_an_empty_folder(tmp_path: Path, predict: Refuse) -> None:
 def test_json_that_is_no_stac_item(tmp_path: Path, predict: Refuse) -> None:
     (tmp_path / "item.json").write_text('{"type": "Recipe"}')
     assert "STAC" in predict(tmp_path / "item.json")
+
+
+def test_a_mask_on_a_coarser_band(tmp_path: Path, predict: Refuse) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write_scene(folder / "red.tif", digital_numbers(40, 40, 1), names=("red",))
+    coarse = UTM @ Affine.scale(2)
+    mask = np.ones((20, 20), bool)
+    mask[:5] = False
+    write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), transform=coarse, mask=mask)
+    assert "has a mask of its own" in predict(folder)
+
+
+def test_bands_that_are_no_reflectance_do_not_tell_the_offset(tmp_path: Path, predict: Refuse) -> None:
+    pixels = np.concatenate([digital_numbers(80, 80) + 1200, np.full((1, 80, 80), 4, "uint16")])
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08", "SCL"), scaled=False)
+    assert "--offset -0.1" in predict(path, "--sensor", "sentinel2-l2a")
+
+
+def test_reflectance_that_is_taken_for_digital_numbers(tmp_path: Path, predict: Refuse) -> None:
+    pixels = (digital_numbers(80, 80) / 6000).astype("float32")
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False)
+    assert "--scale 1 --offset 0" in predict(path, "--sensor", "sentinel2-l2a")
+
+
+@pytest.mark.parametrize("options", [("--scale", "0"), ("--scale", "nan"), ("--scale", "inf"), ("--offset", "nan")])
+def test_a_scaling_that_is_none(tmp_path: Path, predict: Refuse, options: tuple[str, str]) -> None:
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
+    assert "is no scaling" in predict(path, *options)
+
+
+def test_a_crs_that_is_tied_to_no_place_is_mapped(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = 'LOCAL_CS["a building site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    path = write_scene(tmp_path / "site.tif", digital_numbers(20, 20), crs=local)
+    args = (
+        "predict",
+        path,
+        "-o",
+        tmp_path / "map.tif",
+        "-m",
+        pointwise.folder,
+        "--allow-untrained",
+        "--engine",
+        "torch",
+    )
+    assert landcover(capsys, *args).code == 0

@@ -90,6 +90,25 @@ def test_two_runs_on_one_output(tmp_path: Path, scene: Path, pointwise: Model, u
     assert out.read_bytes() == undisturbed
 
 
+def test_outputs_on_two_file_systems(small_disk: Path, tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(60, 50))
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    predict(scene, tmp_path / "map.tif", confidence=small_disk / "confidence.tif", **how)
+    assert (tmp_path / "map.tif").exists()
+    assert tree(small_disk) == {"confidence.tif"}
+
+
+def test_a_second_interrupt_does_not_disturb_the_clearing_up(tmp_path: Path, scene: Path, pointwise: Model) -> None:
+    out = tmp_path / "map.tif"
+    process = start(command(scene, out, pointwise), out)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert tree(tmp_path) == set()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB."""
