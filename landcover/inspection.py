@@ -12,6 +12,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from landcover import __version__
+from landcover.bands import Choice
 from landcover.classmap import open_raster
 from landcover.engines import choose_engine, cuda_devices
 from landcover.errors import LandcoverError, SceneError
@@ -19,7 +20,7 @@ from landcover.ground import ground_resolution
 from landcover.models import Model, init_model
 from landcover.prediction import predict
 from landcover.products import BandSource, Product, read_product
-from landcover.scene import Choice, Scene, open_scene
+from landcover.scene import Scene, open_scene
 
 _PACKAGES = (
     "numpy",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from landcover.bands import Choice
 from landcover.chips import CHUNK_ROWS, even_batch_size
 from landcover.classmap import (
     CONFIDENCE_NODATA,
@@ -25,7 +26,7 @@ from landcover.models import DEFAULT_MODEL, Model, load_model
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
-from landcover.scene import Choice, Scene, open_scene
+from landcover.scene import Scene, open_scene
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_SIZE = 4

@@ -1,11 +1,9 @@
 """A scene: the bands a model wants, on one grid, with their scaling; read in strips of rows."""
 
-import math
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,61 +11,18 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.errors import BandError, SceneError
+from landcover.bands import GDAL_OPTIONS, Band, Choice, open_file, resolve_bands
+from landcover.errors import SceneError
 from landcover.ground import ground_resolution
-from landcover.products import BandSource, Product, read_product
-from landcover.specs import Sensor, band_key, load_sensor
+from landcover.products import Product, read_product
+from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
 """Data types that go to the network as they are; the others become float32."""
-
-_GDAL_OPTIONS = {
-    "GDAL_NUM_THREADS": "ALL_CPUS",
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_TIMEOUT": "60",
-}
-
-
-@dataclass(frozen=True)
-class Band:
-    """One band a model wants, and where it lies.
-
-    Attributes:
-        name: common name.
-        source: the file and the band in it.
-        scale, offset: `reflectance = digital number * scale + offset`.
-        nodata: digital number of missing pixels, or None.
-        why: how band and scaling were told, for people.
-    """
-
-    name: str
-    source: BandSource
-    scale: float
-    offset: float
-    nodata: float | None
-    why: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the user says about a scene, before anything is looked up.
-
-    Attributes:
-        sensor: name or TOML file, or None.
-        bands: common name → band number in the scene, or what the scene calls it.
-        scale, offset: to reflectance; None to take them from the sensor or the scene.
-    """
-
-    sensor: str | None = None
-    bands: dict[str, str] | None = None
-    scale: float | None = None
-    offset: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +62,8 @@ class Scene:
     @contextmanager
     def open(self) -> Iterator["SceneReader"]:
         """Open the files, to be read from top to bottom."""
-        with rasterio.Env(**_GDAL_OPTIONS, GDAL_CACHEMAX=self.cache_bytes), ExitStack() as stack:
-            files = {b.source.path: _open(b.source.path, stack) for b in self.bands}
+        with rasterio.Env(**GDAL_OPTIONS, GDAL_CACHEMAX=self.cache_bytes), ExitStack() as stack:
+            files = {b.source.path: open_file(b.source.path, stack) for b in self.bands}
             yield SceneReader(self, {path: self._on_grid(f, stack) for path, f in files.items()})
 
     def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
@@ -192,7 +147,9 @@ class SceneReader:
         return missing
 
 
-def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), *, allow_no_crs: bool = False) -> Scene:
+def open_scene(
+    source: str, wanted: tuple[str, ...], choice: Choice | None = None, *, allow_no_crs: bool = False
+) -> Scene:
     """Find the bands a model wants in a scene, and how to scale them; reads no pixels but a few for a check.
 
     Args:
@@ -205,10 +162,11 @@ def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), 
         SceneError: the scene cannot be opened, or is not placed on the earth.
         BandError: a band or its scaling cannot be told.
     """
+    choice = choice or Choice()
     product = read_product(source)
     bands = resolve_bands(product, wanted, choice)
-    with rasterio.Env(**_GDAL_OPTIONS), ExitStack() as stack:
-        files = {path: _open(path, stack) for path in {b.source.path for b in bands}}
+    with rasterio.Env(**GDAL_OPTIONS), ExitStack() as stack:
+        files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
         if finest.crs is None and not allow_no_crs:
             raise SceneError(
@@ -231,211 +189,6 @@ def open_scene(source: str, wanted: tuple[str, ...], choice: Choice = Choice(), 
             block_row_bytes=sum(_block_row_bytes(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
         )
-
-
-def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> tuple[Band, ...]:
-    """Tell which band of a product is which, and its scaling.
-
-    Bands: what the user maps, then the sensor, then names, descriptions and colours in the product. Scaling: what the
-    user says, then the sensor the user names, then the product, then the sensor the product tells.
-
-    Raises:
-        BandError: a wanted band is not found or found twice, or its scaling is not known.
-    """
-    sensor = load_sensor(choice.sensor) if choice.sensor else None
-    told = sensor or (load_sensor(product.sensor) if product.sensor else None)
-    mapping = choice.bands or {}
-    for name in mapping:
-        if name not in wanted:
-            raise BandError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
-    found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
-    sources = tuple(source for source, _ in found)
-    return tuple(
-        _scaled(product, name, source, why, choice, sensor, told, sources)
-        for name, (source, why) in zip(wanted, found, strict=True)
-    )
-
-
-def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor | None) -> tuple[BandSource, str]:
-    """The band of a product with a common name, and how that was told."""
-    if mapped is not None:
-        return _mapped_band(product, name, mapped), "--bands"
-    if sensor:
-        unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
-        if unnamed:
-            layout = _layout(product, sensor)
-            hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
-        else:
-            hits = [b for b in product.bands if b.label and sensor.common_name(b.label) == name]
-        why = f"sensor {sensor.name}" + (", by its order" if unnamed else "")
-        if hits:
-            return _only(hits, name, product), why
-    hits = [b for b in product.bands if b.common_name == name]
-    if not hits:
-        hint = "" if sensor else " with --sensor NAME or"
-        raise BandError(
-            f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "
-            f"Say which is which{hint} with --bands, for example --bands {name}=1"
-        )
-    return _only(hits, name, product), "its name in the scene"
-
-
-def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
-    by_label = [b for b in product.bands if b.label and band_key(b.label) == band_key(mapped)]
-    if mapped.isdecimal() and 1 <= int(mapped) <= len(product.bands):
-        return product.bands[int(mapped) - 1]
-    if by_label:
-        return _only(by_label, name, product)
-    raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {_listing(product)}")
-
-
-def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
-    fitting = [layout for layout in sensor.layouts if len(layout) == len(product.bands)]
-    if len(fitting) != 1:
-        known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
-        raise BandError(
-            f"{product.name} does not name its {len(product.bands)} bands, and the usual files of {sensor.name} have "
-            f"{known} bands; say which is which with --bands, for example --bands red=3,nir=4"
-        )
-    return fitting[0]
-
-
-def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:
-    if len(hits) > 1:
-        labels = ", ".join(b.label or f"band {b.index}" for b in hits)
-        raise BandError(f"{product.name} has more than one band '{name}' ({labels}); choose one with --bands {name}=…")
-    return hits[0]
-
-
-def _listing(product: Product) -> str:
-    names = [b.label or b.common_name or "unnamed" for b in product.bands]
-    listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names[:20], 1))
-    return f"{len(names)} band{'s' if len(names) != 1 else ''} ({listed}{', …' if len(names) > 20 else ''})"
-
-
-def _scaled(
-    product: Product,
-    name: str,
-    source: BandSource,
-    why: str,
-    choice: Choice,
-    chosen: Sensor | None,
-    told: Sensor | None,
-    wanted: tuple[BandSource, ...],
-) -> Band:
-    """Add the scaling of a band, scale and offset each from the first that says it."""
-    scales = (
-        (choice.scale, "--scale"),
-        (chosen.scale if chosen else None, f"sensor {chosen.name if chosen else ''}"),
-        (source.scale, "the scene"),
-        (told.scale if told else None, f"sensor {told.name if told else ''}"),
-    )
-    scale, origin = next(((value, who) for value, who in scales if value is not None), (None, ""))
-    if scale is None:
-        raise BandError(
-            f"{product.name} does not say how its numbers become reflectance; name its sensor with --sensor, "
-            "or give --scale (and --offset): reflectance = number × scale + offset, for example --scale 0.0001"
-        )
-    offset, note = _offset(product, source, choice, chosen, told, wanted)
-    if not (math.isfinite(scale) and scale != 0 and math.isfinite(offset)):
-        raise BandError(
-            f"{product.name}: reflectance = number × {scale} + {offset} is no scaling; correct --scale or --offset"
-        )
-    nodata = source.nodata if source.nodata is not None else told.nodata if told else None
-    return Band(name, source, scale, offset, nodata, f"{why}; scale from {origin}, offset from {note}")
-
-
-def _offset(
-    product: Product,
-    source: BandSource,
-    choice: Choice,
-    chosen: Sensor | None,
-    told: Sensor | None,
-    wanted: tuple[BandSource, ...],
-) -> tuple[float, str]:
-    """The offset of a band, and how it was told."""
-    if choice.offset is not None:
-        return choice.offset, "--offset"
-    if chosen and not isinstance(chosen.offset, str):
-        return chosen.offset, f"sensor {chosen.name}"
-    if source.scale is not None:
-        return source.offset or 0.0, "the scene"
-    if told and not isinstance(told.offset, str):
-        return told.offset, f"sensor {told.name}"
-    return (_proven_offset(product.name, wanted, told), "its pixels") if told else (0.0, "--scale given alone")
-
-
-_IMPOSSIBLE = 0.05
-"""Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
-
-
-@cache
-def _proven_offset(name: str, bands: tuple[BandSource, ...], sensor: Sensor) -> float:
-    """The offset of a product that does not declare one, where the pixels of the wanted bands leave no doubt.
-
-    Where one pixel in a hundred, of those sampled, would have an impossible negative reflectance under an offset, that
-    offset is not in the numbers.
-
-    Raises:
-        BandError: the pixels would allow more than one offset, or are not of this sensor.
-    """
-    sample = _sample(bands)
-    sample = sample[np.isfinite(sample) & (sample != (sensor.nodata or 0))]
-    if not sample.size:
-        raise BandError(
-            f"{name} has no valid pixel where it was looked for, to tell its offset by; say it with --offset"
-        )
-    if np.percentile(sample, 99) * sensor.scale < _TOO_DARK:
-        largest = np.percentile(sample, 99)
-        raise BandError(
-            f"{name} holds numbers up to {largest:.4g}, too small for {sensor.name}, whose reflectance is "
-            f"number × {sensor.scale:g}; if they are reflectance already, give --scale 1 --offset 0"
-        )
-    allowed = [o for o in sensor.offsets if np.mean(sample * sensor.scale + o < -_IMPOSSIBLE) < 0.01]
-    if len(allowed) == 1:
-        return allowed[0]
-    raise BandError(
-        f"{name} does not say which offset its numbers carry, and {sensor.name} products exist with "
-        f"{' and '.join(map(str, sensor.offsets))}; say it with --offset (for Sentinel-2: --offset -0.1 from "
-        "processing baseline 04.00 on, 25 January 2022, unless it was removed already; --offset 0 before)"
-    )
-
-
-_TOO_DARK = 0.001
-"""A scene where hardly a pixel of any band exceeds this reflectance is not stored as its sensor says."""
-
-
-def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
-    """A few small squares of pixels of each band, spread over the scene; float64, 1-D."""
-    squares = []
-    with rasterio.Env(**_GDAL_OPTIONS), ExitStack() as stack:
-        for path in dict.fromkeys(b.path for b in bands):
-            file = _open(path, stack)
-            indexes = [b.index for b in bands if b.path == path]
-            for i in range(places * places):
-                row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
-                col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2
-                window = Window(max(col, 0), max(row, 0), side, side).intersection(
-                    Window(0, 0, file.width, file.height)
-                )
-                squares.append(_read(file, path, indexes, window).ravel().astype(float))
-    return np.concatenate(squares)
-
-
-def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ndarray:
-    try:
-        return file.read(indexes, window=window)
-    except RasterioError as e:
-        raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
-
-
-def _open(path: str, stack: ExitStack) -> rasterio.DatasetReader:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene
-            return stack.enter_context(rasterio.open(path))
-    except RasterioError as e:
-        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
 
 
 def _block_row_bytes(file: rasterio.DatasetReader) -> int:

@@ -16,10 +16,10 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from landcover.bands import Choice, resolve_bands
 from landcover.errors import SceneError
 from landcover.products import Product, read_product
 from landcover.products.names import Ending, common_name, file_ending
-from landcover.scene import Choice, resolve_bands
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "landcover"
 RANKS = [
     {"errors"},
     {"grid", "specs", "pipeline", "products", "ground"},
-    {"scaling", "blend", "provenance", "regions"},
+    {"scaling", "blend", "provenance", "regions", "bands"},
     {"scene", "classmap", "network", "chips", "synthetic"},
     {"models", "engines"},
     {"planning", "vectorization", "stats", "preview"},

@@ -22,9 +22,9 @@ def info(
 
     Example: landcover info scene.tif --sensor sentinel2-l2a
     """
+    from landcover.bands import Choice
     from landcover.inspection import inspect_scene
     from landcover.models import DEFAULT_MODEL, load_model
-    from landcover.scene import Choice
 
     facts = inspect_scene(scene, load_model(model or DEFAULT_MODEL), Choice(sensor, parse_bands(bands), scale, offset))
     if json_:

@@ -1,0 +1,262 @@
+"""Which band of a product is which, and how its numbers become reflectance: told, proven by pixels, or refused."""
+
+import math
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from landcover.errors import BandError, SceneError
+from landcover.products import BandSource, Product
+from landcover.specs import Sensor, band_key, load_sensor
+
+GDAL_OPTIONS = {
+    "GDAL_NUM_THREADS": "ALL_CPUS",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "60",
+}
+"""How files are opened: decoded by all processors, and asked for again where a network fails."""
+
+_IMPOSSIBLE = 0.05
+"""Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
+
+_TOO_DARK = 0.001
+"""A scene where hardly a pixel of any band exceeds this reflectance is not stored as its sensor says."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band a model wants, and where it lies.
+
+    Attributes:
+        name: common name.
+        source: the file and the band in it.
+        scale, offset: `reflectance = digital number * scale + offset`.
+        nodata: digital number of missing pixels, or None.
+        why: how band and scaling were told, for people.
+    """
+
+    name: str
+    source: BandSource
+    scale: float
+    offset: float
+    nodata: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user says about a scene, before anything is looked up.
+
+    Attributes:
+        sensor: name or TOML file, or None.
+        bands: common name → band number in the scene, or what the scene calls it.
+        scale, offset: to reflectance; None to take them from the sensor or the scene.
+    """
+
+    sensor: str | None = None
+    bands: dict[str, str] | None = None
+    scale: float | None = None
+    offset: float | None = None
+
+
+def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> tuple[Band, ...]:
+    """Tell which band of a product is which, and its scaling.
+
+    Bands: what the user maps, then the sensor, then names, descriptions and colours in the product. Scaling: what the
+    user says, then the sensor the user names, then the product, then the sensor the product tells.
+
+    Raises:
+        BandError: a wanted band is not found or found twice, or its scaling is not known.
+    """
+    chosen = load_sensor(choice.sensor) if choice.sensor else None
+    told = chosen or (load_sensor(product.sensor) if product.sensor else None)
+    mapping = choice.bands or {}
+    for name in mapping:
+        if name not in wanted:
+            raise BandError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
+    found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
+    scaling = _Scaling(product.name, tuple(source for source, _ in found), choice, chosen, told)
+    return tuple(scaling.of(name, source, why) for name, (source, why) in zip(wanted, found, strict=True))
+
+
+def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor | None) -> tuple[BandSource, str]:
+    """The band of a product with a common name, and how that was told."""
+    if mapped is not None:
+        return _mapped_band(product, name, mapped), "--bands"
+    if sensor:
+        unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
+        if unnamed:
+            layout = _layout(product, sensor)
+            hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
+        else:
+            hits = [b for b in product.bands if b.label and sensor.common_name(b.label) == name]
+        why = f"sensor {sensor.name}" + (", by its order" if unnamed else "")
+        if hits:
+            return _only(hits, name, product), why
+    hits = [b for b in product.bands if b.common_name == name]
+    if not hits:
+        hint = "" if sensor else " with --sensor NAME or"
+        raise BandError(
+            f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "
+            f"Say which is which{hint} with --bands, for example --bands {name}=1"
+        )
+    return _only(hits, name, product), "its name in the scene"
+
+
+def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
+    by_label = [b for b in product.bands if b.label and band_key(b.label) == band_key(mapped)]
+    if mapped.isdecimal() and 1 <= int(mapped) <= len(product.bands):
+        return product.bands[int(mapped) - 1]
+    if by_label:
+        return _only(by_label, name, product)
+    raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {_listing(product)}")
+
+
+def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
+    fitting = [layout for layout in sensor.layouts if len(layout) == len(product.bands)]
+    if len(fitting) != 1:
+        known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
+        raise BandError(
+            f"{product.name} does not name its {len(product.bands)} bands, and the usual files of {sensor.name} have "
+            f"{known} bands; say which is which with --bands, for example --bands red=3,nir=4"
+        )
+    return fitting[0]
+
+
+def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:
+    if len(hits) > 1:
+        labels = ", ".join(b.label or f"band {b.index}" for b in hits)
+        raise BandError(f"{product.name} has more than one band '{name}' ({labels}); choose one with --bands {name}=…")
+    return hits[0]
+
+
+def _listing(product: Product) -> str:
+    names = [b.label or b.common_name or "unnamed" for b in product.bands]
+    listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names[:20], 1))
+    return f"{len(names)} band{'s' if len(names) != 1 else ''} ({listed}{', …' if len(names) > 20 else ''})"
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """All who may say how the numbers of a product become reflectance.
+
+    Attributes:
+        product: its name, for people.
+        bands: those that are wanted.
+        choice: what the user says.
+        chosen: the sensor the user names, or None.
+        told: that, or the sensor the product tells, or None.
+    """
+
+    product: str
+    bands: tuple[BandSource, ...]
+    choice: Choice
+    chosen: Sensor | None
+    told: Sensor | None
+
+    def of(self, name: str, source: BandSource, why: str) -> Band:
+        """A band with its scaling: scale and offset each from the first that says it."""
+        (scale, who), (offset, note) = self._scale(source), self._offset(source)
+        if not (math.isfinite(scale) and scale != 0 and math.isfinite(offset)):
+            raise BandError(
+                f"{self.product}: reflectance = number × {scale} + {offset} is no scaling; correct --scale or --offset"
+            )
+        nodata = source.nodata if source.nodata is not None else self.told.nodata if self.told else None
+        return Band(name, source, scale, offset, nodata, f"{why}; scale from {who}, offset from {note}")
+
+    def _scale(self, source: BandSource) -> tuple[float, str]:
+        if self.choice.scale is not None:
+            return self.choice.scale, "--scale"
+        if self.chosen:
+            return self.chosen.scale, f"sensor {self.chosen.name}"
+        if source.scale is not None:
+            return source.scale, "the scene"
+        if self.told:
+            return self.told.scale, f"sensor {self.told.name}"
+        raise BandError(
+            f"{self.product} does not say how its numbers become reflectance; name its sensor with --sensor, "
+            "or give --scale (and --offset): reflectance = number × scale + offset, for example --scale 0.0001"
+        )
+
+    def _offset(self, source: BandSource) -> tuple[float, str]:
+        if self.choice.offset is not None:
+            return self.choice.offset, "--offset"
+        if self.chosen and not isinstance(self.chosen.offset, str):
+            return self.chosen.offset, f"sensor {self.chosen.name}"
+        if source.scale is not None:
+            return source.offset or 0.0, "the scene"
+        if self.told and not isinstance(self.told.offset, str):
+            return self.told.offset, f"sensor {self.told.name}"
+        return (self._proven_offset, "its pixels") if self.told else (0.0, "--scale given alone")
+
+    @cached_property
+    def _proven_offset(self) -> float:
+        """The offset of a product that does not declare one, where the pixels of the wanted bands leave no doubt.
+
+        Where one pixel in a hundred, of those sampled, would have an impossible negative reflectance under an offset,
+        that offset is not in the numbers.
+        """
+        sensor, name = self.told, self.product
+        assert sensor is not None
+        sample = _sample(self.bands)
+        sample = sample[np.isfinite(sample) & (sample != (sensor.nodata or 0))]
+        if not sample.size:
+            raise BandError(
+                f"{name} has no valid pixel where it was looked for, to tell its offset by; say it with --offset"
+            )
+        if np.percentile(sample, 99) * sensor.scale < _TOO_DARK:
+            largest = np.percentile(sample, 99)
+            raise BandError(
+                f"{name} holds numbers up to {largest:.4g}, too small for {sensor.name}, whose reflectance is "
+                f"number × {sensor.scale:g}; if they are reflectance already, give --scale 1 --offset 0"
+            )
+        allowed = [o for o in sensor.offsets if np.mean(sample * sensor.scale + o < -_IMPOSSIBLE) < 0.01]
+        if len(allowed) == 1:
+            return allowed[0]
+        raise BandError(
+            f"{name} does not say which offset its numbers carry, and {sensor.name} products exist with "
+            f"{' and '.join(map(str, sensor.offsets))}; say it with --offset (for Sentinel-2: --offset -0.1 from "
+            "processing baseline 04.00 on, 25 January 2022, unless it was removed already; --offset 0 before)"
+        )
+
+
+def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
+    """A few small squares of pixels of each band, spread over the scene; float64, 1-D."""
+    squares = []
+    with rasterio.Env(**GDAL_OPTIONS), ExitStack() as stack:
+        for path in dict.fromkeys(b.path for b in bands):
+            file = open_file(path, stack)
+            indexes = [b.index for b in bands if b.path == path]
+            for i in range(places * places):
+                row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
+                col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2
+                window = Window(max(col, 0), max(row, 0), side, side).intersection(
+                    Window(0, 0, file.width, file.height)
+                )
+                squares.append(_read(file, path, indexes, window).ravel().astype(float))
+    return np.concatenate(squares)
+
+
+def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ndarray:
+    try:
+        return file.read(indexes, window=window)
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
+
+
+def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
+    """Open a raster for as long as `stack` lasts; a SceneError if it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene
+            return stack.enter_context(rasterio.open(path))
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
