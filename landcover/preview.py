@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
+from landcover.bands import Choice, open_file, resolve_bands
 from landcover.classmap import (
     MAP_NODATA,
     check_destination,
@@ -21,6 +23,7 @@ from landcover.classmap import (
     work_folder,
 )
 from landcover.errors import ConfigError, SceneError, nearest
+from landcover.products import read_product
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key
 
@@ -53,8 +56,9 @@ def preview(
     Pixels without data are transparent. Small rasters are enlarged by a whole factor.
 
     Args:
-        path: a class map, or any other raster, which is drawn as a scene: its bands red, green and blue if it names
-            them, else its first three, or its only one in grey, each stretched from its 2nd to its 98th percentile.
+        path: a class map, or any other raster, folder of bands or STAC item, which is drawn as a scene: its bands red,
+            green and blue if it names them, else its first three, or its only one in grey, each stretched from its
+            2nd to its 98th percentile.
         out: the PNG.
         size: the longest side of the whole picture, in pixels.
         scene: drawn to the left of the map, brought to its grid where it lies on another one.
@@ -77,6 +81,7 @@ def preview(
     if not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"a preview of {size} px cannot be made; choose between {SMALLEST} and {LARGEST}")
     check_destination(out, overwrite=overwrite)
+    path, scene = _openable(path), scene and _openable(scene)
     if legend is not None or _is_map(path):
         picture = _map_picture(path, size, scene, bands, legend)
     elif scene is not None:
@@ -86,6 +91,40 @@ def preview(
             picture = scene_picture(dataset, _fit(dataset, size, size), bands)
     _save(picture, out)
     return picture.size
+
+
+def _openable(source: str | Path) -> str | Path:
+    """What GDAL opens: a raster itself; for a folder of bands or a STAC item, a view of its red, green and blue.
+
+    Raises:
+        SceneError: the folder or item cannot be read, or the three bands do not share a grid.
+        BandError: they are not all known.
+    """
+    if not (Path(source).is_dir() or str(source).endswith(".json")):
+        return source
+    product = read_product(str(source))
+    # Of bands that are known by number alone, 4, 3 and 2 are red, green and blue for Sentinel-2 and Landsat 8 alike.
+    bands = resolve_bands(product, _COLOURS, Choice(sensor=product.sensor or "sentinel2-l2a", scale=1, offset=0))
+    with ExitStack() as stack:
+        files = [open_file(b.source.path, stack) for b in bands]
+        first = files[0]
+        if any(f.shape != first.shape or not f.transform.almost_equals(first.transform, 1e-6) for f in files):
+            raise SceneError(f"the bands red, green and blue of {source} do not share a grid; preview one of its files")
+        views = "".join(
+            f'<VRTRasterBand dataType="{_gdal_type(f.dtypes[b.source.index - 1])}" band="{i}"><Description>{b.name}'
+            f"</Description><NoDataValue>{0 if f.nodata is None else f.nodata}</NoDataValue><SimpleSource>"
+            f'<SourceFilename relativeToVRT="0">{escape(b.source.path)}</SourceFilename>'
+            f"<SourceBand>{b.source.index}</SourceBand></SimpleSource></VRTRasterBand>"
+            for i, (b, f) in enumerate(zip(bands, files, strict=True), 1)
+        )
+        srs = f"<SRS>{escape(first.crs.to_wkt())}</SRS>" if first.crs else ""
+        place = ",".join(map(repr, first.transform.to_gdal()))
+        size = f'rasterXSize="{first.width}" rasterYSize="{first.height}"'
+        return f"<VRTDataset {size}>{srs}<GeoTransform>{place}</GeoTransform>{views}</VRTDataset>"
+
+
+def _gdal_type(dtype: str) -> str:
+    return {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16"}.get(dtype, "Float32")
 
 
 def _is_map(path: str | Path) -> bool:

@@ -108,6 +108,15 @@ def test_info_tells_what_the_model_would_see(desk: Path) -> None:
         assert word in shown
 
 
+def test_a_folder_of_bands_is_drawn(desk: Path) -> None:
+    from PIL import Image
+
+    run(["landcover", "preview", "sample_tiles/s2_bands", "--out", "folder.png", "--size", "300"], desk)
+    with Image.open(desk / "folder.png") as picture:
+        assert picture.size == (256, 256)
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
+
+
 def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:
     shown = run(["landcover", "doctor"], tmp_path).stdout
     assert "self-test: passed" in shown
