@@ -263,8 +263,8 @@ def cache_folder() -> Path:
 def _openvino_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:
     """Convert scaling, network and softmax to an OpenVINO model of a fixed shape.
 
-    The network is traced on small chips, which takes a moment and little memory. If its graph does not fit larger ones,
-    because a size was baked in, it is traced on those.
+    A network of convolutions is traced on small chips, which takes a moment and little memory. One with attention can
+    bake the size of what it saw into its positions, and is traced on chips of the very size.
     """
     import openvino as ov
     import torch
@@ -274,18 +274,19 @@ def _openvino_graph(model: "Model", scaling: Scaling, shape: tuple[int, ...], dt
     scorer = Scorer(model.network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias)).eval()
     n, bands, height, width = shape
     side = 4 * model.stride
-    try:
-        graph = _trace(scorer, (n, bands, min(height, side), min(width, side)), shape)
-        fits = list(graph.output(0).get_shape()) == [n, len(model.spec.legend.classes), height, width]
-    except RuntimeError:
-        fits = False
-    if not fits:
-        graph = _trace(scorer, shape, shape)
+    small = (n, bands, min(height, side), min(width, side))
+    graph = _trace(scorer, shape if _attends(model) else small, shape)
     prepare = ov.preprocess.PrePostProcessor(graph)
     for i, stored in enumerate((dtype, "bool")):
         prepare.input(i).tensor().set_element_type(ov.Type(np.dtype(stored)))
         prepare.input(i).preprocess().convert_element_type(ov.Type.f32)
     return prepare.build()
+
+
+def _attends(model: "Model") -> bool:
+    """Whether a network may hold attention: transformers of smp, and any of timm's encoders."""
+    encoder = str(model.spec.hyperparameters.get("encoder_name", ""))
+    return model.spec.architecture in ("dpt", "segformer") or encoder.startswith(("tu-", "mit_"))
 
 
 def _trace(scorer: Any, example: tuple[int, ...], shape: tuple[int, ...]) -> Any:

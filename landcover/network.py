@@ -102,7 +102,7 @@ def total_stride(architecture: str, hyperparameters: dict[str, Any], network: nn
         return 1
     if architecture == "unet":
         return 2 ** hyperparameters.get("depth", 4)
-    further = 8 if architecture == "pan" else 1  # its attention pools the encoder's features three times more
+    further = {"pan": 8, "dpt": 2}.get(architecture, 1)  # these halve the encoder's features three times more, and once
     return further * int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
 
 
@@ -130,7 +130,8 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
     for name in fixed.keys() & hyperparameters.keys():
         if hyperparameters[name] != fixed[name]:
             raise ModelError(f"{name}={hyperparameters[name]!r} cannot be honoured; leave it out")
-    return smp.create_model(architecture.removeprefix("smp-"), **{**hyperparameters, **fixed})
+    usual = {"dynamic_img_size": True} if architecture == "dpt" else {}  # any window, not the 224 pixels of a ViT alone
+    return smp.create_model(architecture.removeprefix("smp-"), **{**usual, **hyperparameters, **fixed})
 
 
 class Scorer(nn.Module):

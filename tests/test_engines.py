@@ -48,9 +48,9 @@ def test_openvino_agrees_with_torch(model: Model) -> None:
     np.testing.assert_allclose(openvino, torch, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", [a for a in architectures() if a not in ("pointwise", "dpt")])
+@pytest.mark.parametrize("architecture", [a for a in architectures() if a != "pointwise"])
 def test_every_architecture_is_converted(tmp_path: Path, architecture: str) -> None:
-    encoder = {"segformer": "mit_b0"}.get(architecture, "resnet18")
+    encoder = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}.get(architecture, "resnet18")
     arguments = {} if architecture == "unet" else {"encoder_name": encoder}
     made = init_model(
         tmp_path / "m", architecture=architecture, bands=("red", "nir"), classes=("a", "b"), hyperparameters=arguments
@@ -62,7 +62,8 @@ def test_every_architecture_is_converted(tmp_path: Path, architecture: str) -> N
     for name in ("torch", "openvino"):
         engine = open_engine(EngineChoice(name, "cpu", ""), made, SCALING, dn.shape, "uint16")
         found.append(np.array(engine.numpy(engine.scores(dn, valid))))
-    np.testing.assert_allclose(found[1], found[0], atol=1e-3)
+    # A vision transformer's positions are resampled to the chip, bicubic and smoothed, where OpenVINO has its own way.
+    np.testing.assert_allclose(found[1], found[0], atol=2e-2 if architecture == "dpt" else 1e-3)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])

@@ -81,9 +81,9 @@ def test_moving_the_scene_by_the_stride_moves_the_scores() -> None:
     assert (a - off).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("architecture", [a for a in architectures() if a not in ("unet", "pointwise", "dpt")])
+@pytest.mark.parametrize("architecture", [a for a in architectures() if a not in ("unet", "pointwise")])
 def test_every_architecture_of_smp_is_built_by_name(architecture: str) -> None:
-    encoder = "mit_b0" if architecture == "segformer" else "resnet18"
+    encoder = {"segformer": "mit_b0", "dpt": "tu-vit_tiny_patch16_224"}.get(architecture, "resnet18")
     network = build_network(architecture, 6, 4, {"encoder_name": encoder}).eval()
     stride = total_stride(architecture, {}, network)
     with torch.inference_mode():
