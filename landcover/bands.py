@@ -103,6 +103,11 @@ def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor |
             return _only(hits, name, product), why
     hits = [b for b in product.bands if b.common_name == name]
     if not hits:
+        if sensor and name not in sensor.band_names:
+            raise BandError(
+                f"{product.name} is taken as {sensor.name}, which has no band '{name}', and the model wants one; "
+                f"choose a model for the bands there are, or say with --bands {name}=… which band stands for it"
+            )
         hint = "" if sensor else " with --sensor NAME or"
         raise BandError(
             f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "

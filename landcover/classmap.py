@@ -114,7 +114,7 @@ class RowSink:
 
 @contextmanager
 def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list[RowSink]]:
-    """Open a sink for every layer; at the end, all of them appear under their names, or none does.
+    """Open a sink for every layer; they appear under their names when all of them are complete, and not before.
 
     Raises:
         OutputError: an output exists and `overwrite` is False, its folder cannot be written, another run is writing

@@ -237,3 +237,8 @@ def test_a_crs_that_is_tied_to_no_place_is_mapped(
         "torch",
     )
     assert landcover(capsys, *args).code == 0
+
+
+def test_a_sensor_without_a_band_that_the_model_wants(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "picture.tif", digital_numbers(20, 20, 3), names=())
+    assert "taken as rgb, which has no band 'nir'" in predict(path, "--sensor", "rgb")
