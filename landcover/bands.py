@@ -1,6 +1,7 @@
 """Which band of a product is which, and how its numbers become reflectance: told, proven by pixels, or refused."""
 
 import math
+import os
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from landcover.errors import BandError, SceneError
 from landcover.products import BandSource, Product
 from landcover.specs import Sensor, band_key, load_sensor
 
-GDAL_OPTIONS = {
+_GDAL_OPTIONS = {
     "GDAL_NUM_THREADS": "ALL_CPUS",
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-"""How files are opened: decoded by all processors, and asked for again where a network fails."""
+"""How files are opened: decoded by all processors, and asked for again where a network fails or stalls."""
 
 _IMPOSSIBLE = 0.05
 """Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
@@ -236,7 +238,7 @@ class _Scaling:
 def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
     """A few small squares of pixels of each band, spread over the scene; float64, 1-D."""
     squares = []
-    with rasterio.Env(**GDAL_OPTIONS), ExitStack() as stack:
+    with rasterio.Env(**gdal_options()), ExitStack() as stack:
         for path in dict.fromkeys(b.path for b in bands):
             file = open_file(path, stack)
             indexes = [b.index for b in bands if b.path == path]
@@ -255,6 +257,11 @@ def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: W
         return file.read(indexes, window=window)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
+
+
+def gdal_options() -> dict[str, str]:
+    """GDAL's settings for reading scenes; those of the user's environment go first."""
+    return {name: os.environ.get(name, value) for name, value in _GDAL_OPTIONS.items()}
 
 
 def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:

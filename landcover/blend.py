@@ -1,4 +1,4 @@
-"""Overlapping window scores → finished rows of scores, by weights that sum to one at every pixel.
+"""Overlapping window scores → finished scores, by weights that sum to one at every pixel.
 
 References:
     Ronneberger, Fischer, Brox (2015), U-Net, arXiv:1505.04597: the overlap-tile strategy.
@@ -36,85 +36,68 @@ def _ramp(axis: Axis, offset: np.ndarray) -> np.ndarray:
 
 
 class Blender:
-    """Adds the scores of windows, row of windows by row of windows, and gives back rows as they become complete.
+    """Blends the scores of windows, which come from left to right and from top to bottom.
 
-    It holds one row of windows: classes × tile × width of the region's windows, float32. It works alike on NumPy
-    arrays and torch tensors, on whatever device they are.
+    Where a window is alone, its scores are final as they come. Elsewhere they are weighted, in place, and the sums that
+    later windows will add to are kept: classes × overlap × width of the region, float32, and as much as one window's
+    height. It works alike on NumPy arrays and torch tensors, on whatever device they are.
 
     Args:
         grid: the windows.
-        classes: number of classes.
-        zeros: makes an array of zeros of a shape, float32.
-        array: turns a NumPy array into that kind of array.
+        array: turns a NumPy array into the kind of array that scores are.
     """
 
-    def __init__(
-        self, grid: Grid, classes: int, zeros: Callable[[tuple[int, ...]], Any], array: Callable[[np.ndarray], Any]
-    ) -> None:
+    def __init__(self, grid: Grid, array: Callable[[np.ndarray], Any]) -> None:
         self._grid = grid
-        self._left = grid.cols.start(grid.window_cols[0])
-        right = grid.cols.start(grid.window_cols[-1]) + grid.cols.tile
-        self._sum = zeros((classes, grid.rows.tile, right - self._left))
         self._array = array
-        self._row = grid.window_rows[0]
+        self._right: tuple[int, int, Any] | None = None  # window row and column that take them, and the sums
+        self._below: dict[int, tuple[int, Any]] = {}  # by window column: the window row that takes them, and the sums
         self._weights = cache(self._make_weights)
 
     def add(self, scores: Any, row: int, col: int) -> None:
-        """Add the scores (classes, tile, tile) of the window in window row `row` and window column `col`."""
-        self._move_to(row)
-        start = self._grid.cols.start(col) - self._left
-        total = self._sum[:, :, start : start + self._grid.cols.tile]
-        alone, weighted = self._weights(_like(self._grid.rows, row), _like(self._grid.cols, col))
-        if alone is not None:
-            total[alone] = scores[alone]
-        for place, weights in weighted:
-            total[place] += scores[place] * weights
+        """Add a window; what no later window covers of its scores is final after that.
 
-    def finish(self, row: int) -> Any:
-        """Close a window row; returns scores (classes, rows, width) of the region's rows that are now complete.
+        Windows may be left out whose pixels are all nodata.
 
-        They hold until the next call of `add` or `finish`. There may be no rows at all, where the window row ends
-        above the region.
+        Args:
+            scores: (classes, tile, tile), changed in place.
+            row, col: the window's row and column.
         """
-        self._move_to(row)
-        lo, hi = self._grid.complete(row)
-        region, top, left = self._grid.region, self._grid.rows.start(row), self._left
-        return self._sum[:, lo - top : hi - top, region.col0 - left : region.col1 - left]
+        rows, cols = self._grid.rows, self._grid.cols
+        for place, weights in self._weights(_like(rows, row), _like(cols, col)):
+            scores[place] *= weights
+        if self._right is not None and self._right[:2] == (row, col):
+            scores[:, :, : cols.tile - cols.step] += self._right[2]
+        taker, above = self._below.pop(col, (None, None))
+        first, last = cols.finished(col)
+        mine = scores[:, :, : last - first]
+        if taker == row:
+            mine[:, : rows.tile - rows.step] += above
+        self._right = (row, col + 1, scores[:, :, cols.step :] + 0.0) if col < cols.count - 1 else None
+        if row < rows.count - 1:
+            self._below[col] = row + 1, mine[:, rows.step :] + 0.0
 
-    def _move_to(self, row: int) -> None:
-        """Drop the rows above window row `row`, and make room below."""
-        if row == self._row:
-            return
-        kept = self._sum[:, self._grid.rows.step :] + 0.0
-        self._sum[:, : kept.shape[1]] = kept
-        self._sum[:, kept.shape[1] :] = 0.0
-        self._row = row
-
-    def _make_weights(self, row: int, col: int) -> tuple[Place | None, list[tuple[Place, Any]]]:
-        """Where a window is alone, and the weights elsewhere, so that only its frame is multiplied and added."""
+    def _make_weights(self, row: int, col: int) -> list[tuple[Place, Any]]:
+        """The weights of a window where they are not one: on its frame, in up to four pieces."""
         down, across = axis_weights(self._grid.rows, row), axis_weights(self._grid.cols, col)
         top, bottom = _alone(down)
         left, right = _alone(across)
         tall, wide = len(down), len(across)
         if top >= bottom or left >= right:
-            return None, [(_place(0, tall, 0, wide), self._outer(down, across, 0, tall, 0, wide))]
-        frame = [(0, top, 0, wide), (bottom, tall, 0, wide), (top, bottom, 0, left), (top, bottom, right, wide)]
-        edges = [edge for edge in frame if edge[0] < edge[1] and edge[2] < edge[3]]
-        return _place(top, bottom, left, right), [(_place(*e), self._outer(down, across, *e)) for e in edges]
-
-    def _outer(self, down: np.ndarray, across: np.ndarray, top: int, bottom: int, left: int, right: int) -> Any:
-        return self._array(np.outer(down[top:bottom], across[left:right]))
+            frame = [(0, tall, 0, wide)]
+        else:
+            frame = [(0, top, 0, wide), (bottom, tall, 0, wide), (top, bottom, 0, left), (top, bottom, right, wide)]
+        return [
+            ((slice(None), slice(y0, y1), slice(x0, x1)), self._array(np.outer(down[y0:y1], across[x0:x1])))
+            for y0, y1, x0, x1 in frame
+            if y0 < y1 and x0 < x1
+        ]
 
 
 def _like(axis: Axis, k: int) -> int:
     """A window with the same weights as window k: all that have all their neighbours are alike."""
     reach = axis.tile // axis.step
     return reach if reach <= k < axis.count - reach else k
-
-
-def _place(top: int, bottom: int, left: int, right: int) -> Place:
-    """All classes of rows [top, bottom) and columns [left, right)."""
-    return slice(None), slice(top, bottom), slice(left, right)
 
 
 def _alone(weights: np.ndarray) -> tuple[int, int]:

@@ -1,27 +1,22 @@
-"""Class maps on disk: rows in, one cloud-optimised GeoTIFF out, under its final name only when it is complete."""
+"""Class maps on disk, and the rasters that go with them: cloud-optimised GeoTIFFs."""
 
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import MapError, OutputError
+from landcover.errors import MapError
 from landcover.provenance import legend_tag
 from landcover.specs import Legend, load_legend
 
@@ -71,128 +66,18 @@ class Layer:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-class RowSink:
-    """Takes blocks of rows of one layer into a raw file, and makes a cloud-optimised GeoTIFF of them.
+def encode(layer: Layer, raw: Path, folder: Path) -> None:
+    """Make the cloud-optimised GeoTIFF of a layer, and its side-car if it has one, in a folder.
 
-    The raw file lies in the work folder. A write error of Python's own files is never lost, as it can be when a
-    raster library flushes its cache, and rows that are never written are holes that cost no disk.
+    Args:
+        layer: what it holds.
+        raw: its pixels, band by band and row by row, in a file of nothing else.
+        folder: where the GeoTIFF goes, under the layer's name.
     """
-
-    def __init__(self, layer: Layer, folder: Path) -> None:
-        self.layer = layer
-        self._folder = folder
-        self._raw = folder / "rows.raw"
-        self._size = np.dtype(layer.dtype).itemsize
-        with disk_errors(layer.path):
-            self._file: BinaryIO = self._raw.open("wb")
-            self._file.truncate(len(layer.bands) * layer.height * layer.width * self._size)
-
-    def write(self, row: int, block: np.ndarray) -> None:
-        """Write block (bands, rows, width) of the layer's dtype, from `row` on; values are stored as they are."""
-        with disk_errors(self.layer.path):
-            for band, rows in enumerate(block):
-                self._file.seek((band * self.layer.height + row) * self.layer.width * self._size)
-                self._file.write(np.ascontiguousarray(rows).data)
-
-    def close(self) -> None:
-        """Close the raw file; what could not be written to it was said before, or is dropped with it."""
-        with suppress(OSError):
-            self._file.close()
-
-    def finish(self) -> Path:
-        """Encode the rows; returns the folder with the finished file, and its side-car, if it has one."""
-        with disk_errors(self.layer.path):
-            self._file.close()
-            vrt = self._folder / "rows.vrt"
-            vrt.write_text(_vrt(self.layer, self._raw.name), encoding="utf-8")
-            done = self._folder / "done"
-            done.mkdir()
-            with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
-                rasterio.shutil.copy(vrt, done / self.layer.path.name, driver="COG", **_cog_options(self.layer))
-        return done
-
-
-@contextmanager
-def open_sinks(layers: list[Layer], *, overwrite: bool = False) -> Iterator[list[RowSink]]:
-    """Open a sink for every layer; they appear under their names when all of them are complete, and not before.
-
-    Raises:
-        OutputError: an output exists and `overwrite` is False, its folder cannot be written, another run is writing
-            it, or the disk is full.
-    """
-    for layer in layers:
-        check_destination(layer.path, overwrite=overwrite)
-    with ExitStack() as stack:
-        sinks = [RowSink(layer, stack.enter_context(work_folder(layer.path))) for layer in layers]
-        try:
-            yield sinks
-            finished = [sink.finish() for sink in sinks]
-        finally:
-            for sink in sinks:
-                sink.close()
-        for sink, folder in zip(sinks, finished, strict=True):
-            with disk_errors(sink.layer.path):
-                publish(folder, sink.layer.path)
-
-
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that cannot be written, before any work is done.
-
-    Raises:
-        OutputError: it exists and `overwrite` is False, it is a folder, or its folder is missing or not writable.
-    """
-    with disk_errors(path):
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; give the name of a file in it")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already; add --overwrite to replace it")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} does not exist; make it first")
-        if not os.access(path.parent, os.W_OK):
-            raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
-
-
-def publish(folder: Path, path: Path) -> None:
-    """Move the finished file and its side-cars from a work folder to where they belong, the file itself last."""
-    side_cars = sorted(p.name for p in folder.iterdir() if p.name != path.name)
-    for stale in {path.name + ".aux.xml", path.name + ".ovr", path.name + ".msk"} - set(side_cars):
-        (path.parent / stale).unlink(missing_ok=True)
-    for name in [*side_cars, path.name]:
-        with (folder / name).open("rb") as f:
-            os.fsync(f.fileno())
-        (folder / name).replace(path.parent / name)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say of an error of the system, or of GDAL, while `path` is written, what it means for the user."""
-    try:
-        yield
-    except (OSError, RasterioError, CPLE_BaseError) as e:
-        reason = getattr(e, "strerror", None) or f"{e}; is the disk full?"
-        raise OutputError(f"{path} cannot be written: {reason}") from e
-
-
-@contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared."""
-    folder = path.parent / f".{path.name}.work"
-    lock = FileLock(path.parent / f".{path.name}.lock")
-    with disk_errors(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as e:
-            raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
-    try:
-        with disk_errors(path):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # where an open file cannot be removed, the empty lock file stays
-            Path(lock.lock_file).unlink()
-        lock.release()
+    vrt = raw.with_suffix(".vrt")
+    vrt.write_text(_vrt(layer, raw.name), encoding="utf-8")
+    with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
+        rasterio.shutil.copy(vrt, folder / layer.path.name, driver="COG", **_cog_options(layer))
 
 
 def _cog_options(layer: Layer) -> dict[str, str | int]:

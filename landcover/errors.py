@@ -25,6 +25,10 @@ class MapError(LandcoverError):
     """A class map cannot be read as one."""
 
 
+class DeviceError(LandcoverError):
+    """A device cannot do the work."""
+
+
 class OutputError(LandcoverError):
     """A result cannot be written where it was asked for."""
 

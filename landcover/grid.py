@@ -1,7 +1,8 @@
 """The integer arithmetic of windows: which windows a scene is cut into, and which of them a region needs."""
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from landcover.errors import ConfigError
 
@@ -93,11 +94,38 @@ class Grid:
     def window_cols(self) -> range:
         return self.cols.covering(self.region.col0, self.region.col1)
 
-    def complete(self, window_row: int) -> tuple[int, int]:
+    def completed_rows(self, window_row: int) -> tuple[int, int]:
         """Rows [lo, hi) of the region that are complete once a window row is done; empty if lo == hi."""
         lo, hi = self.rows.finished(window_row)
         lo = min(max(lo, self.region.row0), self.region.row1)
         return lo, max(lo, min(hi, self.region.row1))
+
+    def completed(self, row: int, col: int) -> Box | None:
+        """Pixels of the region that are complete once the window in that row and column is done, if there are any."""
+        (row0, row1), (col0, col1) = self.rows.finished(row), self.cols.finished(col)
+        row0, row1 = max(row0, self.region.row0), min(row1, self.region.row1)
+        col0, col1 = max(col0, self.region.col0), min(col1, self.region.col1)
+        return Box(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
+
+    def within(self, box: Box, row: int, col: int) -> tuple[slice, slice]:
+        """Rows and columns of a box as those of the window in that row and column."""
+        top, left = self.rows.start(row), self.cols.start(col)
+        return slice(box.row0 - top, box.row1 - top), slice(box.col0 - left, box.col1 - left)
+
+    def below(self, row: int) -> "Grid":
+        """The same windows, for the rows of the region from `row` on."""
+        return replace(self, region=replace(self.region, row0=row))
+
+    def panels(self, most: int) -> list["Grid"]:
+        """Cut the region, from left to right, into panels of about equal width, of at most `most` window columns each.
+
+        A panel is computed like any region: it shares a window column with the panel to its left.
+        """
+        cols, region = self.window_cols, self.region
+        each = math.ceil(len(cols) / math.ceil(len(cols) / most))
+        inner = [edge for k in cols[each::each] if region.col0 < (edge := self.cols.start(k)) < region.col1]
+        edges = [region.col0, *inner, region.col1]
+        return [replace(self, region=replace(region, col0=a, col1=b)) for a, b in itertools.pairwise(edges)]
 
     @property
     def read_box(self) -> Box:

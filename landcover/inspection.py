@@ -16,6 +16,7 @@ from landcover.bands import Choice
 from landcover.classmap import open_raster
 from landcover.engines import choose_engine, cuda_devices
 from landcover.errors import LandcoverError, SceneError
+from landcover.grid import Box
 from landcover.ground import ground_resolution
 from landcover.models import Model, init_model
 from landcover.prediction import predict
@@ -119,8 +120,8 @@ def _sample(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """The middle of a scene."""
     height, width = min(scene.height, _SAMPLE_SIDE), min(scene.width, _SAMPLE_SIDE)
     row, col = (scene.height - height) // 2, (scene.width - width) // 2
-    with scene.open() as reader:
-        return reader.read(row, row + height, col, col + width)
+    with scene.open(width) as reader:
+        return reader.read(Box(row, row + height, col, col + width))
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:

@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
 
+from landcover import __version__
 from landcover.bands import Choice
 from landcover.chips import CHUNK_ROWS, even_batch_size
 from landcover.classmap import (
@@ -17,12 +19,12 @@ from landcover.classmap import (
     SCORE_NODATA,
     SCORE_SCALE,
     Layer,
-    check_destination,
 )
 from landcover.engines import EngineChoice, choose_engine
 from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
 from landcover.models import DEFAULT_MODEL, Model, load_model
+from landcover.outputs import check_destination
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
@@ -30,8 +32,14 @@ from landcover.scene import Scene, open_scene
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_SIZE = 4
+BATCHES_AHEAD = 1
+"""Batches that are cut while the engine is busy."""
+
 WRITE_BEHIND = 2
-"""Blocks of rows that wait for the writer."""
+"""Finished windows that wait for the writer."""
+
+PANEL_BYTES = 1 << 30
+"""Bound of the memory that grows with the width; a wider scene is mapped in panels, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Options:
         confidence: where to write the confidence, uint8 percent, 255 = nodata; None for not.
         scores: where to write the scores, one band per class, uint16 ten-thousandths, 65535 = nodata; None for not.
         overwrite: replace outputs that exist.
+        resume: go on from what a run that was stopped has finished; False to start over.
         allow_no_crs: map a scene that is not placed on the earth.
         allow_untrained: use a model that was never trained, for tests and benchmarks.
         allow_resolution: use a model far from the resolution it was trained for.
@@ -79,6 +88,7 @@ class Options:
     confidence: str | Path | None = None
     scores: str | Path | None = None
     overwrite: bool = False
+    resume: bool = True
     allow_no_crs: bool = False
     allow_untrained: bool = False
     allow_resolution: bool = False
@@ -183,21 +193,69 @@ class Plan:
             **more,
         )
 
-    def memory(self) -> dict[str, int]:
-        """Upper bounds, in bytes, of what is held at once beside the program itself; none grows with the height."""
-        width, tile, spec, options = self.grid.read_box.width, self.grid.rows.tile, self.model.spec, self.options
-        pixel = len(spec.bands) * np.dtype(self.scene.dtype).itemsize + 1
-        classes = len(spec.legend.classes)
-        outputs = 1 + (options.confidence is not None) + 2 * classes * (options.scores is not None)
-        ahead = (self.chunks_ahead + 3) * CHUNK_ROWS  # waiting, being read, being masked, being taken
-        rows_kept = tile + self.grid.rows.tile - self.grid.rows.step
+    @cached_property
+    def panels(self) -> list[Grid]:
+        """The parts of the region that are mapped one after the other, from left to right, each from top to bottom."""
+        most = len(self.grid.window_cols)
+        while (
+            most > 1 and sum(self._memory_by_width(most * self.grid.cols.step + self._overlap).values()) > PANEL_BYTES
+        ):
+            most -= 1
+        return self.grid.panels(most)
+
+    @property
+    def work(self) -> float:
+        """Pixels the network sees for each pixel of the region."""
+        return sum(p.work * p.region.width for p in self.panels) / self.grid.region.width
+
+    @property
+    def _overlap(self) -> int:
+        return max(axis.tile - axis.step for axis in (self.grid.rows, self.grid.cols))
+
+    def _memory_by_width(self, width: int) -> dict[str, int]:
+        """Upper bounds, in bytes, of what is held of rows of that many pixels."""
+        pixel = len(self.scene.bands) * np.dtype(self.scene.dtype).itemsize + 1 + (self.area is not None)
+        rows = self.grid.rows.tile + (self.chunks_ahead + 5) * CHUNK_ROWS  # two at the margins, three under way
         return {
-            "strip of the scene": (tile + CHUNK_ROWS) * width * (pixel + (self.area is not None)),
-            "rows read ahead": ahead * width * pixel,
-            "decoded blocks": self.scene.cache_bytes,
-            "sums of scores": rows_kept * width * classes * 4,
-            "rows to be written": CHUNK_ROWS * width * ((WRITE_BEHIND + 2) * outputs + 9 + 8 * classes),
+            "rows of the scene": rows * width * pixel,
+            "decoded blocks": self.scene.cache_bytes(width),
+            "sums of scores": self._overlap * width * len(self.model.spec.legend.classes) * 4,
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Upper bounds, in bytes, of what is held at once beside the program itself; none grows with the scene."""
+        n, bands, height, width = self.batch_shape
+        classes, options = len(self.model.spec.legend.classes), self.options
+        outputs = 1 + (options.confidence is not None) + 2 * classes * (options.scores is not None)
+        pixel = bands * np.dtype(self.scene.dtype).itemsize + 2
+        return {
+            **self._memory_by_width(max(panel.read_box.width for panel in self.panels)),
+            "batches": (BATCHES_AHEAD + 4) * n * height * width * pixel,
+            "scores": 2 * n * height * width * classes * 4,
+            "windows to be written": height * width * (outputs * (WRITE_BEHIND + 2) + 8 * classes),
             "network": self._network_bytes(),
+        }
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the map depends on, as plain values: a stopped run is gone on with only if they are the same."""
+        scene, grid = self.scene, self.grid
+        region = grid.region
+        return {
+            "version": __version__,
+            "scene": [
+                scene.height,
+                scene.width,
+                str(scene.transform.to_gdal()),
+                [_identity(path) for path in scene.paths],
+            ],
+            "bands": [[b.source.index, b.scale, b.offset, str(b.nodata)] for b in scene.bands],
+            "model": [self.model.sha256, sha256(self.model.spec.model_dump_json().encode()).hexdigest()],
+            "engine": [self.choice.engine, self.choice.device.partition(":")[0], self.choice.precision],
+            "windows": [[a.tile, a.step] for a in (grid.rows, grid.cols)] + [self.batch_size],
+            "region": [region.row0, region.row1, region.col0, region.col1, len(self.panels)],
+            "area of interest": self.area.sha256 if self.area else None,
+            "outputs": list(self.layers),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -214,7 +272,8 @@ class Plan:
             },
             "windows": f"{len(self.grid.window_rows)} × {len(self.grid.window_cols)} of {self.grid.rows.tile} × "
             f"{self.grid.cols.tile}, every {self.grid.rows.step} × {self.grid.cols.step}, batch {self.batch_size}; "
-            f"the network sees {self.grid.work:.2f} pixels for each one mapped",
+            f"the network sees {self.work:.2f} pixels for each one mapped",
+            "panels": f"{len(self.panels)}, of at most {max(p.region.width for p in self.panels)} pixels' width",
             "memory": {
                 name: f"{size / 1e6:.0f} MB" for name, size in {**memory, "bound": sum(memory.values())}.items()
             },
@@ -260,6 +319,15 @@ def make_plan(options: Options) -> Plan:
         region=_region(options, scene, area),
     )
     return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid))
+
+
+def _identity(path: str) -> list[Any]:
+    """What tells one file from another, or from itself before it was changed; of a remote one, its address."""
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return [path.partition("?")[0]]
+    return [Path(path).name, facts.st_size, facts.st_mtime_ns]
 
 
 def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:

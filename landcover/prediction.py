@@ -1,8 +1,8 @@
 """A scene → a class map: rows are read ahead, scored in windows, blended, classified and written behind."""
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from landcover.blend import Blender
-from landcover.chips import CHUNK_ROWS, Chunk, Strip, batches, strips
-from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE, RowSink, open_sinks
+from landcover.chips import CHUNK_ROWS, Batch, Chunk, batches, strips
+from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
 from landcover.engines import Engine, open_engine
 from landcover.errors import SceneError
+from landcover.grid import Box, Grid
+from landcover.journal import Progress, Run, open_run
 from landcover.pipeline import read_ahead, write_behind
-from landcover.planning import WRITE_BEHIND, Options, Plan, make_plan
+from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
@@ -30,7 +32,8 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
         The path of the map.
 
     Raises:
-        LandcoverError: the scene, the model, an option or the output cannot be used; nothing is left behind.
+        LandcoverError: the scene, the model, an option or the output cannot be used. What was finished by then is
+            kept beside the output, and the next run with the same options goes on from it.
 
     Example:
         >>> landcover.predict("scene.tif", "map.tif", sensor="sentinel2-l2a")
@@ -42,90 +45,147 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
 
 
 def map_scene(plan: Plan) -> Generator[int, None, None]:
-    """Carry out a plan; yields the pixels done so far, each time rows are handed to the writer.
+    """Carry out a plan; yields the pixels done so far: at first those of an earlier run, then after each window.
 
-    Closing the generator early stops the run and leaves nothing behind.
+    Closing the generator early stops the run; what is finished is kept for the next one.
     """
-    with ExitStack() as stack:
-        opened = stack.enter_context(open_sinks(list(plan.layers.values()), overwrite=plan.options.overwrite))
-        sinks = dict(zip(plan.layers, opened, strict=True))
-        engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
-        chunks = stack.enter_context(read_ahead(_read(plan), plan.chunks_ahead))
-        give = stack.enter_context(write_behind(partial(_write, sinks), WRITE_BEHIND))
-        mapped = done = 0
-        for rows in _map(plan, engine, strips(chunks, plan.grid, plan.area.mask if plan.area else None)):
-            give(rows)
-            mapped += int(np.count_nonzero(rows.classes))
-            done += rows.classes.size
-            yield done
-        if not mapped:
+    options = plan.options
+    with open_run(plan.layers, facts=plan.facts, resume=options.resume, overwrite=options.overwrite) as run:
+        done = sum(box.height * box.width for box in _finished(plan, run.progress))
+        yield done
+        if left := _left(plan, run.progress):
+            engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+            with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
+                for number, grid in left:
+                    with closing(_map(plan, number, grid, engine)) as parts:
+                        for part in parts:
+                            give(part)
+                            done += part.box.height * part.box.width if isinstance(part, Block) else 0
+                            yield done
+        if not run.progress.mapped:
+            run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
 
 
-def _read(plan: Plan) -> Iterator[Chunk]:
-    """Read the scene once, from top to bottom, some rows at a time."""
-    box = plan.grid.read_box
-    with plan.scene.open() as reader:
-        row = box.row0
-        while row < box.row1:
-            stop = min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1)
-            yield Chunk(row, *reader.read(row, stop, box.col0, box.col1))
-            row = stop
+def _finished(plan: Plan, progress: Progress) -> Iterator[Box]:
+    """The pixels of the scene that an earlier run has finished."""
+    for number, grid in enumerate(plan.panels):
+        box = grid.region
+        if number < progress.panel:
+            yield box
+        elif number == progress.panel and progress.row:
+            yield Box(box.row0, box.row0 + progress.row, box.col0, box.col1)
 
 
-def _map(plan: Plan, engine: Engine, strips: Iterator[Strip]) -> Iterator["Rows"]:
-    """Score the windows of each strip, blend them, and classify the rows that are complete."""
-    blender = Blender(plan.grid, len(plan.model.spec.legend.classes), engine.zeros, engine.array)
-    for strip in strips:
-        for batch in batches(strip, plan.grid, plan.batch_size):
-            scores = engine.scores(batch.dn, batch.valid)
-            for window, col in zip(scores, batch.cols, strict=False):
-                blender.add(window, strip.row, col)
-        yield from _classify(plan, engine, blender.finish(strip.row), strip)
-
-
-def _classify(plan: Plan, engine: Engine, scores: Any, strip: Strip) -> Iterator["Rows"]:
-    """Turn finished scores (classes, rows, width) into the rows of every layer, some rows at a time."""
-    region, (first, last) = plan.grid.region, plan.grid.complete(strip.row)
-    left = region.col0 - plan.grid.read_box.col0
-    top = first - plan.grid.rows.start(strip.row)
-    wanted = strip.wanted[top : top + last - first, left : left + region.width]
-    ids = engine.array(np.array(plan.model.spec.legend.ids, np.uint8))
-    for lo in range(0, last - first, CHUNK_ROWS):
-        some = scores[:, lo : lo + CHUNK_ROWS]
-        nodata = ~wanted[lo : lo + CHUNK_ROWS]
-        classes = engine.numpy(ids[some.argmax(0)])
-        classes[nodata] = MAP_NODATA
-        confidence = stored = None
-        if plan.options.confidence is not None:
-            confidence = np.rint(engine.numpy(some).max(axis=0) * 100).astype(np.uint8)
-            confidence[nodata] = CONFIDENCE_NODATA
-        if plan.options.scores is not None:
-            stored = np.rint(engine.numpy(some) / SCORE_SCALE).astype(np.uint16)
-            stored[:, nodata] = SCORE_NODATA
-        yield Rows(first + lo - region.row0, classes, confidence, stored)
+def _left(plan: Plan, progress: Progress) -> list[tuple[int, Grid]]:
+    """The panels that are left to do, by number, the first of them from the first row that is not finished."""
+    left = list(enumerate(plan.panels))[progress.panel :]
+    if left and progress.row:
+        number, grid = left[0]
+        left[0] = number, grid.below(grid.region.row0 + progress.row)
+    return left
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Finished rows of the region, from row `row` on.
+class Block:
+    """Finished pixels.
 
     Attributes:
-        row: first row, counted from the region's top.
-        classes: uint8 (rows, width), class ids, 0 = nodata.
-        confidence: uint8 (rows, width), percent, 255 = nodata; or None.
-        scores: uint16 (classes, rows, width), ten-thousandths, 65535 = nodata; or None.
+        box: where, in pixels of the scene.
+        layers: by name, (bands, height, width) as they are stored; none where all is nodata.
+        mapped: how many of the pixels are not nodata.
     """
 
+    box: Box
+    layers: dict[str, np.ndarray] = field(default_factory=dict)
+    mapped: int = 0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """All pixels of a panel above a row of the scene are finished; row None for the whole panel."""
+
+    panel: int
+    row: int | None
+
+
+def _map(plan: Plan, panel: int, grid: Grid, engine: Engine) -> Generator[Block | Mark, None, None]:
+    """Map a panel, window by window, with a mark after each row of windows."""
+    blender = Blender(grid, engine.array)
+    with ExitStack() as stack:
+        chunks = stack.enter_context(read_ahead(_read(plan, grid), plan.chunks_ahead))
+        ready = stack.enter_context(read_ahead(_cut(chunks, grid, plan.batch_size), BATCHES_AHEAD))
+        windows = stack.enter_context(closing(_score(engine, ready)))
+        upcoming = next(windows, None)
+        for row in grid.window_rows:
+            for col in grid.window_cols:
+                box = grid.completed(row, col)
+                if upcoming is None or (upcoming.row, upcoming.col) != (row, col):
+                    if box:
+                        yield Block(box)
+                    continue
+                blender.add(upcoming.scores, row, col)
+                if box:
+                    yield _classify(plan, engine, box, upcoming, grid.within(box, row, col))
+                upcoming = next(windows, None)
+            _, stop = grid.completed_rows(row)
+            yield Mark(panel, stop if stop < grid.region.row1 else None)
+
+
+def _read(plan: Plan, grid: Grid) -> Iterator[Chunk]:
+    """Read the scene under a panel once, from top to bottom, some rows at a time."""
+    box = grid.read_box
+    with plan.scene.open(box.width) as reader:
+        row = box.row0
+        while row < box.row1:
+            rows = Box(row, min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1), box.col0, box.col1)
+            dn, valid = reader.read(rows)
+            yield Chunk(rows, dn, valid, valid & plan.area.mask(rows) if plan.area else valid)
+            row = rows.row1
+
+
+def _cut(chunks: Iterator[Chunk], grid: Grid, size: int) -> Iterator[Batch]:
+    for strip in strips(chunks, grid):
+        yield from batches(strip, grid, size)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window with its scores (classes, tile, tile), and the pixels that are wanted of it, bool (tile, tile)."""
+
     row: int
-    classes: np.ndarray
-    confidence: np.ndarray | None
-    scores: np.ndarray | None
+    col: int
+    scores: Any
+    wanted: np.ndarray
 
 
-def _write(sinks: dict[str, RowSink], rows: Rows) -> None:
-    sinks["map"].write(rows.row, rows.classes[None])
-    if rows.confidence is not None:
-        sinks["confidence"].write(rows.row, rows.confidence[None])
-    if rows.scores is not None:
-        sinks["scores"].write(rows.row, rows.scores)
+def _score(engine: Engine, ready: Iterator[Batch]) -> Generator[Window, None, None]:
+    with closing(engine.run(ready)) as scored:
+        for batch, scores in scored:
+            for col in batch.cols:
+                chip = col % len(batch.dn)
+                yield Window(batch.row, col, scores[chip], batch.wanted[chip])
+
+
+def _classify(plan: Plan, engine: Engine, box: Box, window: Window, part: tuple[slice, slice]) -> Block:
+    """Turn the finished scores of a box, which is a part of a window, into what every layer stores."""
+    scores, wanted = window.scores[:, *part], window.wanted[part]
+    ids = np.array(plan.model.spec.legend.ids, np.uint8)
+    layers = {"map": np.where(wanted, ids[engine.best(scores)], MAP_NODATA)[None]}
+    if "confidence" in plan.layers:
+        percent = np.rint(engine.numpy(scores).max(axis=0) * 100).astype(np.uint8)
+        layers["confidence"] = np.where(wanted, percent, CONFIDENCE_NODATA)[None]
+    if "scores" in plan.layers:
+        layers["scores"] = np.where(wanted, np.rint(engine.numpy(scores) / SCORE_SCALE).astype(np.uint16), SCORE_NODATA)
+    return Block(box, layers, int(np.count_nonzero(wanted)))
+
+
+def _write(run: Run, plan: Plan, item: Block | Mark) -> None:
+    region = plan.grid.region
+    if isinstance(item, Block):
+        box = item.box
+        run.write(box.row0 - region.row0, box.col0 - region.col0, (box.height, box.width), item.layers, item.mapped)
+    elif item.row is None:
+        run.mark(item.panel + 1, 0)
+    else:
+        run.mark(item.panel, item.row - region.row0)

@@ -12,17 +12,9 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, open_file, resolve_bands
-from landcover.classmap import (
-    MAP_NODATA,
-    check_destination,
-    check_values,
-    disk_errors,
-    open_map,
-    open_raster,
-    publish,
-    work_folder,
-)
+from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster
 from landcover.errors import ConfigError, SceneError, nearest
+from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.products import read_product
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key

@@ -1,6 +1,8 @@
 """The part of a scene that is wanted: a bounding box or the polygons of an area of interest, as pixels."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
+from shapely import MultiPoint, STRtree
 from shapely.geometry.base import BaseGeometry
 
 from landcover.errors import ConfigError, SceneError
@@ -31,8 +34,21 @@ class Area:
     def mask(self, box: Box) -> np.ndarray:
         """Pixels of a box whose centre lies in the area; bool (rows, cols), True = inside."""
         place = self.transform @ Affine.translation(box.col0, box.row0)
-        burned = rasterize(self.polygons, (box.height, box.width), transform=place, fill=0, dtype="uint8")
-        return burned.astype(bool)
+        corners = [place @ corner for corner in ((0, 0), (box.width, 0), (0, box.height), (box.width, box.height))]
+        near = self._tree.query(MultiPoint(corners).envelope)
+        if not len(near):
+            return np.zeros((box.height, box.width), bool)
+        polygons = [self.polygons[i] for i in near]
+        return rasterize(polygons, (box.height, box.width), transform=place, fill=0, dtype="uint8").view(bool)
+
+    @cached_property
+    def _tree(self) -> STRtree:
+        return STRtree(self.polygons)
+
+    @cached_property
+    def sha256(self) -> str:
+        """What tells one area from another."""
+        return sha256(b"".join(p.wkb for p in self.polygons)).hexdigest()
 
 
 def parse_bbox(text: str) -> tuple[float, float, float, float]:

@@ -10,13 +10,14 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import GDAL_OPTIONS, Band, Choice, open_file, resolve_bands
+from landcover.bands import Band, Choice, gdal_options, open_file, resolve_bands
 from landcover.errors import SceneError
+from landcover.grid import Box
 from landcover.ground import ground_resolution
 from landcover.products import Product, read_product
 from landcover.specs import load_sensor
@@ -35,7 +36,7 @@ class Scene:
         height, width: in pixels, of the finest of the bands.
         transform, crs: as in rasterio; crs None if there is none.
         dtype: of the digital numbers as they are read.
-        block_row_bytes: size of all decoded blocks that one row of pixels lies in.
+        blocks: of each file, height and width of a block, width of the file, and bytes of a pixel in all its bands.
         spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
     """
 
@@ -46,7 +47,7 @@ class Scene:
     transform: Affine
     crs: CRS | None
     dtype: str
-    block_row_bytes: int
+    blocks: tuple[tuple[int, int, int, int], ...]
     spectral_alpha: bool = False
 
     @cached_property
@@ -55,15 +56,20 @@ class Scene:
         return ground_resolution(self.transform, self.crs, self.height, self.width)
 
     @property
-    def cache_bytes(self) -> int:
-        """Bound of GDAL's cache of decoded blocks: what one row of pixels lies in, and half of it again."""
-        return max(self.block_row_bytes * 3 // 2, 32 << 20)
+    def paths(self) -> tuple[str, ...]:
+        """The files, each once."""
+        return tuple(dict.fromkeys(b.source.path for b in self.bands))
+
+    def cache_bytes(self, width: int) -> int:
+        """Bound of GDAL's cache while rows of `width` pixels are read: the blocks they lie in, and half of it again."""
+        held = sum(rows * min(full, width + 2 * cols) * pixel for rows, cols, full, pixel in self.blocks)
+        return max(held * 3 // 2, 32 << 20)
 
     @contextmanager
-    def open(self) -> Iterator["SceneReader"]:
-        """Open the files, to be read from top to bottom."""
-        with rasterio.Env(**GDAL_OPTIONS, GDAL_CACHEMAX=self.cache_bytes), ExitStack() as stack:
-            files = {b.source.path: open_file(b.source.path, stack) for b in self.bands}
+    def open(self, width: int) -> Iterator["SceneReader"]:
+        """Open the files, to be read from top to bottom in rows of `width` pixels."""
+        with rasterio.Env(**gdal_options(), GDAL_CACHEMAX=self.cache_bytes(width)), ExitStack() as stack:
+            files = {path: open_file(path, stack) for path in self.paths}
             yield SceneReader(self, {path: self._on_grid(f, stack) for path, f in files.items()})
 
     def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
@@ -98,9 +104,14 @@ class SceneReader:
         self._scene = scene
         self._files = files
         self._covered = [_covered(scene, file) for file in files.values() if isinstance(file, WarpedVRT)]
+        self._may_be_sparse = all(
+            isinstance(file, rasterio.DatasetReader) and file.driver in ("GTiff", "COG") for file in files.values()
+        ) and all(b.nodata == 0 or files[b.source.path].nodata is not None for b in scene.bands)
 
-    def read(self, row0: int, row1: int, col0: int, col1: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read pixels of rows [row0, row1) and columns [col0, col1).
+    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Read the pixels of a box.
+
+        Where a GeoTIFF holds no block at all nothing is read, and no memory taken.
 
         Returns:
             dn (bands, rows, cols) of the scene's dtype, finite, and valid (rows, cols), True = usable.
@@ -108,8 +119,35 @@ class SceneReader:
         Raises:
             SceneError: the file is damaged or cannot be reached.
         """
-        scene, window = self._scene, Window(col0, row0, col1 - col0, row1 - row0)
-        dn = np.empty((len(scene.bands), row1 - row0, col1 - col0), scene.dtype)
+        dn = np.zeros((len(self._scene.bands), box.height, box.width), self._scene.dtype)
+        valid = np.zeros((box.height, box.width), bool)
+        for part in self._stored(box):
+            cols = slice(part.col0 - box.col0, part.col1 - box.col0)
+            valid[:, cols] = self._read(part, dn[:, :, cols])
+        return dn, valid
+
+    def _stored(self, box: Box) -> Iterator[Box]:
+        """The parts of a box, in whole columns, in which blocks are stored; all of it where that is not known."""
+        if not self._may_be_sparse:
+            yield box
+            return
+        stored = np.zeros(box.width, bool)
+        for path, file in self._files.items():
+            used = {b.source.index for b in self._scene.bands if b.source.path == path}
+            for band in used if file.interleaving == Interleaving.band else list(used)[:1]:
+                tall, wide = file.block_shapes[band - 1]
+                for x in range(box.col0 // wide, -(-box.col1 // wide)):
+                    across = slice(max(x * wide - box.col0, 0), max((x + 1) * wide - box.col0, 0))
+                    for y in range(box.row0 // tall, -(-box.row1 // tall)):
+                        if file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band) is not None:
+                            stored[across] = True
+        edges = np.flatnonzero(np.diff(stored, prepend=False, append=False)) + box.col0
+        for col0, col1 in edges.reshape(-1, 2).tolist():
+            yield Box(box.row0, box.row1, col0, col1)
+
+    def _read(self, box: Box, dn: np.ndarray) -> np.ndarray:
+        """Read the pixels of a box into dn (bands, rows, cols); returns which are usable, (rows, cols)."""
+        scene, window = self._scene, Window(box.col0, box.row0, box.width, box.height)
         masked = np.zeros(dn.shape[1:], bool)
         for path, file in self._files.items():
             places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
@@ -121,12 +159,13 @@ class SceneReader:
                     masked |= hidden
             except RasterioError as e:
                 raise SceneError(
-                    f"{path} cannot be read at rows {row0}–{row1}: {e.__cause__ or e}; the file may be cut short"
+                    f"{path} cannot be read at rows {box.row0}–{box.row1}: {e.__cause__ or e}; "
+                    "the file may be cut short, or its server out of reach"
                 ) from e
         masked |= self._missing(dn)
-        for covered in self._covered:
-            masked |= ~np.outer(*(c[lo:hi] for c, (lo, hi) in zip(covered, ((row0, row1), (col0, col1)), strict=True)))
-        return dn, ~masked
+        for rows, cols in self._covered:
+            masked |= ~np.outer(rows[box.row0 : box.row1], cols[box.col0 : box.col1])
+        return ~masked
 
     def _missing(self, dn: np.ndarray) -> np.ndarray:
         """Pixels at their nodata value, or not finite (and those are set to 0); (rows, cols), True = missing.
@@ -165,7 +204,7 @@ def open_scene(
     choice = choice or Choice()
     product = read_product(source)
     bands = resolve_bands(product, wanted, choice)
-    with rasterio.Env(**GDAL_OPTIONS), ExitStack() as stack:
+    with rasterio.Env(**gdal_options()), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
         if finest.crs is None and not allow_no_crs:
@@ -186,17 +225,15 @@ def open_scene(
             transform=finest.transform,
             crs=finest.crs,
             dtype=dtype if dtype in _AS_STORED else "float32",
-            block_row_bytes=sum(_block_row_bytes(f) for f in files.values()),
+            blocks=tuple(_blocks(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
         )
 
 
-def _block_row_bytes(file: rasterio.DatasetReader) -> int:
-    """Size of the decoded blocks of all bands that one row of pixels lies in."""
-    return sum(
-        rows * file.width * np.dtype(dtype).itemsize
-        for (rows, _), dtype in zip(file.block_shapes, file.dtypes, strict=True)
-    )
+def _blocks(file: rasterio.DatasetReader) -> tuple[int, int, int, int]:
+    """Height and width of a block of a file, the file's width, and bytes of a pixel in all its bands."""
+    rows, cols = (max(sizes) for sizes in zip(*file.block_shapes, strict=True))
+    return rows, cols, file.width, sum(np.dtype(dtype).itemsize for dtype in file.dtypes)
 
 
 def _with_file_nodata(band: Band, file: rasterio.DatasetReader) -> Band:

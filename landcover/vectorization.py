@@ -28,17 +28,14 @@ from landcover.classmap import (
     CONFIDENCE_NODATA,
     MAP_NODATA,
     STRIP_PIXELS,
-    check_destination,
     check_values,
-    disk_errors,
     open_map,
     open_raster,
-    publish,
     strips,
-    work_folder,
 )
 from landcover.errors import ConfigError, MapError, OutputError
 from landcover.ground import Ground, coordinates
+from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.specs import Legend
 
 LAYER = "landcover"

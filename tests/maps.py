@@ -7,7 +7,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from landcover import provenance
-from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, Layer, open_sinks
+from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, Layer
+from landcover.journal import open_run
 from landcover.specs import Legend, load_legend
 
 UTM = "EPSG:32633"
@@ -39,6 +40,6 @@ def write_confidence(path: Path, percent: np.ndarray, *, transform: Affine = NOR
 def _write(path: Path, values: np.ndarray, transform: Affine, crs: str | None, **layer) -> Path:
     height, width = values.shape
     place = CRS.from_user_input(crs) if crs else None
-    with open_sinks([Layer(path, height, width, transform, place, "uint8", **layer)], overwrite=True) as (sink,):
-        sink.write(0, values.astype("uint8")[None])
+    with open_run({"map": Layer(path, height, width, transform, place, "uint8", **layer)}, overwrite=True) as run:
+        run.write(0, 0, (height, width), {"map": values.astype("uint8")[None]})
     return path

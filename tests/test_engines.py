@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from landcover import engines
-from landcover.engines import CACHED_GRAPHS, EngineChoice, cache_folder, choose_engine, open_engine
-from landcover.errors import ConfigError
+from landcover.chips import Batch
+from landcover.engines import Engine, EngineChoice, choice, choose_engine, open_engine, openvino
+from landcover.engines.arrays import best
+from landcover.engines.openvino import CACHED_GRAPHS, cache_folder
+from landcover.engines.torch import TorchEngine
+from landcover.errors import ConfigError, DeviceError
 from landcover.models import Model, init_model
-from landcover.network import architectures
+from landcover.network import architectures, build_network, fold_batch_norms, merge_upsampling
 from landcover.prediction import predict
 from landcover.scaling import make_scaling
 from tests.scenes import digital_numbers, write_scene
@@ -37,15 +44,143 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return dn, valid
 
 
+def run(engine: Engine, *given: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+    """The scores of some batches of dn and valid."""
+    wanted = [Batch(0, range(len(dn)), dn, valid, valid[:, 0]) for dn, valid in given]
+    found = []
+    for made, (one, scores) in zip(wanted, engine.run(iter(wanted)), strict=True):
+        assert one is made
+        found.append(np.stack([np.array(engine.numpy(chip)) for chip in scores]))
+    return found
+
+
 def scores(choice: EngineChoice, model: Model) -> np.ndarray:
-    engine = open_engine(choice, model, SCALING, SHAPE, "uint16")
-    return np.array(engine.numpy(engine.scores(*batch())))
+    return run(open_engine(choice, model, SCALING, SHAPE, "uint16"), batch())[0]
 
 
 def test_openvino_agrees_with_torch(model: Model) -> None:
-    torch, openvino = (scores(EngineChoice(name, "cpu", ""), model) for name in ("torch", "openvino"))
-    np.testing.assert_allclose(torch.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(openvino, torch, atol=1e-4)
+    exact, fast = (scores(EngineChoice(name, "cpu", ""), model) for name in ("torch", "openvino"))
+    np.testing.assert_allclose(exact.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(fast, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_batches_do_not_mix(model: Model, name: str) -> None:
+    """However many are under way, each batch gets its own scores, the same as when it comes alone."""
+    engine = open_engine(EngineChoice(name, "cpu", ""), model, SCALING, SHAPE, "uint16")
+    given = [(digital_numbers(64, 96, 4, seed=s).reshape(SHAPE), np.ones((2, 1, 64, 96), bool)) for s in range(5)]
+    for together, one in zip(run(engine, *given), given, strict=True):
+        np.testing.assert_array_equal(together, run(engine, one)[0])
+
+
+def test_leaving_early_ends_what_is_under_way(model: Model) -> None:
+    engine = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16")
+    dn, valid = batch()
+    stopped = engine.run(Batch(0, range(2), dn, valid, valid[:, 0]) for _ in range(100))
+    next(stopped)
+    stopped.close()
+    np.testing.assert_array_equal(*run(engine, (dn, valid), (dn, valid)))
+
+
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 20), st.integers(0, 99))
+def test_best_is_argmax(classes: int, rows: int, cols: int, seed: int) -> None:
+    """Equal scores too: the first of them is taken."""
+    values = np.random.default_rng(seed).integers(0, 4, (classes, rows, cols)).astype(np.float32)
+    np.testing.assert_array_equal(best(values), values.argmax(axis=0))
+
+
+class Small(nn.Module):
+    """Runs out of memory with more chips than it has room for."""
+
+    def __init__(self, scorer: nn.Module, room: int) -> None:
+        super().__init__()
+        self.scorer, self.room = scorer, room
+
+    def forward(self, dn: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        if len(dn) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.scorer(dn, valid)
+
+
+@pytest.mark.parametrize("room", [3, 2, 1])
+def test_a_device_with_little_memory_takes_fewer_chips_at_once(
+    model: Model, room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dn, valid = digital_numbers(64, 96, 10).reshape(5, 2, 64, 96), np.ones((5, 1, 64, 96), bool)
+    ample = TorchEngine(model, SCALING, "cpu")
+    small = TorchEngine(model, SCALING, "cpu")
+    small._scorer = Small(small._scorer, room)
+    given = (dn, valid), (dn[::-1].copy(), valid)
+    for found, wanted in zip(run(small, *given), run(ample, *given), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert len(caplog.messages) == {3: 1, 2: 2, 1: 3}[room], "said once for each step down, not for each batch"
+
+
+def test_a_device_without_memory_for_one_window_is_an_error(model: Model) -> None:
+    engine = TorchEngine(model, SCALING, "cpu")
+    engine._scorer = Small(engine._scorer, 0)
+    with pytest.raises(DeviceError, match=r"one window of 64 × 96 pixels; give a smaller --tile-size"):
+        run(engine, batch())
+
+
+def lively(architecture: str, arguments: dict) -> nn.Module:
+    """A network whose batch normalisations do something."""
+    torch.manual_seed(0)
+    network = build_network(architecture, 3, 4, arguments).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return network
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("unet", {"width": 8}),
+        ("smp-unet", {"encoder_name": "resnet18"}),
+        ("smp-unet", {"encoder_name": "mobilenet_v2"}),
+        ("smp-unet", {"encoder_name": "resnet18", "decoder_attention_type": "scse"}),
+        ("smp-unet", {"encoder_name": "tu-convnext_atto"}),
+        ("unetplusplus", {"encoder_name": "resnet18"}),
+        ("fpn", {"encoder_name": "efficientnet-b0"}),
+    ],
+)
+def test_folding_and_merging_change_only_the_work(architecture: str, arguments: dict) -> None:
+    network = lively(architecture, arguments)
+    chip, other = torch.rand(1, 3, 64, 64), torch.rand(2, 3, 128, 96)
+    folded, merged = fold_batch_norms(network, chip), merge_upsampling(network, chip)
+    torch.testing.assert_close(folded(other), network(other), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(merged(other), network(other), atol=1e-4, rtol=1e-4)
+    if "convnext" not in str(arguments):
+        assert norms(folded) <= 1 < norms(network), "all but one that the network has and never calls"
+    if architecture == "smp-unet" and "decoder_attention_type" not in arguments:
+        assert any(isinstance(m, nn.ConvTranspose2d) and m.kernel_size == (4, 4) for m in merged.modules())
+
+
+def test_what_is_not_the_same_is_not_folded() -> None:
+    """A convolution whose output is used twice, and one with a ReLU before the normalisation."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.norm.running_mean += 0.3
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return y + self.norm(y)
+
+    between = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(4))
+    for network in (Twice().eval(), between.eval()):
+        chip = torch.rand(1, 3, 8, 8)
+        torch.testing.assert_close(fold_batch_norms(network, chip)(chip), network(chip))
 
 
 @pytest.mark.parametrize("architecture", [a for a in architectures() if a != "pointwise"])
@@ -61,7 +196,7 @@ def test_every_architecture_is_converted(tmp_path: Path, architecture: str) -> N
     found = []
     for name in ("torch", "openvino"):
         engine = open_engine(EngineChoice(name, "cpu", ""), made, SCALING, dn.shape, "uint16")
-        found.append(np.array(engine.numpy(engine.scores(dn, valid))))
+        found += run(engine, (dn, valid))
     # A vision transformer's positions are resampled to the chip, bicubic and smoothed, where OpenVINO has its own way.
     np.testing.assert_allclose(found[1], found[0], atol=2e-2 if architecture == "dpt" else 1e-3)
 
@@ -78,7 +213,7 @@ def test_what_is_not_valid_does_not_count(model: Model) -> None:
     dn, valid = batch()
     engine = open_engine(EngineChoice("torch", "cpu", ""), model, SCALING, SHAPE, "uint16")
     other = np.where(valid, dn, 60_000).astype("uint16")
-    np.testing.assert_array_equal(engine.numpy(engine.scores(dn, valid)), engine.numpy(engine.scores(other, valid)))
+    np.testing.assert_array_equal(*run(engine, (dn, valid), (other, valid)))
 
 
 @pytest.fixture
@@ -92,7 +227,7 @@ OPENVINO = EngineChoice("openvino", "cpu", "")
 
 def test_the_cache_changes_nothing(model: Model, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = scores(OPENVINO, model)
-    monkeypatch.setattr(engines, "_openvino_graph", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(openvino, "_openvino_graph", lambda *_: pytest.fail("converted again"))
     np.testing.assert_array_equal(scores(OPENVINO, model), first)
 
 
@@ -134,15 +269,15 @@ def test_the_cpu_runs_openvino_unless_told_otherwise() -> None:
 
 
 def test_without_openvino_the_cpu_runs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_has_openvino", lambda: False)
+    monkeypatch.setattr(choice, "_has_openvino", lambda: False)
     assert choose_engine("cpu") == EngineChoice("torch", "cpu", "asked for, and no openvino package", "f32")
     with pytest.raises(ConfigError, match="not installed"):
         choose_engine("cpu", "openvino")
 
 
 def test_a_cuda_device_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cuda_devices", lambda: 2)
-    monkeypatch.setattr(engines, "_computes_in_bf16", lambda choice: choice.device != "cpu")
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 2)
+    monkeypatch.setattr(choice, "_computes_in_bf16", lambda choice: choice.device != "cpu")
     assert choose_engine().device == "cuda:0"
     assert choose_engine("cuda:1") == EngineChoice("torch", "cuda:1", "asked for", "bf16")
     assert choose_engine("cuda", precision="f32").precision == "f32"

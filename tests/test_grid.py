@@ -73,7 +73,7 @@ def test_windows_are_no_larger_than_their_number_asks_for() -> None:
 
 def test_the_rows_of_a_region_are_completed_once() -> None:
     grid = make_grid(1000, 1000, tile=128, overlap=32, region=Box(333, 700, 10, 20))
-    rows = [r for k in grid.window_rows for r in range(*grid.complete(k))]
+    rows = [r for k in grid.window_rows for r in range(*grid.completed_rows(k))]
     assert rows == list(range(333, 700))
 
 

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "landcover"
 
 RANKS = [
     {"errors"},
-    {"grid", "specs", "pipeline", "products", "ground"},
+    {"grid", "specs", "pipeline", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands"},
     {"scene", "classmap", "network", "chips", "synthetic"},
-    {"models", "engines"},
+    {"journal", "models", "engines"},
     {"planning", "vectorization", "stats", "preview"},
     {"prediction"},
     {"inspection"},

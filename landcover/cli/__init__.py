@@ -1,8 +1,11 @@
 """The command line: one module a command, which parses, calls one function, and prints."""
 
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -42,6 +45,11 @@ def root(
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
 
+PATIENCE_SECONDS = 1.5
+"""How long an interrupted command may take to clear up before it is ended."""
+
+_STOPPED = "interrupted; nothing half-written is left under its final name"
+
 
 def _interrupt(_sign: int, _frame: object) -> None:
     """Stop the command; a second request does not disturb its clearing up."""
@@ -50,20 +58,52 @@ def _interrupt(_sign: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let requests to stop raise KeyboardInterrupt in the block, and end the process if that does not end the block.
+
+    The process may be deep in a library that Python cannot interrupt, such as GDAL waiting for a server. Whatever it
+    was doing, what is on the disk is as good as after any kill: no file looks finished that is not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
+    signals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    left = threading.Event()
+
+    def watch() -> None:
+        if os.read(signals, 1) and not left.wait(PATIENCE_SECONDS):
+            fail(_STOPPED)
+            os._exit(INTERRUPTED)
+        os.close(signals)
+
+    threading.Thread(target=watch, name="interrupts", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(-1)
+        os.close(wakeup)
+        for sign, handler in before.items():
+            if signal.getsignal(sign) is _interrupt:
+                signal.signal(sign, handler)
+
+
 def main() -> None:
     """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130.
 
     A request to terminate ends like an interrupt, so that nothing half-written is left.
     """
-    if threading.current_thread() is threading.main_thread():
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, _interrupt)
-    try:
-        app()
-    except LandcoverError as e:
-        fail(str(e))
-        sys.exit(3)
-    except SystemExit as e:
-        if e.code == INTERRUPTED:
-            fail("interrupted; nothing half-written is left")
-        raise
+    with _interruptible():
+        try:
+            app()
+        except LandcoverError as e:
+            fail(str(e))
+            sys.exit(3)
+        except SystemExit as e:
+            if e.code == INTERRUPTED:
+                fail(_STOPPED)
+            raise

@@ -34,6 +34,9 @@ def predict(
     confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
     scores: Annotated[Path | None, Option(help="Write the scores too: one band per class.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace outputs that exist.")] = False,
+    no_resume: Annotated[
+        bool, Option("--no-resume", help="Start over, where a run that was stopped left finished rows.")
+    ] = False,
     explain: Annotated[bool, Option("--explain", help="Print the plan, and do nothing.")] = False,
     json_: Annotated[bool, Option("--json", help="Print the plan or the result as JSON.")] = False,
     allow_no_crs: Annotated[bool, Option("--allow-no-crs", help="Map a scene without a CRS.")] = False,
@@ -71,6 +74,7 @@ def predict(
             confidence=confidence,
             scores=scores,
             overwrite=overwrite,
+            resume=not no_resume,
             allow_no_crs=allow_no_crs,
             allow_untrained=allow_untrained,
             allow_resolution=allow_resolution,
@@ -88,16 +92,25 @@ def _run(plan: "Plan") -> float:
     """Run a plan with progress on stderr; returns the seconds it took."""
     import time
 
+    from landcover.journal import finished_part
     from landcover.prediction import map_scene
 
     say(f"Mapping with {plan.model.spec.name}, {plan.choice}")
     began = time.perf_counter()
-    region = plan.grid.region
-    with closing(map_scene(plan)) as done:
-        for _ in progress(done, region.height * region.width, "Mapping"):
-            pass
+    pixels = plan.grid.region.height * plan.grid.region.width
+    try:
+        with closing(map_scene(plan)) as done:
+            before = next(done)
+            if before:
+                say(f"Going on from {before / pixels:.0%}, which an earlier run had finished")
+            for _ in progress(done, pixels, "Mapping"):
+                pass
+    except BaseException:
+        if kept := finished_part(Path(plan.options.out)):
+            say(f"What is finished is kept in {kept}: the same command goes on from there")
+        raise
     seconds = time.perf_counter() - began
-    rate = region.height * region.width / seconds / 1e6
+    rate = (pixels - before) / seconds / 1e6
     say(f"Wrote {', '.join(str(layer.path) for layer in plan.layers.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")
     return seconds
 

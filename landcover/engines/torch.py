@@ -1,0 +1,122 @@
+"""Torch on CUDA, and on a CPU as fallback and oracle."""
+
+import contextlib
+import logging
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from landcover.chips import Batch
+from landcover.errors import DeviceError
+from landcover.network import Scorer, fold_batch_norms
+from landcover.scaling import Scaling
+
+if TYPE_CHECKING:
+    from landcover.models import Model
+
+_log = logging.getLogger(__name__)
+
+
+class TorchEngine:
+    """Torch, channels last; the softmax is in float32 whatever the precision.
+
+    On CUDA three streams overlap: one copies the next batch from pinned memory, one runs the network, and one is for
+    what the caller does with the scores; a byte a pixel comes back. If the device's memory does not hold a batch, its
+    halves are scored one after the other, and all later batches too.
+    """
+
+    def __init__(self, model: "Model", scaling: Scaling, device: str, precision: str = "f32") -> None:
+        self._device = torch.device(device)
+        self._half = precision == "bf16"
+        self._at_once: int | None = None  # chips; None for the whole batch
+        network = model.network
+        if self._device.type == "cuda":  # the same bits every time, and f32 that is f32
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            network = fold_batch_norms(
+                network, torch.rand(1, len(model.spec.bands), 2 * model.stride, 2 * model.stride)
+            )
+            self._copying, self._using = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
+        scorer = Scorer(network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
+        self._scorer = scorer.to(self._device).to(memory_format=torch.channels_last).eval()
+
+    def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, list[torch.Tensor]], None, None]:
+        before: tuple[Batch, list[torch.Tensor], Any] | None = None
+        for batch in batches:
+            queued = batch, self._submit(batch), self._now()
+            if before is not None:
+                with self._beside(*before[1:]):
+                    yield before[:2]
+            before = queued
+        if before is not None:
+            with self._beside(*before[1:]):
+                yield before[:2]
+
+    def array(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def numpy(self, values: torch.Tensor) -> np.ndarray:
+        return values.cpu().numpy()
+
+    def best(self, scores: torch.Tensor) -> np.ndarray:
+        return self.numpy(scores.argmax(dim=0).to(torch.uint8))
+
+    def _submit(self, batch: Batch) -> list[torch.Tensor]:
+        """Begin to score a batch; float32 (classes, h, w) for each chip, which may not be there yet on CUDA."""
+        while True:
+            at_once = self._at_once or len(batch.dn)
+            try:
+                parts = [self._score(batch, i, i + at_once) for i in range(0, len(batch.dn), at_once)]
+                return [chip for part in parts for chip in part]
+            except torch.OutOfMemoryError as e:
+                height, width = batch.dn.shape[-2:]
+                if at_once == 1:
+                    raise DeviceError(
+                        f"{self._device} has not enough free memory to score one window of {height} × {width} pixels; "
+                        "give a smaller --tile-size, or --device cpu"
+                    ) from e
+                self._at_once = -(-at_once // 2)
+                _log.warning(
+                    "%s has not the memory for %d windows at once: going on with %d",
+                    self._device,
+                    at_once,
+                    self._at_once,
+                )
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _score(self, batch: Batch, lo: int, hi: int) -> torch.Tensor:
+        dn, valid = batch.dn[lo:hi], batch.valid[lo:hi]
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            if dn.dtype == np.uint16:  # CUDA counts in few unsigned types
+                return self._scorer(self._upload(dn.view(np.int16)).int() & 0xFFFF, self._upload(valid))
+            return self._scorer(self._upload(dn), self._upload(valid))
+
+    def _upload(self, values: np.ndarray) -> torch.Tensor:
+        """Copy to the device; the network's stream waits for it, the host does not."""
+        tensor = torch.from_numpy(values)
+        if self._device.type != "cuda":
+            return tensor
+        with torch.cuda.stream(self._copying):
+            tensor = tensor.pin_memory().to(self._device, non_blocking=True)
+        torch.cuda.current_stream(self._device).wait_stream(self._copying)
+        tensor.record_stream(torch.cuda.current_stream(self._device))
+        return tensor
+
+    def _now(self) -> Any:
+        """A mark in the network's stream: what was submitted so far is done when it is reached."""
+        return torch.cuda.current_stream(self._device).record_event() if self._device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def _beside(self, scores: list[torch.Tensor], ready: Any) -> Iterator[None]:
+        """Let what the caller does with scores run beside the network's work on the next batch."""
+        if self._device.type != "cuda":
+            yield
+            return
+        self._using.wait_event(ready)
+        for chip in scores:
+            chip.record_stream(self._using)
+        with torch.cuda.stream(self._using):
+            yield

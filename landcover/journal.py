@@ -1,0 +1,223 @@
+"""What a run has finished, kept beside its output until all is done, so that a run that was stopped goes on from there.
+
+Finished pixels go to raw files, one a layer. Python's own files never lose an error of writing, as a raster library can
+when it flushes its cache, and what is never written is a hole that costs no disk. The journal says how much of them can
+be relied on. It is replaced as a whole, and only after the pixels it speaks of are on the disk.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
+from landcover.classmap import Layer, encode
+from landcover.errors import OutputError
+from landcover.outputs import check_destination, disk_errors, publish, work_folder
+
+_NAME = "journal.json"
+
+
+class Progress(BaseModel):
+    """How far a run has come.
+
+    Attributes:
+        panel: the panel it is in; those before are finished.
+        row: rows above this one, counted from the top of the region, are finished in that panel.
+        mapped: pixels so far that are not nodata.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    panel: NonNegativeInt = 0
+    row: NonNegativeInt = 0
+    mapped: NonNegativeInt = 0
+
+
+class Entry(BaseModel):
+    """The journal: of which run, and how far it has come."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    facts: dict[str, Any]
+    progress: Progress
+
+
+class Run:
+    """The layers that a run is writing.
+
+    Attributes:
+        progress: how far an earlier run had come, and then this one.
+    """
+
+    def __init__(self, layers: dict[str, Layer], folders: dict[str, Path], facts: dict[str, Any]) -> None:
+        self._folders = folders
+        self._journal = next(iter(folders.values())) / _NAME
+        self._facts = json.loads(json.dumps(facts))
+        self.progress = self._read_journal()
+        self._mapped = self.progress.mapped
+        fresh = self.progress == Progress()
+        self._files = {name: _RawFile(layer, folders[name], fresh=fresh) for name, layer in layers.items()}
+
+    def write(self, row: int, col: int, shape: tuple[int, int], blocks: dict[str, np.ndarray], mapped: int = 0) -> None:
+        """Write finished pixels.
+
+        Args:
+            row, col: their first row and column, counted from the region's corner.
+            shape: (height, width).
+            blocks: for each layer (bands, height, width) of its dtype; a layer that is not named is nodata there.
+            mapped: how many of the pixels are not nodata.
+        """
+        self._mapped += mapped
+        for name, file in self._files.items():
+            file.write(row, col, shape, blocks.get(name))
+
+    def mark(self, panel: int, row: int) -> None:
+        """Make what is written so far survive, and note in the journal how far that is, as in `Progress`."""
+        progress = Progress(panel=panel, row=row, mapped=self._mapped)
+        for file in self._files.values():
+            file.sync()
+        with disk_errors(self._journal):
+            partial = self._journal.with_suffix(".new")
+            with partial.open("w", encoding="utf-8") as f:
+                f.write(Entry(facts=self._facts, progress=progress).model_dump_json())
+                f.flush()
+                os.fsync(f.fileno())
+            partial.replace(self._journal)
+        self.progress = progress
+
+    def forget(self) -> None:
+        """Let nothing of this run be kept."""
+        self._journal.unlink(missing_ok=True)
+
+    def finish(self) -> dict[str, Path]:
+        """Encode all layers; returns the folders with the finished files."""
+        return {name: file.finish() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _read_journal(self) -> Progress:
+        """How far the run had come that left its journal.
+
+        Raises:
+            OutputError: the journal is that of another run, or cannot be relied on.
+        """
+        if not self._journal.exists():
+            return Progress()
+        where = f"{self._journal.parent} holds the finished rows of a run that was stopped"
+        over = "add --no-resume to drop them and start over"
+        try:
+            entry = Entry.model_validate_json(self._journal.read_bytes())
+        except (OSError, ValidationError) as e:
+            raise OutputError(f"{where}, but its journal cannot be read; {over}") from e
+        keys = [*self._facts, *(k for k in entry.facts if k not in self._facts)]
+        other = [k for k in keys if self._facts.get(k) != entry.facts.get(k)]
+        if other:
+            raise OutputError(
+                f"{where}, but its {' and '.join(other)} {'were' if len(other) > 1 else 'was'} not as now; "
+                f"repeat the command with what it had then to go on, or {over}"
+            )
+        return entry.progress
+
+
+@contextmanager
+def open_run(
+    layers: dict[str, Layer], *, facts: dict[str, Any] | None = None, resume: bool = True, overwrite: bool = False
+) -> Iterator[Run]:
+    """Write layers; they appear under their names when all of them are complete, and not before.
+
+    If the block fails after something was marked, that is kept, and the next run of the same facts goes on from it.
+
+    Args:
+        layers: by name; the journal lies beside the first.
+        facts: what the pixels depend on, as plain values by name.
+        resume: False to drop what an earlier run left.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        OutputError: an output exists and `overwrite` is False, its folder cannot be written, another run is writing
+            it, the disk is full, or an earlier run of other facts left finished rows.
+    """
+    for layer in layers.values():
+        check_destination(layer.path, overwrite=overwrite)
+    first = next(iter(layers.values())).path
+    with ExitStack() as stack:
+        folders = {
+            name: stack.enter_context(
+                work_folder(layer.path, keep=lambda: finished_part(first) is not None, clear=not resume)
+            )
+            for name, layer in layers.items()
+        }
+        run = Run(layers, folders, facts or {})
+        try:
+            yield run
+            finished = run.finish()
+        finally:
+            run.close()
+        for name, folder in finished.items():
+            with disk_errors(layers[name].path):
+                publish(folder, layers[name].path)
+
+
+def finished_part(out: Path) -> Path | None:
+    """The folder with what a run that was stopped had finished of an output, or None."""
+    folder = out.parent / f".{out.name}.work"
+    return folder if (folder / _NAME).exists() else None
+
+
+class _RawFile:
+    """The pixels of one layer, band by band and row by row."""
+
+    def __init__(self, layer: Layer, folder: Path, *, fresh: bool) -> None:
+        self._layer = layer
+        self._folder = folder
+        self._path = folder / "rows.raw"
+        self._dtype = np.dtype(layer.dtype)
+        size = len(layer.bands) * layer.height * layer.width * self._dtype.itemsize
+        with disk_errors(layer.path):
+            if not fresh and (not self._path.exists() or self._path.stat().st_size != size):
+                raise OutputError(
+                    f"{folder} lacks the finished rows that its journal tells of; add --no-resume to start over"
+                )
+            self._file: BinaryIO = self._path.open("wb" if fresh else "r+b")
+            self._file.truncate(size)
+
+    def write(self, row: int, col: int, shape: tuple[int, int], block: np.ndarray | None) -> None:
+        layer = self._layer
+        if block is None:
+            if layer.nodata == 0:
+                return  # a hole reads as zeros
+            block = np.full((len(layer.bands), *shape), layer.nodata, self._dtype)
+        with disk_errors(layer.path):
+            for band, pixels in enumerate(block):
+                whole = [pixels.reshape(-1)] if shape[1] == layer.width else pixels
+                start = (band * layer.height + row) * layer.width + col
+                for i, run in enumerate(whole):
+                    self._file.seek((start + i * layer.width) * self._dtype.itemsize)
+                    self._file.write(np.ascontiguousarray(run).data)
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        with disk_errors(self._layer.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; what could not be written to it was said before, or is not relied on."""
+        with suppress(OSError):
+            self._file.close()
+
+    def finish(self) -> Path:
+        """Encode the layer; returns the folder with the finished file."""
+        with disk_errors(self._layer.path):
+            self._file.close()
+            done = self._folder / "done"
+            shutil.rmtree(done, ignore_errors=True)
+            done.mkdir()
+            encode(self._layer, self._path, done)
+        return done

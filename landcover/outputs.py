@@ -1,0 +1,84 @@
+"""Outputs that appear under their final name when they are complete, and not before."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+
+from landcover.errors import OutputError
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that cannot be written, before any work is done.
+
+    Raises:
+        OutputError: it exists and `overwrite` is False, it is a folder, or its folder is missing or not writable.
+    """
+    with disk_errors(path):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file in it")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already; add --overwrite to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} does not exist; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Move the finished file and its side-cars from a work folder to where they belong, the file itself last."""
+    side_cars = sorted(p.name for p in folder.iterdir() if p.name != path.name)
+    for stale in {path.name + ".aux.xml", path.name + ".ovr", path.name + ".msk"} - set(side_cars):
+        (path.parent / stale).unlink(missing_ok=True)
+    for name in [*side_cars, path.name]:
+        with (folder / name).open("rb") as f:
+            os.fsync(f.fileno())
+        (folder / name).replace(path.parent / name)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of an error of the system, or of GDAL, while `path` is written, what it means for the user."""
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError) as e:
+        reason = getattr(e, "strerror", None) or f"{e}; is the disk full?"
+        raise OutputError(f"{path} cannot be written: {reason}") from e
+
+
+@contextmanager
+def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: bool = False) -> Iterator[Path]:
+    """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared.
+
+    Args:
+        path: of the output.
+        keep: tells whether a later run can go on from what is in it; then it is not cleared at the beginning, nor at
+            the end if the block fails.
+        clear: clear it at the beginning all the same.
+    """
+    folder = path.parent / f".{path.name}.work"
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    with disk_errors(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as e:
+            raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
+    finished = False
+    try:
+        with disk_errors(path):
+            if clear or not keep():
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
+        yield folder
+        finished = True
+    finally:
+        if finished or not keep():
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # where an open file cannot be removed, the empty lock file stays
+            Path(lock.lock_file).unlink()
+        lock.release()
