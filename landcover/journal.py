@@ -55,6 +55,7 @@ class Run:
 
     def __init__(self, layers: dict[str, Layer], folders: dict[str, Path], facts: dict[str, Any]) -> None:
         self._folders = folders
+        self._out = next(iter(layers.values())).path
         self._journal = next(iter(folders.values())) / _NAME
         self._facts = json.loads(json.dumps(facts))
         self.progress = self._read_journal()
@@ -80,7 +81,7 @@ class Run:
         progress = Progress(panel=panel, row=row, mapped=self._mapped)
         for file in self._files.values():
             file.sync()
-        with disk_errors(self._journal):
+        with disk_errors(self._out):
             partial = self._journal.with_suffix(".new")
             with partial.open("w", encoding="utf-8") as f:
                 f.write(Entry(facts=self._facts, progress=progress).model_dump_json())

@@ -79,6 +79,8 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
     finally:
         if finished or not keep():
             shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # if there is nothing in it
         with suppress(OSError):  # where an open file cannot be removed, the empty lock file stays
             Path(lock.lock_file).unlink()
         lock.release()

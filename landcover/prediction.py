@@ -13,9 +13,9 @@ from landcover.blend import Blender
 from landcover.chips import CHUNK_ROWS, Batch, Chunk, batches, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
 from landcover.engines import Engine, open_engine
-from landcover.errors import SceneError
+from landcover.errors import OutputError, SceneError
 from landcover.grid import Box, Grid
-from landcover.journal import Progress, Run, open_run
+from landcover.journal import Progress, Run, finished_part, open_run
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
 
@@ -51,6 +51,7 @@ def map_scene(plan: Plan) -> Generator[int, None, None]:
     """
     options = plan.options
     with open_run(plan.layers, facts=plan.facts, resume=options.resume, overwrite=options.overwrite) as run:
+        _check_progress(plan, run.progress)
         done = sum(box.height * box.width for box in _finished(plan, run.progress))
         yield done
         if left := _left(plan, run.progress):
@@ -65,6 +66,17 @@ def map_scene(plan: Plan) -> Generator[int, None, None]:
         if not run.progress.mapped:
             run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+
+
+def _check_progress(plan: Plan, progress: Progress) -> None:
+    """Refuse a progress that this plan cannot have made."""
+    panels = len(plan.panels)
+    inside = progress.panel < panels and progress.row < plan.grid.region.height
+    if not inside and (progress.panel, progress.row) != (panels, 0):
+        raise OutputError(
+            f"{finished_part(Path(plan.options.out))} holds a journal that cannot be relied on; "
+            "add --no-resume to drop it and start over"
+        )
 
 
 def _finished(plan: Plan, progress: Progress) -> Iterator[Box]:

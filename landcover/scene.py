@@ -1,7 +1,9 @@
 """A scene: the bands a model wants, on one grid, with their scaling; read in strips of rows."""
 
+import re
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +26,10 @@ from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
 """Data types that go to the network as they are; the others become float32."""
+
+
+_REMOTE = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
+"""GDAL's file systems that lie on a server."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,15 @@ class Scene:
     @contextmanager
     def open(self, width: int) -> Iterator["SceneReader"]:
         """Open the files, to be read from top to bottom in rows of `width` pixels."""
-        with rasterio.Env(**gdal_options(), GDAL_CACHEMAX=self.cache_bytes(width)), ExitStack() as stack:
-            files = {path: open_file(path, stack) for path in self.paths}
-            yield SceneReader(self, {path: self._on_grid(f, stack) for path, f in files.items()})
+        with (
+            rasterio.Env(**gdal_options(), GDAL_CACHEMAX=self.cache_bytes(width)),
+            closing(SceneReader(self)) as reader,
+        ):
+            yield reader
+
+    def open_file(self, path: str, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
+        """Open one file for as long as `stack` lasts: the file itself, or a view of it on the scene's grid."""
+        return self._on_grid(open_file(path, stack), stack)
 
     def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
         """The file itself, or a view of it on the scene's grid."""
@@ -100,13 +112,21 @@ class Scene:
 class SceneReader:
     """The open files of a scene."""
 
-    def __init__(self, scene: Scene, files: dict[str, rasterio.DatasetReader | WarpedVRT]) -> None:
+    def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._files = files
+        self._stacks = {path: ExitStack() for path in scene.paths}
+        with ExitStack() as opened:
+            opened.callback(self.close)
+            files = self._files = {path: scene.open_file(path, stack) for path, stack in self._stacks.items()}
+            opened.pop_all()
         self._covered = [_covered(scene, file) for file in files.values() if isinstance(file, WarpedVRT)]
         self._may_be_sparse = all(
             isinstance(file, rasterio.DatasetReader) and file.driver in ("GTiff", "COG") for file in files.values()
         ) and all(b.nodata == 0 or files[b.source.path].nodata is not None for b in scene.bands)
+
+    def close(self) -> None:
+        for stack in self._stacks.values():
+            stack.close()
 
     def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Read the pixels of a box.
@@ -149,23 +169,42 @@ class SceneReader:
         """Read the pixels of a box into dn (bands, rows, cols); returns which are usable, (rows, cols)."""
         scene, window = self._scene, Window(box.col0, box.row0, box.width, box.height)
         masked = np.zeros(dn.shape[1:], bool)
-        for path, file in self._files.items():
+        for path in self._files:
             places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
             indexes = [scene.bands[i].source.index for i in places]
-            try:
-                with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and so nodata
-                    dn[places] = file.read(indexes, window=window)
-                if (hidden := _read_mask(file, indexes, window, scene.spectral_alpha)) is not None:
-                    masked |= hidden
-            except RasterioError as e:
-                raise SceneError(
-                    f"{path} cannot be read at rows {box.row0}–{box.row1}: {e.__cause__ or e}; "
-                    "the file may be cut short, or its server out of reach"
-                ) from e
+            dn[places], hidden = self._read_file(path, indexes, window)
+            if hidden is not None:
+                masked |= hidden
         masked |= self._missing(dn)
         for rows, cols in self._covered:
             masked |= ~np.outer(rows[box.row0 : box.row1], cols[box.col0 : box.col1])
         return ~masked
+
+    def _read_file(self, path: str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read bands of one file, and what masks all of them, if there is such a thing; True = masked.
+
+        A file on a server is opened anew and asked again after a while. GDAL by itself gives up at once when it asks
+        for several ranges, and what it could not decode stays in its cache as if it were pixels.
+        """
+        options, remote = gdal_options(), _REMOTE.search(path)
+        again = int(options["GDAL_HTTP_MAX_RETRY"]) if remote else 0
+        attempt = 0
+        while True:
+            try:
+                if attempt:
+                    self._stacks[path].close()
+                    self._files[path] = self._scene.open_file(path, self._stacks[path])
+                file = self._files[path]
+                with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and so nodata
+                    pixels = file.read(bands, window=window).astype(self._scene.dtype, copy=False)
+                return pixels, _read_mask(file, bands, window, self._scene.spectral_alpha)
+            except (RasterioError, SceneError) as e:
+                if attempt == again:
+                    rows = f"{window.row_off}–{window.row_off + window.height}"
+                    reason = "its server may be out of reach" if remote else "the file may be cut short"
+                    raise SceneError(f"{path} cannot be read at rows {rows}: {e.__cause__ or e}; {reason}") from e
+            time.sleep(float(options["GDAL_HTTP_RETRY_DELAY"]) * 2**attempt)
+            attempt += 1
 
     def _missing(self, dn: np.ndarray) -> np.ndarray:
         """Pixels at their nodata value, or not finite (and those are set to 0); (rows, cols), True = missing.

@@ -1,0 +1,239 @@
+"""Runs that are killed, interrupted, or fail in the middle: nothing looks finished, and the next one goes on."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landcover import planning, prediction
+from landcover.errors import LandcoverError, OutputError
+from landcover.models import Model
+from landcover.planning import Options, make_plan
+from landcover.prediction import map_scene, predict
+from tests.commands import tree
+from tests.faults.runs import command, run, start
+from tests.scenes import digital_numbers, read_map, write_scene
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", digital_numbers(700, 700))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, scene: Path, pointwise: Model) -> bytes:
+    out = tmp_path_factory.mktemp("undisturbed") / "map.tif"
+    run(*command(scene, out, pointwise))
+    return out.read_bytes()
+
+
+def test_killed_at_any_moment(tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes) -> None:
+    """Twenty kills at random moments, each time the same command again: the map comes out as if nothing happened."""
+    moments = random.Random(0)
+    out, args = tmp_path / "map.tif", command(scene, tmp_path / "map.tif", pointwise)
+    began = time.monotonic()
+    run(*args)
+    length = time.monotonic() - began
+    kills = 0
+    while kills < KILLS:
+        out.unlink(missing_ok=True)
+        while not out.exists():
+            process = subprocess.Popen(args, stderr=subprocess.DEVNULL)
+            try:
+                assert process.wait(moments.uniform(0, length) if kills < KILLS else None) == 0
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+                assert not out.exists() or out.read_bytes() == undisturbed
+        assert out.read_bytes() == undisturbed
+        if process.returncode == 0:
+            assert tree(tmp_path) == {"map.tif", "map.tif.aux.xml"}
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes, sign: signal.Signals) -> None:
+    """Once or several times, it ends in order, says so, and keeps what is finished."""
+    out = tmp_path / "map.tif"
+    process = start(command(scene, out, pointwise), out)
+    for _ in range(3 if sign == signal.SIGINT else 1):
+        process.send_signal(sign)
+        time.sleep(0.002)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Error: interrupted" in err
+    assert "kept in" in err
+    assert "Traceback" not in err
+    assert not out.exists()
+    assert not list(tmp_path.glob("*.lock"))
+    again = run(*command(scene, out, pointwise))
+    assert re.search(r"Going on from \d+%", again)
+    assert out.read_bytes() == undisturbed
+    assert tree(tmp_path) == {"map.tif", "map.tif.aux.xml"}
+
+
+def test_two_runs_on_one_output(tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes) -> None:
+    out = tmp_path / "map.tif"
+    first = start(command(scene, out, pointwise), out)
+    second = subprocess.run(command(scene, out, pointwise), capture_output=True, text=True, check=False)
+    assert second.returncode == 3
+    assert "another run is writing" in second.stderr
+    first.communicate()
+    assert out.read_bytes() == undisturbed
+
+
+class Counting:
+    """An engine that counts the windows it scores, and fails when it has scored enough."""
+
+    def __init__(self, engine, enough: int | None) -> None:
+        self._engine, self._enough, self.windows = engine, enough, 0
+
+    def run(self, batches) -> Iterator:
+        for batch, scores in self._engine.run(batches):
+            if self.windows == self._enough:
+                raise RuntimeError("the device is gone")
+            self.windows += len(batch.cols)
+            yield batch, scores
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[Counting]]:
+    """Let engines fail after some windows; gives those that were opened."""
+    real = prediction.open_engine
+
+    def install(enough: int | None) -> list[Counting]:
+        opened: list[Counting] = []
+
+        def open_engine(*args) -> Counting:
+            opened.append(Counting(real(*args), enough))
+            return opened[-1]
+
+        monkeypatch.setattr(prediction, "open_engine", open_engine)
+        return opened
+
+    return install
+
+
+HOW = {"engine": "torch", "tile_size": 64, "overlap": 8, "allow_untrained": True}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("enough", [5, 40, 100, 143])
+def test_at_most_one_row_of_windows_is_repeated(
+    tmp_path: Path, scene: Path, pointwise: Model, engine, monkeypatch: pytest.MonkeyPatch, enough: int, narrow: bool
+) -> None:
+    """Also where the scene is so wide that it is mapped in panels."""
+    if narrow:
+        monkeypatch.setattr(planning, "PANEL_BYTES", 1)
+    out, how = tmp_path / "map.tif", {"model": pointwise, "confidence": tmp_path / "confidence.tif", **HOW}
+    predict(scene, tmp_path / "whole.tif", **{**how, "confidence": tmp_path / "whole_confidence.tif"})
+    plan = make_plan(Options(scene, out, **how))
+    assert (len(plan.panels) > 1) == narrow
+    total = sum(panel.windows for panel in plan.panels)
+    engine(enough)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        predict(scene, out, **how)
+    assert threading.active_count() == before
+    assert not out.exists()
+    opened = engine(None)
+    predict(scene, out, **how)
+    (second,) = opened
+    assert second.windows <= total - enough + 2 * max(len(panel.window_cols) for panel in plan.panels)
+    assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert (tmp_path / "confidence.tif").read_bytes() == (tmp_path / "whole_confidence.tif").read_bytes()
+    assert not [p for p in tree(tmp_path) if p.startswith(".")]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, scene: Path, pointwise: Model) -> Path:
+    """A folder with a copy of the scene, and a run of it that was stopped."""
+    shutil.copy(scene, tmp_path / "scene.tif")
+    how = map_scene(make_plan(Options(tmp_path / "scene.tif", tmp_path / "map.tif", pointwise, **HOW)))
+    work = tmp_path / ".map.tif.work"
+    while not (work / "journal.json").exists():
+        next(how)
+    how.close()
+    assert work.exists()
+    return tmp_path
+
+
+def again(folder: Path, model: Model, **changed) -> Path:
+    return predict(folder / "scene.tif", folder / "map.tif", **{"model": model, **HOW, **changed})
+
+
+def test_another_configuration_is_refused(stopped: Path, pointwise: Model) -> None:
+    with pytest.raises(OutputError, match=r"its windows was not as now.*--no-resume"):
+        again(stopped, pointwise, overlap=16)
+    with pytest.raises(OutputError, match=r"its outputs was not"):
+        again(stopped, pointwise, confidence=stopped / "c.tif")
+    assert tree(stopped) >= {".map.tif.work/journal.json", ".map.tif.work/rows.raw"}
+    again(stopped, pointwise)
+    assert tree(stopped) == {"scene.tif", "map.tif", "map.tif.aux.xml"}
+
+
+def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> None:
+    other = write_scene(stopped / "scene.tif", digital_numbers(700, 700, seed=9))
+    with pytest.raises(OutputError, match="its scene was not as now"):
+        again(stopped, pointwise)
+    again(stopped, pointwise, resume=False)
+    predict(other, stopped / "fresh.tif", model=pointwise, **HOW)
+    assert (stopped / "map.tif").read_bytes() == (stopped / "fresh.tif").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"facts": {}, "progress": {}}',
+        {"panel": 1, "row": 5},
+        {"panel": 7},
+        {"row": 700},
+        {"row": 10**30},
+        {"row": -1},
+        {"row": "12"},
+        {"row": 12, "and": "more"},
+    ],
+)
+def test_a_journal_that_lies_is_refused(stopped: Path, pointwise: Model, lie: bytes | dict) -> None:
+    journal = stopped / ".map.tif.work" / "journal.json"
+    if isinstance(lie, dict):
+        entry = json.loads(journal.read_bytes())
+        lie = json.dumps({**entry, "progress": {"panel": 0, "row": 0, "mapped": 1, **lie}}).encode()
+    journal.write_bytes(lie)
+    with pytest.raises(OutputError, match="--no-resume"):
+        again(stopped, pointwise)
+    assert journal.read_bytes() == lie
+    again(stopped, pointwise, resume=False)
+    assert (read_map(stopped / "map.tif") > 0).all()
+
+
+@pytest.mark.parametrize("change", [lambda p: p.unlink(), lambda p: os.truncate(p, 1000)])
+def test_rows_that_are_gone_are_noticed(stopped: Path, pointwise: Model, change) -> None:
+    change(stopped / ".map.tif.work" / "rows.raw")
+    with pytest.raises(OutputError, match=r"lacks the finished rows.*--no-resume"):
+        again(stopped, pointwise)
+
+
+def test_a_scene_without_a_valid_pixel_leaves_nothing(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", np.zeros((2, 300, 200), np.uint16), nodata=0)
+    with pytest.raises(LandcoverError, match="no valid pixel"):
+        predict(scene, tmp_path / "map.tif", model=pointwise, **HOW)
+    assert tree(tmp_path) == {"scene.tif"}
