@@ -1,18 +1,13 @@
-"""Class maps on disk, and the rasters that go with them: cloud-optimised GeoTIFFs."""
+"""Class maps on disk: opened with their legend, checked, and read in strips."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
-import rasterio.shutil
-from affine import Affine
 from pydantic import ValidationError
-from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -26,118 +21,8 @@ SCORE_NODATA = 65535
 SCORE_SCALE = 1e-4
 """Scores are stored as whole ten-thousandths: score = value * SCORE_SCALE."""
 
-ENCODER_CACHE = 128 << 20
-"""Bytes of blocks that GDAL may hold while it encodes."""
-
 STRIP_PIXELS = 4_000_000
 """Pixels of a map read at a time, in whole rows of blocks."""
-
-_VRT_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One raster to be written.
-
-    Attributes:
-        path: where it goes when complete.
-        height, width: in pixels.
-        transform, crs: as in rasterio; crs None for a raster without one.
-        dtype: "uint8" or "uint16".
-        nodata: the value of pixels without data.
-        bands: a description for each band.
-        legend: colours and names of the values, for a class map.
-        scale: real value of one step.
-        overviews: how coarser levels are made, "MODE" for classes.
-        tags: provenance.
-    """
-
-    path: Path
-    height: int
-    width: int
-    transform: Affine
-    crs: CRS | None
-    dtype: str
-    nodata: int
-    bands: tuple[str, ...]
-    legend: Legend | None = None
-    scale: float = 1.0
-    overviews: str = "AVERAGE"
-    tags: dict[str, str] = field(default_factory=dict)
-
-
-def encode(layer: Layer, raw: Path, folder: Path) -> None:
-    """Make the cloud-optimised GeoTIFF of a layer, and its side-car if it has one, in a folder.
-
-    Args:
-        layer: what it holds.
-        raw: its pixels, band by band and row by row, in a file of nothing else.
-        folder: where the GeoTIFF goes, under the layer's name.
-    """
-    vrt = raw.with_suffix(".vrt")
-    vrt.write_text(_vrt(layer, raw.name), encoding="utf-8")
-    with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
-        rasterio.shutil.copy(vrt, folder / layer.path.name, driver="COG", **_cog_options(layer))
-
-
-def _cog_options(layer: Layer) -> dict[str, str | int]:
-    options: dict[str, str | int] = {
-        "COMPRESS": "DEFLATE",
-        "BLOCKSIZE": 512,
-        "OVERVIEW_RESAMPLING": layer.overviews,
-        "NUM_THREADS": "ALL_CPUS",
-        "BIGTIFF": "IF_SAFER",
-    }
-    return options | ({"PREDICTOR": "YES"} if layer.legend is None else {})
-
-
-def _vrt(layer: Layer, raw: str) -> str:
-    """Describe the raw file to GDAL, with colours, names, nodata and tags."""
-    size = np.dtype(layer.dtype).itemsize
-    bands = "".join(
-        f"""
-  <VRTRasterBand dataType="{_VRT_TYPES[layer.dtype]}" band="{i + 1}" subClass="VRTRawRasterBand">
-    <Description>{escape(name)}</Description>
-    <NoDataValue>{layer.nodata}</NoDataValue>{_scale(layer)}{_colours(layer)}
-    <SourceFilename relativeToVRT="1">{raw}</SourceFilename>
-    <ImageOffset>{i * layer.height * layer.width * size}</ImageOffset>
-    <PixelOffset>{size}</PixelOffset>
-    <LineOffset>{layer.width * size}</LineOffset>
-    <ByteOrder>LSB</ByteOrder>
-  </VRTRasterBand>"""
-        for i, name in enumerate(layer.bands)
-    )
-    tags = "".join(f"<MDI key={quoteattr(k)}>{escape(v)}</MDI>" for k, v in layer.tags.items())
-    crs = f"<SRS>{escape(layer.crs.to_wkt())}</SRS>" if layer.crs else ""
-    transform = (
-        ""
-        if layer.transform.is_identity
-        else f"<GeoTransform>{','.join(map(repr, layer.transform.to_gdal()))}</GeoTransform>"
-    )
-    return (
-        f'<VRTDataset rasterXSize="{layer.width}" rasterYSize="{layer.height}">'
-        f"{crs}{transform}<Metadata>{tags}</Metadata>{bands}\n</VRTDataset>\n"
-    )
-
-
-def _scale(layer: Layer) -> str:
-    return "" if layer.scale == 1 else f"<Scale>{layer.scale!r}</Scale>"
-
-
-def _colours(layer: Layer) -> str:
-    if layer.legend is None:
-        return ""
-    classes = {c.id: c for c in layer.legend.classes}
-    top = max(classes)
-    names = "".join(
-        f"<Category>{escape(classes[v].name if v in classes else 'nodata' if v == 0 else '')}</Category>"
-        for v in range(top + 1)
-    )
-    colours = "".join(
-        '<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*((*classes[v].rgb, 255) if v in classes else (0, 0, 0, 0)))
-        for v in range(top + 1)
-    )
-    return f"<ColorInterp>Palette</ColorInterp><CategoryNames>{names}</CategoryNames><ColorTable>{colours}</ColorTable>"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from landcover.classmap import Layer, encode
+from landcover.cog import Layer, encode
 from landcover.errors import OutputError
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 

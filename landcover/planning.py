@@ -18,8 +18,8 @@ from landcover.classmap import (
     MAP_NODATA,
     SCORE_NODATA,
     SCORE_SCALE,
-    Layer,
 )
+from landcover.cog import Layer
 from landcover.engines import EngineChoice, choose_engine
 from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
@@ -155,7 +155,7 @@ class Plan:
                 nodata=MAP_NODATA,
                 bands=("class",),
                 legend=spec.legend,
-                overviews="MODE",
+                overviews="mode",
                 tags=self._tags(legend=spec.legend.model_dump_json()),
             )
         }

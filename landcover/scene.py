@@ -172,7 +172,11 @@ class SceneReader:
         for path in self._files:
             places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
             indexes = [scene.bands[i].source.index for i in places]
-            dn[places], hidden = self._read_file(path, indexes, window)
+            whole = places == list(range(len(dn)))
+            pixels = dn if whole else np.empty_like(dn[places])
+            hidden = self._read_file(path, indexes, window, pixels)
+            if not whole:
+                dn[places] = pixels
             if hidden is not None:
                 masked |= hidden
         masked |= self._missing(dn)
@@ -180,8 +184,8 @@ class SceneReader:
             masked |= ~np.outer(rows[box.row0 : box.row1], cols[box.col0 : box.col1])
         return ~masked
 
-    def _read_file(self, path: str, bands: list[int], window: Window) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read bands of one file, and what masks all of them, if there is such a thing; True = masked.
+    def _read_file(self, path: str, bands: list[int], window: Window, out: np.ndarray) -> np.ndarray | None:
+        """Read bands of one file into `out`; returns what masks all of them, True = masked, if there is such a thing.
 
         A file on a server is opened anew and asked again after a while. GDAL by itself gives up at once when it asks
         for several ranges, and what it could not decode stays in its cache as if it were pixels.
@@ -196,8 +200,8 @@ class SceneReader:
                     self._files[path] = self._scene.open_file(path, self._stacks[path])
                 file = self._files[path]
                 with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and so nodata
-                    pixels = file.read(bands, window=window).astype(self._scene.dtype, copy=False)
-                return pixels, _read_mask(file, bands, window, self._scene.spectral_alpha)
+                    file.read(bands, window=window, out=out)
+                return _read_mask(file, bands, window, self._scene.spectral_alpha)
             except (RasterioError, SceneError) as e:
                 if attempt == again:
                     rows = f"{window.row_off}–{window.row_off + window.height}"

@@ -7,7 +7,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from landcover import provenance
-from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, Layer
+from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA
+from landcover.cog import Layer
 from landcover.journal import open_run
 from landcover.specs import Legend, load_legend
 
@@ -28,7 +29,7 @@ def write_map(
     legend = legend or load_legend("default")
     tags = provenance.tags(legend=legend.model_dump(mode="json")) if tagged else {}
     return _write(
-        path, ids, transform, crs, nodata=MAP_NODATA, bands=("class",), legend=legend, tags=tags, overviews="MODE"
+        path, ids, transform, crs, nodata=MAP_NODATA, bands=("class",), legend=legend, tags=tags, overviews="mode"
     )
 
 

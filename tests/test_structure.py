@@ -13,7 +13,7 @@ RANKS = [
     {"errors"},
     {"grid", "specs", "pipeline", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands"},
-    {"scene", "classmap", "network", "chips", "synthetic"},
+    {"scene", "classmap", "cog", "network", "chips", "synthetic"},
     {"journal", "models", "engines"},
     {"planning", "vectorization", "stats", "preview"},
     {"prediction"},

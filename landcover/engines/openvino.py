@@ -46,6 +46,7 @@ class OpenVINOEngine:
 
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")
