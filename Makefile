@@ -38,7 +38,8 @@ check: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/bench.py --write docs/performance.md
 
 clean:
 	rm -rf $(VENV) $(DEMO)

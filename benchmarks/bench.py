@@ -1,118 +1,332 @@
-"""Time and peak memory of whole commands, on scenes repeated from a sample to full size.
+"""Is prediction as fast as the machine? Every target with its figure, measured in one run.
 
-    python benchmarks/bench.py [--side 10980]
+    python benchmarks/bench.py [--only NAME …] [--write docs/performance.md]
 
-Each row is one process, from the shell to the file on disk. The first row of a precision is the floor: what the network
-alone takes for as many pixels as the map has, on chips in memory and without overlap, measured in the same run.
+Whole commands are timed in processes of their own, from the shell to the file on disk, on scenes repeated from a real
+sample. With --write the table replaces the one between the marks in that file.
 """
 
 import argparse
-import multiprocessing
+import dataclasses
+import datetime
 import os
-import resource
+import platform
+import re
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
+import rasterio
+from measure import Taken, apart, run, timed
+from rasterio.windows import Window
 
 from landcover.synthetic import mosaic_scene
 
-SAMPLE = Path(__file__).parent.parent / "sample_tiles" / "s2_eastern_shore.tif"
-COMMAND = [sys.executable, "-m", "landcover"]
-SIDE = 1024
+HERE = Path(__file__).parent
+SAMPLE = HERE.parent / "sample_tiles" / "s2_eastern_shore.tif"
+SIDE = 10_980
+TALL = 8 * SIDE
+SQUARE = 16_384
+SPARSE = 100_000
+SEAMS = 4_000
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
-class Run(NamedTuple):
-    """What a process took: seconds of the clock, seconds of all processors, and bytes at its peak."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: what, its target, the figure, whether it is met (None where there is no target), details."""
 
-    wall: float
-    cpu: float
-    peak: int
+    what: str
+    target: str
+    figure: str
+    met: bool | None
+    details: str = ""
+
+    def __str__(self) -> str:
+        met = {True: "yes", False: "**no**", None: ""}[self.met]
+        return f"| {self.what} | {self.target} | {self.figure} | {met} | {self.details} |"
+
+
+class Bench:
+    """The scenes, made when they are first needed, and the measurements on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._taken: dict[str, Taken] = {}
+
+    def scene(self, name: str, height: int, width: int, sample: Path = SAMPLE) -> Path:
+        path = self.folder / f"{name}.tif"
+        if not path.exists():
+            mosaic_scene(path, sample, height, width)
+        return path
+
+    def large(self) -> Path:
+        return self.scene("large", SIDE, SIDE)
+
+    def predict(self, name: str, scene: Path, *more: str | Path) -> Taken:
+        """Map a scene, once for each name; the converted network is in the cache."""
+        if name not in self._taken:
+            self.warm()
+            self._taken[name] = run("predict", scene, "-o", self.map(name), "-f", *more)
+        return self._taken[name]
+
+    def map(self, name: str) -> Path:
+        return self.folder / f"{name}_map.tif"
+
+    def warm(self) -> None:
+        """Convert the network for the windows of the large scene, so that no timed run does."""
+        if "warm" not in self._taken:
+            self._taken["warm"] = run("predict", self.large(), "-o", self.map("large"), "-f")
+
+    # Each of the following measures some rows of the table.
+
+    def end_to_end(self) -> Iterator[Row]:
+        """Against the floor."""
+        best = min((self._large() for _ in range(3)), key=lambda t: t.wall)
+        self._taken["large"] = best
+        stages = apart(_stages, self.large())
+        floor = stages.floor_cpu / (os.cpu_count() or 1)
+        ratio = best.wall / floor
+        parts = ", ".join(f"{name} {taken.cpu:.1f}" for name, taken in stages._asdict().items())
+        yield Row(
+            f"predict, {SIDE:,}² × 6 uint16, defaults: seconds against the floor",
+            "≤ 1.25 ×",
+            f"{ratio:.2f} ×",
+            ratio <= 1.25,
+            f"{best.wall:.1f} s of {floor:.1f} s; {best.cpu:.1f} CPU s; best of 3. CPU s by stage: {parts}",
+        )
+        yield Row("the same, rate", "", f"{SIDE**2 / best.wall / 1e6:.2f} Mpx/s", None)
+
+    def _large(self) -> Taken:
+        self._taken.pop("large", None)
+        return self.predict("large", self.large())
+
+    def usual_way(self) -> Iterator[Row]:
+        """Against rasterio, torch and MONAI, with the labels of both."""
+        ours, (tile, overlap) = self.predict("large", self.large()), _windows(self.large())
+        theirs = apart(_usual_way, self.large(), self.map("usual"), tile, overlap)
+        times = theirs.wall / ours.wall
+        yield Row(
+            "the same, against rasterio + torch f32 + MONAI's sliding window",
+            "≥ 10 ×",
+            f"{times:.1f} ×",
+            times >= 10,
+            " against ".join(f"{taken.wall:.1f} s and {taken.peak / 1e9:.2f} GB" for taken in (ours, theirs)),
+        )
+        small = self.scene("seams", SEAMS, SEAMS)
+        tile, overlap = _windows(small)
+        self.predict("whole", small, "--tile-size", "16384", "--overlap", "0", "--precision", "f32")
+        self.predict("whole_fast", small, "--tile-size", "16384", "--overlap", "0")
+        self.predict("small", small)
+        self.predict("small_f32", small, "--precision", "f32")
+        apart(_usual_way, small, self.map("small_usual"), tile, overlap)
+        f32, fast, usual, seams = (
+            _differ(self.map(a), self.map(b))
+            for a, b in (
+                ("small_f32", "whole"),
+                ("small", "whole"),
+                ("small_usual", "whole"),
+                ("small", "whole_fast"),
+            )
+        )
+        yield Row(
+            f"labels that differ from the whole image scored at once in f32, {SEAMS:,}²",
+            "≤ the usual way's",
+            f"{f32:.3%} in f32, {fast:.3%} by default",
+            fast <= usual,
+            f"usual way {usual:.3%}",
+        )
+        work = _work(self.large())
+        yield Row(
+            "overlap: labels that differ from the whole image in the same precision; work repeated",
+            "≤ 0.1 %; ≤ 15 %",
+            f"{seams:.3%}; {work - 1:.1%}",
+            seams <= 0.001 and work <= 1.15,
+            f"labels on {SEAMS:,}², work on {SIDE:,}²",
+        )
+
+    def pipeline(self) -> Iterator[Row]:
+        """All but the network."""
+        sample, model = self.folder / "four.tif", self.folder / "one"
+        bands = "blue,green,red,nir"
+        _four_bands(sample)
+        scene = self.scene("square", SQUARE, SQUARE, sample)
+        if not model.exists():
+            fixed = ("--architecture", "pointwise", "--classes", "a,b,c,d")
+            run("models", "init", *fixed, "--bands", bands, "--out", model)
+        how = ("-m", model, "--allow-untrained")
+        taken = min((run("predict", scene, "-o", self.map("one"), "-f", *how) for _ in range(3)), key=lambda t: t.wall)
+        rate = SQUARE**2 / taken.wall / 1e6
+        yield Row(
+            f"the pipeline alone: a network of one pixel on {SQUARE:,}² × 4",
+            "≥ 20 Mpx/s",
+            f"{rate:.1f} Mpx/s",
+            rate >= 20,
+            f"{taken.wall:.1f} s, {taken.cpu:.1f} CPU s, {taken.peak / 1e6:.0f} MB; best of 3",
+        )
+
+    def memory(self) -> Iterator[Row]:
+        """Whatever the number of rows."""
+        short = self.predict("large", self.large())
+        yield Row(f"peak memory, {SIDE:,}²", "≤ 1.5 GB", f"{short.peak / 1e9:.2f} GB", short.peak <= 1.5e9)
+        scene = self.scene("tall", TALL, SIDE)
+        run("predict", scene, "-o", self.map("tall"), "-f", "--bbox", _top(scene))  # converts the network
+        tall = run("predict", scene, "-o", self.map("tall"), "-f")
+        more = tall.peak / short.peak - 1
+        yield Row(
+            f"peak memory of {TALL:,} rows of the same width",
+            "within 5 %",
+            f"{more:+.1%}",
+            abs(more) <= 0.05,
+            f"{tall.peak / 1e9:.2f} GB; {tall.wall:.0f} s",
+        )
+        scene.unlink()
+
+    def sparse(self) -> Iterator[Row]:
+        """Empty scenes cost what is in them."""
+        scene = self.folder / "sparse.tif"
+        _sparse_scene(scene, self.large())
+        run("predict", scene, "-o", self.map("sparse"), "-f", "--bbox", _top(scene, 50_000))  # converts the network
+        taken, dense = run("predict", scene, "-o", self.map("sparse"), "-f"), self.predict("large", self.large())
+        yield Row(
+            f"{SPARSE:,}² of which {SIDE:,}² are valid",
+            "finishes; < 2 GB",
+            f"{taken.wall:.0f} s; {taken.peak / 1e9:.2f} GB",
+            taken.peak < 2e9,
+            f"{taken.wall / dense.wall:.2f} × the time of the valid part alone",
+        )
+        scene.unlink()
+
+    def small(self) -> Iterator[Row]:
+        """What a person waits for."""
+        scene = self.scene("tiny", 512, 512)
+        run("predict", scene, "-o", self.map("tiny"), "-f")
+        taken = min((run("predict", scene, "-o", self.map("tiny"), "-f") for _ in range(3)), key=lambda t: t.wall)
+        yield Row("predict, 512², from the shell to the map", "≤ 3 s", f"{taken.wall:.2f} s", taken.wall <= 3)
+        taken = min((run("--help") for _ in range(5)), key=lambda t: t.wall)
+        yield Row("landcover --help", "≤ 0.3 s", f"{taken.wall:.2f} s", taken.wall <= 0.3)
+
+    def others(self) -> Iterator[Row]:
+        """The other commands, without targets here."""
+        self.warm()
+        for name, args in {
+            "vectorize, unsimplified, to GeoPackage": ("vectorize", self.map("large"), "-o", self.folder / "a.gpkg"),
+            "stats": ("stats", self.map("large")),
+        }.items():
+            taken = run(*args)
+            yield Row(f"{name}, {SIDE:,}²", "", f"{taken.wall:.1f} s", None, f"{taken.peak / 1e9:.2f} GB")
+
+
+MEASURES: tuple[Callable[[Bench], Iterator[Row]], ...] = (
+    Bench.end_to_end,
+    Bench.usual_way,
+    Bench.pipeline,
+    Bench.memory,
+    Bench.sparse,
+    Bench.small,
+    Bench.others,
+)
 
 
 def main() -> None:
+    names = [m.__name__ for m in MEASURES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=10980, help="rows and columns of the large scene")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="measure these alone")
+    parser.add_argument("--write", type=Path, help="the Markdown file whose table is to be replaced")
+    parser.add_argument("--folder", type=Path, help="keep scenes and maps here, and use what is there")
     args = parser.parse_args()
-    pixels = args.side**2
-    print("| what | s | CPU s | Mpx/s | peak MB |\n|---|---:|---:|---:|---:|")
-    apart = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))  # so that this process stays small
-    with apart, tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        scene, out, one = place / "scene.tif", place / "map.tif", place / "pointwise"
-        mosaic_scene(scene, SAMPLE, args.side, args.side)
-        run("models", "init", "--architecture", "pointwise", "--bands", "red,nir", "--classes", "a,b,c,d", "--out", one)
-        os.environ["LANDCOVER_CACHE"] = str(place / "cache")
-        large = f"{args.side}² × 6"
-        for precision in ("f32", "bf16"):
-            speed = apart.submit(network_alone, precision).result()
-            alone = f"the network alone, {precision}, no overlap"
-            print(f"| {alone} | {pixels / speed:.1f} | | {speed / 1e6:.2f} | |", flush=True)
-            predict = ("predict", scene, "-o", out, "-f", "--precision", precision)
-            if precision == "f32":
-                row(f"predict, {precision}, {large}, first run, which converts the network", pixels, *predict)
-            row(f"predict, {precision}, {large}", pixels, *predict)
-        pointwise = ("predict", scene, "-o", place / "one.tif", "-m", one, "--allow-untrained", "-f")
-        run(*pointwise)
-        row(f"predict, network of one pixel, 2 bands of {large}", pixels, *pointwise)
-        row("predict, sample of 640², first run", 640**2, "predict", SAMPLE, "-o", place / "small.tif", "-f")
-        row("predict, sample of 640²", 640**2, "predict", SAMPLE, "-o", place / "small.tif", "-f")
-        simple = ("--min-area", "0.5ha", "--simplify", "10")
-        row("vectorize, unsimplified, to GeoPackage", pixels, "vectorize", out, "-o", place / "a.gpkg")
-        row(f"vectorize {' '.join(simple)}", pixels, "vectorize", out, "-o", place / "b.gpkg", *simple)
-        row("stats", pixels, "stats", out)
-        row("--help", 0, "--help")
+    lines = ["| what | target | measured | met | details |", "|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args.folder or Path(folder))
+        os.environ["LANDCOVER_CACHE"] = str(bench.folder / "cache")
+        for measure in MEASURES:
+            if measure.__name__ in args.only:
+                for row in measure(bench):
+                    print(row, flush=True)
+                    lines.append(str(row))
+    if args.write:
+        when = f"{datetime.date.today():%d %B %Y}, {_machine()}."
+        table = f"{BEGIN}\n{when}\n\n" + "\n".join(lines) + f"\n{END}"
+        text = args.write.read_text(encoding="utf-8")
+        args.write.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8")
 
 
-def network_alone(precision: str) -> float:
-    """Pixels a second that the engine scores, on a resident chip of the sample."""
-    import numpy as np
-    import rasterio
+def _stages(scene: Path):
+    import stages
 
-    from landcover.engines import choose_engine, open_engine
-    from landcover.models import load_model
-    from landcover.scaling import make_scaling
+    return stages.measure(scene)
 
-    model = load_model()
-    stats, bands = model.spec.stats, len(model.spec.bands)
-    scaling = make_scaling([1e-4] * bands, [0] * bands, [s.mean for s in stats], [s.stddev for s in stats])
+
+def _usual_way(scene: Path, out: Path, tile: int, overlap: int) -> Taken:
+    command = [sys.executable, HERE / "usual_way.py", scene, out, "--tile", str(tile), "--overlap", str(overlap)]
+    taken = timed(lambda: subprocess.run(command, check=True, capture_output=True))
+    import resource
+
+    return taken._replace(peak=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+
+
+def _windows(scene: Path) -> tuple[int, int]:
+    """Size and overlap of the windows that the defaults make of a scene."""
+    axis = _plan(scene).grid.rows
+    return axis.tile, axis.tile - axis.step
+
+
+def _work(scene: Path) -> float:
+    return _plan(scene).work
+
+
+def _plan(scene: Path):
+    from landcover.planning import Options, make_plan
+
+    return make_plan(Options(scene, scene.with_name("never_written.tif")))
+
+
+def _differ(one: Path, other: Path) -> float:
+    """Share of pixels with different labels."""
+    with rasterio.open(one) as a, rasterio.open(other) as b:
+        return float(np.mean(a.read(1) != b.read(1)))
+
+
+def _four_bands(path: Path) -> None:
+    """The sample without its last two bands."""
     with rasterio.open(SAMPLE) as file:
-        chip = np.ascontiguousarray(np.tile(file.read(), (1, 2, 2))[None, :, :SIDE, :SIDE])
-    valid = np.ones((1, 1, SIDE, SIDE), bool)
-    engine = open_engine(choose_engine("cpu", precision=precision), model, scaling, chip.shape, "uint16")
-    engine.scores(chip, valid)
-    times = []
-    for _ in range(12):
-        began = time.perf_counter()
-        engine.scores(chip, valid)
-        times.append(time.perf_counter() - began)
-    return SIDE**2 / float(np.median(times))
+        profile = {**file.profile, "count": 4}
+        with rasterio.open(path, "w", **profile) as four:
+            four.write(file.read([1, 2, 3, 4]))
+            four.descriptions, four.scales, four.offsets = file.descriptions[:4], file.scales[:4], file.offsets[:4]
 
 
-def run(*args: str | Path) -> Run:
-    """Run a landcover command, and measure it."""
-    began = time.perf_counter()
-    process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"landcover {' '.join(map(str, args))} ended with {process.returncode}")
-    return Run(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak_bytes(usage))
+def _sparse_scene(path: Path, valid: Path) -> None:
+    """A scene that is empty, but for another one in its middle."""
+    at = (SPARSE - SIDE) // 2 // 512 * 512
+    with rasterio.open(valid) as file:
+        profile = {**file.profile, "height": SPARSE, "width": SPARSE, "nodata": 0}
+        profile.update(sparse_ok=True, num_threads="all_cpus", bigtiff="yes")
+        with rasterio.open(path, "w", **profile) as out:
+            out.descriptions, out.scales, out.offsets = file.descriptions, file.scales, file.offsets
+            for row in range(0, SIDE, 512):
+                rows = min(512, SIDE - row)
+                out.write(file.read(window=Window(0, row, SIDE, rows)), window=Window(at, at + row, SIDE, rows))
 
 
-def peak_bytes(usage: resource.struct_rusage) -> int:
-    """Peak resident memory; Linux counts it in kB, macOS in bytes."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _top(scene: Path, row: int = 0) -> str:
+    """A box of some pixels of a scene."""
+    with rasterio.open(scene) as file:
+        x, y = file.transform @ (file.width // 2, row + 10)
+        return f"{x},{y - 50},{x + 50},{y}"
 
 
-def row(what: str, pixels: int, *args: str | Path) -> None:
-    """Run a command, and print what it took."""
-    taken = run(*args)
-    rate = f"{pixels / taken.wall / 1e6:.2f}" if pixels else ""
-    print(f"| {what} | {taken.wall:.1f} | {taken.cpu:.1f} | {rate} | {taken.peak / 1e6:.0f} |", flush=True)
+def _machine() -> str:
+    """The processor and the versions that matter."""
+    from importlib.metadata import version
+
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
+    names = ", ".join(f"{name} {version(name)}" for name in ("openvino", "torch", "monai", "rasterio"))
+    return f"{os.cpu_count()} cores of {model[1] if model else platform.processor()}, {names}"
 
 
 if __name__ == "__main__":

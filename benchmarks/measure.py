@@ -1,0 +1,59 @@
+"""Measuring processes and functions: seconds of the clock and of all processors, and memory at its peak."""
+
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COMMAND = [sys.executable, "-m", "landcover"]
+
+
+class Taken(NamedTuple):
+    """What something took: seconds of the clock, seconds of all processors, and bytes of memory at its peak."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+def run(*args: str | Path) -> Taken:
+    """Run a landcover command in a process of its own.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"landcover {' '.join(map(str, args))} ended with {process.returncode}: {said.read()!r}")
+    return Taken(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, _peak(usage))
+
+
+def apart(function: Callable, *args: Any) -> Any:
+    """The result of a function in a fresh process, so that neither memory nor imports of this one count."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def timed(function: Callable, *args: Any) -> Taken:
+    """Call a function and measure it; the peak is that of the whole process so far."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    function(*args)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Taken(time.perf_counter() - began, cpu, _peak(after))
+
+
+def _peak(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes on macOS, kilobytes elsewhere
