@@ -19,7 +19,7 @@ from rasterio.windows import Window as Pixels
 
 from landcover import prediction
 from landcover.blend import Blender
-from landcover.chips import CHUNK_ROWS
+from landcover.chips import CHUNK_ROWS, Chunk, Cutter, Pool, strips
 from landcover.engines import open_engine
 from landcover.journal import open_run
 from landcover.planning import Options, Plan, make_plan
@@ -70,8 +70,8 @@ def measure(scene: Path, precision: str = "auto") -> Stages:
         plan = make_plan(Options(scene, Path(folder) / "map.tif", precision=precision))
         _decode(plan)  # so that the file is in the system's cache, for every stage alike
         decode = timed(_decode, plan)
-        read = timed(_drain, prediction._read(plan, plan.grid))
-        cut = timed(_drain, _batches(plan))
+        read = timed(_read, plan)
+        cut = timed(_cut, plan)
         first = next(_batches(plan))
         engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
         _drain(engine.run([first] * 2))
@@ -116,8 +116,38 @@ def _decode(plan: Plan) -> None:
                 file.read(window=Pixels(0, row, width, min(CHUNK_ROWS, plan.scene.height - row)))
 
 
-def _batches(plan: Plan):
-    return prediction._cut(prediction._read(plan, plan.grid), plan.grid, plan.batch_size)
+def _chunks(plan: Plan, pixels: Pool, valid: Pool):
+    return prediction._read(plan, plan.grid.read_box, pixels, valid)
+
+
+def _pools(plan: Plan) -> tuple[Pool, Pool]:
+    bands, width = len(plan.scene.bands), plan.grid.read_box.width
+    return Pool((bands, CHUNK_ROWS, width), plan.scene.dtype), Pool((CHUNK_ROWS, width), "bool")
+
+
+def _read(plan: Plan) -> None:
+    pixels, valid = _pools(plan)
+    for chunk in _chunks(plan, pixels, valid):
+        pixels.give_back(chunk.dn)
+        valid.give_back(chunk.valid)
+
+
+def _cut(plan: Plan) -> None:
+    cutter = Cutter(plan.grid, plan.batch_size, len(plan.scene.bands), plan.scene.dtype)
+    for batch in _batches(plan, cutter):
+        cutter.give_back(batch)
+
+
+def _batches(plan: Plan, cutter: Cutter | None = None):
+    cutter = cutter or Cutter(plan.grid, plan.batch_size, len(plan.scene.bands), plan.scene.dtype)
+    pixels, valid = _pools(plan)
+
+    def drop(chunk: Chunk) -> None:
+        pixels.give_back(chunk.dn)
+        valid.give_back(chunk.valid)
+
+    for strip in strips(_chunks(plan, pixels, valid), plan.grid, drop):
+        yield from cutter.cut(strip)
 
 
 def _classify(plan: Plan, engine, chip: np.ndarray, wanted: np.ndarray) -> None:

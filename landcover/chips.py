@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,26 @@ from landcover.grid import Axis, Box, Grid
 
 CHUNK_ROWS = 128
 """Rows of the scene that are read at a time."""
+
+
+class Pool:
+    """Arrays of one shape that are used again, so that memory does not grow, and is not cleared anew each time.
+
+    An array holds zeros when it is first taken, and later what was in it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._free: list[np.ndarray] = []
+
+    def take(self) -> np.ndarray:
+        """An array that nobody uses."""
+        return self._free.pop() if self._free else np.zeros(self._shape, self._dtype)
+
+    def give_back(self, array: np.ndarray) -> None:
+        """Say that an array that was taken, or a view of it, is not used any more."""
+        self._free.append(array if array.base is None else array.base)
 
 
 @dataclass(frozen=True)
@@ -22,12 +42,14 @@ class Chunk:
         dn: digital numbers (bands, rows, cols), finite.
         valid: (rows, cols), True = usable by the network.
         wanted: (rows, cols), True = valid and asked for; the others are nodata in the map.
+        columns: (cols,), True = some pixel of the column is wanted.
     """
 
     box: Box
     dn: np.ndarray
     valid: np.ndarray
     wanted: np.ndarray
+    columns: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,28 +83,63 @@ class Batch:
     wanted: np.ndarray
 
 
-def strips(chunks: Iterator[Chunk], grid: Grid) -> Iterator[Strip]:
-    """Group the chunks of `grid.read_box`, given in order; those under two rows of windows come in both strips."""
+def strips(chunks: Iterator[Chunk], grid: Grid, drop: Callable[[Chunk], None]) -> Iterator[Strip]:
+    """Group the chunks of `grid.read_box`, given in order; those under two rows of windows come in both strips.
+
+    `drop` is told of each chunk that no later strip needs. A strip holds until the next one is taken.
+    """
     held: deque[Chunk] = deque()
     for row in grid.window_rows:
         start = grid.rows.start(row)
         while held and held[0].box.row1 <= start:
-            held.popleft()
+            drop(held.popleft())
         while not held or held[-1].box.row1 < min(start + grid.rows.tile, grid.rows.size):
             held.append(next(chunks))
         yield Strip(row, tuple(held))
 
 
-def batches(strip: Strip, grid: Grid, size: int) -> Iterator[Batch]:
-    """Cut a strip into batches of `size` chips.
+class Cutter:
+    """Cuts strips into batches of `size` chips.
 
     Which windows share a batch, and where in it they stand, follows from the scene's size alone, so that a region
     comes out as in the whole map. A batch without a single wanted pixel is left out. Beyond the scene's far edges the
     pixels of the window are reflected.
     """
-    for cols in in_batches(grid.window_cols, size):
-        if any(pixels.any() for col in cols for _, pixels in _under(strip, grid, col, "wanted")):
-            yield _cut(strip, grid, cols, size)
+
+    def __init__(self, grid: Grid, size: int, bands: int, dtype: str) -> None:
+        self._grid = grid
+        self._size = size
+        tile = (grid.rows.tile, grid.cols.tile)
+        self._dn = Pool((size, bands, *tile), dtype)
+        self._valid, self._wanted = Pool((size, 1, *tile), "bool"), Pool((size, *tile), "bool")
+
+    def cut(self, strip: Strip) -> Iterator[Batch]:
+        """The batches of a strip, from left to right."""
+        grid = self._grid
+        for cols in in_batches(grid.window_cols, self._size):
+            left, right = (x - grid.read_box.col0 for x in (grid.cols.start(cols[0]), grid.cols.end(cols[-1])))
+            if any(chunk.columns[left:right].any() for chunk in strip.chunks):
+                yield self._batch(strip, cols)
+
+    def give_back(self, batch: Batch) -> None:
+        """Say that a batch is not needed any more."""
+        self._dn.give_back(batch.dn)
+        self._valid.give_back(batch.valid)
+        self._wanted.give_back(batch.wanted)
+
+    def _batch(self, strip: Strip, cols: range) -> Batch:
+        grid, size = self._grid, self._size
+        dn, valid, wanted = self._dn.take(), self._valid.take(), self._wanted.take()
+        if len(cols) < size:
+            dn[:], valid[:] = 0, False
+        for col in cols:
+            chip = col % size
+            for layers, name in ((dn[chip], "dn"), (valid[chip, 0], "valid"), (wanted[chip], "wanted")):
+                for rows, pixels in _under(strip, grid, col, name):
+                    layers[..., rows, : pixels.shape[-1]] = pixels
+            _reflect(dn[chip], grid, strip.row, col)
+            _reflect(valid[chip, 0], grid, strip.row, col)
+        return Batch(strip.row, cols, dn, valid, wanted)
 
 
 def in_batches(cols: range, size: int) -> list[range]:
@@ -94,22 +151,6 @@ def in_batches(cols: range, size: int) -> list[range]:
 def even_batch_size(windows: int, limit: int) -> int:
     """The batch size, at most `limit`, that cuts a row of windows into as few and as equal batches as can be."""
     return -(-windows // -(-windows // limit))
-
-
-def _cut(strip: Strip, grid: Grid, cols: range, size: int) -> Batch:
-    tall, wide = grid.rows.tile, grid.cols.tile
-    first = strip.chunks[0]
-    dn = np.zeros((size, len(first.dn), tall, wide), first.dn.dtype)
-    valid = np.zeros((size, 1, tall, wide), bool)
-    wanted = np.zeros((size, tall, wide), bool)
-    for col in cols:
-        chip = col % size
-        for layers, name in ((dn[chip], "dn"), (valid[chip, 0], "valid"), (wanted[chip], "wanted")):
-            for rows, pixels in _under(strip, grid, col, name):
-                layers[..., rows, : pixels.shape[-1]] = pixels
-        _reflect(dn[chip], grid, strip.row, col)
-        _reflect(valid[chip, 0], grid, strip.row, col)
-    return Batch(strip.row, cols, dn, valid, wanted)
 
 
 def _under(strip: Strip, grid: Grid, col: int, name: str) -> Iterator[tuple[slice, np.ndarray]]:

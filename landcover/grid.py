@@ -39,6 +39,10 @@ class Axis:
         """First pixel of window k."""
         return k * self.step
 
+    def end(self, k: int) -> int:
+        """The pixel after the last one of window k, which may lie beyond the far edge."""
+        return self.start(k) + self.tile
+
     def covering(self, lo: int, hi: int) -> range:
         """Windows that hold any pixel of [lo, hi): those a region needs to come out as in the whole map."""
         first = max(0, (lo - self.tile) // self.step + 1)

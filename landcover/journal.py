@@ -60,6 +60,7 @@ class Run:
         self._facts = json.loads(json.dumps(facts))
         self.progress = self._read_journal()
         self._mapped = self.progress.mapped
+        self._written = False
         fresh = self.progress == Progress()
         self._files = {name: _RawFile(layer, folders[name], fresh=fresh) for name, layer in layers.items()}
 
@@ -73,12 +74,16 @@ class Run:
             mapped: how many of the pixels are not nodata.
         """
         self._mapped += mapped
+        self._written |= bool(blocks)
         for name, file in self._files.items():
             file.write(row, col, shape, blocks.get(name))
 
     def mark(self, panel: int, row: int) -> None:
         """Make what is written so far survive, and note in the journal how far that is, as in `Progress`."""
         progress = Progress(panel=panel, row=row, mapped=self._mapped)
+        if not self._written and row:
+            return  # what is empty is quickly done again
+        self._written = False
         for file in self._files.values():
             file.sync()
         with disk_errors(self._out):

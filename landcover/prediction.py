@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from landcover.blend import Blender
-from landcover.chips import CHUNK_ROWS, Batch, Chunk, batches, strips
+from landcover.chips import CHUNK_ROWS, Batch, Chunk, Cutter, Pool, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
 from landcover.engines import Engine, open_engine
 from landcover.errors import OutputError, SceneError
@@ -123,11 +123,21 @@ class Mark:
 
 def _map(plan: Plan, panel: int, grid: Grid, engine: Engine) -> Generator[Block | Mark, None, None]:
     """Map a panel, window by window, with a mark after each row of windows."""
+    under, scene = grid.read_box, plan.scene
     blender = Blender(grid, engine.array)
+    cutter = Cutter(grid, plan.batch_size, len(scene.bands), scene.dtype)
+    pixels = Pool((len(scene.bands), CHUNK_ROWS, under.width), scene.dtype)
+    valid = Pool((CHUNK_ROWS, under.width), "bool")
+
+    def drop(chunk: Chunk) -> None:
+        pixels.give_back(chunk.dn)
+        valid.give_back(chunk.valid)
+
     with ExitStack() as stack:
-        chunks = stack.enter_context(read_ahead(_read(plan, grid), plan.chunks_ahead))
-        ready = stack.enter_context(read_ahead(_cut(chunks, grid, plan.batch_size), BATCHES_AHEAD))
-        windows = stack.enter_context(closing(_score(engine, ready)))
+        chunks = stack.enter_context(read_ahead(_read(plan, under, pixels, valid), plan.chunks_ahead))
+        ready = (batch for strip in strips(chunks, grid, drop) for batch in cutter.cut(strip))
+        cut = stack.enter_context(read_ahead(ready, BATCHES_AHEAD))
+        windows = stack.enter_context(closing(_score(engine, cut, cutter)))
         upcoming = next(windows, None)
         for row in grid.window_rows:
             for col in grid.window_cols:
@@ -144,21 +154,17 @@ def _map(plan: Plan, panel: int, grid: Grid, engine: Engine) -> Generator[Block 
             yield Mark(panel, stop if stop < grid.region.row1 else None)
 
 
-def _read(plan: Plan, grid: Grid) -> Iterator[Chunk]:
-    """Read the scene under a panel once, from top to bottom, some rows at a time."""
-    box = grid.read_box
+def _read(plan: Plan, box: Box, pixels: Pool, valid: Pool) -> Iterator[Chunk]:
+    """Read a box of the scene once, from top to bottom, some rows at a time."""
     with plan.scene.open(box.width) as reader:
         row = box.row0
         while row < box.row1:
             rows = Box(row, min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1), box.col0, box.col1)
-            dn, valid = reader.read(rows)
-            yield Chunk(rows, dn, valid, valid & plan.area.mask(rows) if plan.area else valid)
+            dn, usable = pixels.take()[:, : rows.height], valid.take()[: rows.height]
+            reader.read_into(rows, dn, usable)
+            wanted = usable & plan.area.mask(rows) if plan.area else usable
+            yield Chunk(rows, dn, usable, wanted, np.asarray(wanted.any(axis=0)))
             row = rows.row1
-
-
-def _cut(chunks: Iterator[Chunk], grid: Grid, size: int) -> Iterator[Batch]:
-    for strip in strips(chunks, grid):
-        yield from batches(strip, grid, size)
 
 
 @dataclass(frozen=True)
@@ -171,12 +177,13 @@ class Window:
     wanted: np.ndarray
 
 
-def _score(engine: Engine, ready: Iterator[Batch]) -> Generator[Window, None, None]:
-    with closing(engine.run(ready)) as scored:
+def _score(engine: Engine, batches: Iterator[Batch], cutter: Cutter) -> Generator[Window, None, None]:
+    with closing(engine.run(batches)) as scored:
         for batch, scores in scored:
             for col in batch.cols:
                 chip = col % len(batch.dn)
                 yield Window(batch.row, col, scores[chip], batch.wanted[chip])
+            cutter.give_back(batch)
 
 
 def _classify(plan: Plan, engine: Engine, box: Box, window: Window, part: tuple[slice, slice]) -> Block:

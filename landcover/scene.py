@@ -129,22 +129,29 @@ class SceneReader:
             stack.close()
 
     def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Read the pixels of a box.
+        """Read the pixels of a box: dn and valid, as in `read_into`."""
+        dn = np.zeros((len(self._scene.bands), box.height, box.width), self._scene.dtype)
+        valid = np.zeros((box.height, box.width), bool)
+        self.read_into(box, dn, valid)
+        return dn, valid
 
-        Where a GeoTIFF holds no block at all nothing is read, and no memory taken.
+    def read_into(self, box: Box, dn: np.ndarray, valid: np.ndarray) -> None:
+        """Read the pixels of a box into arrays.
 
-        Returns:
-            dn (bands, rows, cols) of the scene's dtype, finite, and valid (rows, cols), True = usable.
+        Where a GeoTIFF holds no block at all nothing is read, and `dn` is left as it is.
+
+        Args:
+            box: the pixels.
+            dn: (bands, rows, cols) of the scene's dtype, finite afterwards.
+            valid: (rows, cols) bool, True = usable.
 
         Raises:
             SceneError: the file is damaged or cannot be reached.
         """
-        dn = np.zeros((len(self._scene.bands), box.height, box.width), self._scene.dtype)
-        valid = np.zeros((box.height, box.width), bool)
+        valid[:] = False
         for part in self._stored(box):
             cols = slice(part.col0 - box.col0, part.col1 - box.col0)
             valid[:, cols] = self._read(part, dn[:, :, cols])
-        return dn, valid
 
     def _stored(self, box: Box) -> Iterator[Box]:
         """The parts of a box, in whole columns, in which blocks are stored; all of it where that is not known."""
