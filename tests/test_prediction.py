@@ -9,12 +9,13 @@ from affine import Affine
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 
 from landcover.errors import SceneError
 from landcover.grid import TILE_SIZE
 from landcover.models import Model, init_model
-from landcover.planning import Options, make_plan
-from landcover.prediction import predict
+from landcover.planning import PANEL_BYTES, Options, make_plan
+from landcover.prediction import map_scene, predict
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -62,6 +63,7 @@ def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, 
     row1, col1 = data.draw(st.integers(row0 + 1, height)), data.draw(st.integers(col0 + 1, width))
     scene = write_scene(tmp_path / "scene.tif", digital_numbers(height, width))
     how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True, "tile_size": 48, "overlap": 16}
+    how["batch_size"] = data.draw(st.integers(1, 4))
     predict(scene, tmp_path / "whole.tif", **how)
     (left, top), (right, bottom) = UTM @ (col0, row0), UTM @ (col1, row1)
     predict(scene, tmp_path / "part.tif", bbox=(left, bottom, right, top), **how)
@@ -70,6 +72,63 @@ def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, 
     )
     with rasterio.open(tmp_path / "part.tif") as part:
         assert part.transform.almost_equals(UTM @ Affine.translation(col0, row0))
+
+
+@given(st.integers(20, 200), st.integers(1, 4), st.sampled_from([16, 32]), st.integers(1, 3))
+def test_panels_change_nothing(
+    tmp_path: Path, unet: Model, width: int, most: int, overlap: int, batch_size: int
+) -> None:
+    """A scene so wide that it is mapped in several panels gives the same bytes."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(70, width))
+    how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True, "tile_size": 48}
+    how |= {"overlap": overlap, "batch_size": batch_size, "confidence": tmp_path / "confidence.tif"}
+    plan = make_plan(Options(scene, tmp_path / "map.tif", **how))
+    for _ in map_scene(plan):
+        pass
+    wanted = [(tmp_path / name).read_bytes() for name in ("map.tif", "confidence.tif")]
+    plan = make_plan(Options(scene, tmp_path / "map.tif", **how))
+    plan.__dict__["panels"] = plan.grid.panels(most)
+    for _ in map_scene(plan):
+        pass
+    assert [(tmp_path / name).read_bytes() for name in ("map.tif", "confidence.tif")] == wanted
+
+
+def test_a_wide_scene_is_mapped_in_panels_that_keep_to_their_bound(tmp_path: Path, pointwise: Model) -> None:
+    for width in (2_000, 20_000, 200_000):
+        fixed = {"dtype": "uint16", "count": 2, "height": 5_000, "width": width, "sparse_ok": True, "tiled": True}
+        with rasterio.open(tmp_path / "scene.tif", "w", "GTiff", crs="EPSG:32633", transform=UTM, **fixed) as file:
+            file.descriptions, file.scales = ("red", "nir"), (1e-4, 1e-4)
+        plan = make_plan(Options(tmp_path / "scene.tif", tmp_path / "map.tif", pointwise, allow_untrained=True))
+        memory = plan.memory()
+        grown = sum(memory[name] for name in ("rows of the scene", "decoded blocks", "sums of scores"))
+        assert grown <= PANEL_BYTES
+        assert (len(plan.panels) > 1) == (width == 200_000)
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("nodata", [0, 7, None])
+def test_blocks_that_were_never_written(tmp_path: Path, pointwise: Model, interleave: str, nodata: int | None) -> None:
+    """They are nodata, or zeros where none is declared; where one band has a block and the other has not, likewise."""
+    height, width = 300, 500
+    fixed = {"dtype": "uint16", "count": 2, "height": height, "width": width, "tiled": True, "nodata": nodata}
+    fixed |= {"blockxsize": 64, "blockysize": 64, "interleave": interleave, "compress": "deflate"}
+    for name, sparse in (("sparse", True), ("dense", False)):
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", "GTiff", crs="EPSG:32633", transform=UTM, sparse_ok=sparse, **fixed
+        ) as file:
+            file.descriptions, file.scales = ("red", "nir"), (1e-4, 1e-4)
+            file.write(digital_numbers(100, 64)[:, :, :64], window=Window(128, 64, 64, 100))
+            file.write(digital_numbers(40, 70)[0], 1, window=Window(400, 250, 70, 40))
+        how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "tile_size": 80, "overlap": 16}
+        predict(tmp_path / f"{name}.tif", tmp_path / f"{name}_map.tif", **how)
+    with rasterio.open(tmp_path / "sparse.tif") as file:
+        assert file.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1) is None
+        pixels = file.read()
+    valid = np.ones((height, width), bool) if nodata is None else (pixels != nodata).all(axis=0)
+    if nodata == 0:
+        valid = pixels.any(axis=0)
+    for name in ("sparse", "dense"):
+        np.testing.assert_array_equal(read_map(tmp_path / f"{name}_map.tif"), direct_map(pointwise, pixels, valid))
 
 
 @pytest.fixture(scope="module")
