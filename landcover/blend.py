@@ -19,20 +19,26 @@ Place = tuple[slice, slice, slice]
 def axis_weights(axis: Axis, k: int) -> np.ndarray:
     """Weights of window k along one axis, float32 (tile,).
 
-    Each window has a ramp as wide as the overlap at either end. At every pixel of the scene the weights of all its
-    windows sum to one, at the scene's borders too, so that nothing is divided later.
+    Where two windows overlap, one fades out and the other in over the middle third of the overlap. In its outer third a
+    window counts for nothing: there it knows least of what lies beyond its end. At every pixel of the scene the weights
+    of all its windows sum to one, so that nothing is divided later.
     """
     position = np.arange(axis.tile) + axis.start(k)
     near = range(max(0, k - axis.tile // axis.step), min(axis.count, k + axis.tile // axis.step + 1))
-    total = sum(_ramp(axis, position - axis.start(j)) for j in near)
-    return (_ramp(axis, position - axis.start(k)) / total).astype(np.float32)
+    total = sum(_fade(axis, j, position - axis.start(j)) for j in near)
+    return (_fade(axis, k, position - axis.start(k)) / total).astype(np.float32)
 
 
-def _ramp(axis: Axis, offset: np.ndarray) -> np.ndarray:
-    """A window's weight at `offset` pixels from its start, before normalisation; 0 outside the window."""
-    overlap = max(axis.tile - axis.step, 1)
-    edge = np.minimum(offset + 0.5, axis.tile - offset - 0.5)
-    return np.clip(edge, 0, overlap) / overlap
+def _fade(axis: Axis, k: int, offset: np.ndarray) -> np.ndarray:
+    """Window k's weight at `offset` pixels from its start, before normalisation; 0 outside the window.
+
+    It does not fade towards the ends of the scene.
+    """
+    third = (axis.tile - axis.step) / 3
+    inside = (offset >= 0) & (offset < axis.tile)
+    before = np.inf if k == 0 else offset + 0.5
+    behind = np.inf if k == axis.count - 1 else axis.tile - offset - 0.5
+    return np.clip((np.minimum(before, behind) - third) / max(third, 0.5), 0, 1) * inside
 
 
 class Blender:

@@ -1,9 +1,9 @@
 """A scene → a class map: rows are read ahead, scored in windows, blended, classified and written behind."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def map_scene(plan: Plan) -> Generator[int, None, None]:
         done = sum(box.height * box.width for box in _finished(plan, run.progress))
         yield done
         if left := _left(plan, run.progress):
-            engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+            how = (plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+            engine = cache(partial(open_engine, *how))
             with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
                 for number, grid in left:
                     with closing(_map(plan, number, grid, engine)) as parts:
@@ -121,10 +122,9 @@ class Mark:
     row: int | None
 
 
-def _map(plan: Plan, panel: int, grid: Grid, engine: Engine) -> Generator[Block | Mark, None, None]:
+def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -> Generator[Block | Mark, None, None]:
     """Map a panel, window by window, with a mark after each row of windows."""
     under, scene = grid.read_box, plan.scene
-    blender = Blender(grid, engine.array)
     cutter = Cutter(grid, plan.batch_size, len(scene.bands), scene.dtype)
     pixels = Pool((len(scene.bands), CHUNK_ROWS, under.width), scene.dtype)
     valid = Pool((CHUNK_ROWS, under.width), "bool")
@@ -137,6 +137,8 @@ def _map(plan: Plan, panel: int, grid: Grid, engine: Engine) -> Generator[Block 
         chunks = stack.enter_context(read_ahead(_read(plan, under, pixels, valid), plan.chunks_ahead))
         ready = (batch for strip in strips(chunks, grid, drop) for batch in cutter.cut(strip))
         cut = stack.enter_context(read_ahead(ready, BATCHES_AHEAD))
+        engine = get_engine()  # while the first rows are read
+        blender = Blender(grid, engine.array)
         windows = stack.enter_context(closing(_score(engine, cut, cutter)))
         upcoming = next(windows, None)
         for row in grid.window_rows:
