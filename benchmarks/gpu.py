@@ -2,8 +2,7 @@
 
     python benchmarks/gpu.py [--side 10980] [--model landcover-6band] [--device cuda:0]
 
-Checks that the card gives the CPU's labels, that a run gives the same bytes twice, and that a network of one pixel is
-exact. Then times the network alone on resident chips against the floor of its arithmetic and its memory traffic, the
+Checks that the card gives the CPU's labels, and that a run gives the same bytes twice. Then times the network alone on resident chips against the floor of its arithmetic and its memory traffic, the
 decoding alone with all cores, and the whole command; tells how busy the card was; and lets the card run out of memory.
 With `--device cpu` the same script runs without a card, on a small scene, to see that it works.
 """
@@ -192,7 +191,8 @@ def memory(plan: Plan) -> None:
     free, _ = torch.cuda.mem_get_info(device)
     ballast = torch.empty(max(free - needed // 2, 0), dtype=torch.uint8, device=device)
     _drain(engine.run(itertools.repeat(batch, 2)))
-    row("windows at once, of 8, with half of the memory they need", str(engine._at_once or n), "fewer than 8", True)
+    at_once = engine._at_once or n
+    row("windows at once, of 8, with half of the memory they need", str(at_once), "fewer than 8", at_once < 8)
     del ballast
 
 
@@ -203,7 +203,8 @@ def busy(device: str | None) -> Iterator[list[float]]:
     over = threading.Event()
 
     def sample() -> None:
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        number = (device or "").partition(":")[2] or "0"
+        query = ["nvidia-smi", "-i", number, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while device and not over.wait(0.1):
             samples.append(float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]))
 

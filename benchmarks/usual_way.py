@@ -38,7 +38,7 @@ def main() -> None:
             image,
             roi_size=(args.tile, args.tile),
             sw_batch_size=1,
-            predictor=model.network.to(memory_format=torch.channels_last),
+            predictor=model.network,
             overlap=args.overlap / args.tile,
             mode="gaussian",
         )

@@ -102,8 +102,8 @@ class Cutter:
     """Cuts strips into batches of `size` chips.
 
     Which windows share a batch, and where in it they stand, follows from the scene's size alone, so that a region
-    comes out as in the whole map. A batch without a single wanted pixel is left out. Beyond the scene's far edges the
-    pixels of the window are reflected.
+    comes out as in the whole map. A batch is left out where no pixel of its columns is wanted. Beyond the scene's far
+    edges the pixels of the window are reflected.
     """
 
     def __init__(self, grid: Grid, size: int, bands: int, dtype: str) -> None:

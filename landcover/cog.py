@@ -26,6 +26,9 @@ ENCODER_CACHE = 128 << 20
 BLOCK = 512
 """Side of a block in pixels; the coarsest overview is not larger."""
 
+_PIECE = 8192
+"""Columns that are halved at a time."""
+
 _VRT_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 _OPTIONS = {
     "COMPRESS": "DEFLATE",
@@ -158,9 +161,12 @@ def _coarser(level: Level, number: int) -> Level:
             for lo, hi in level.groups(given, band):
                 count, offset = (hi - lo) * level.width, level.start(band, lo)
                 pixels = np.fromfile(level.raw, layer.dtype, count, offset=offset).reshape(hi - lo, level.width)
-                half = halve_mode(pixels) if layer.overviews == "mode" else halve_mean(pixels, layer.nodata)
+                pieces = [pixels[:, x : x + _PIECE] for x in range(0, level.width, _PIECE)]
+                half = [halve_mode(p) if layer.overviews == "mode" else halve_mean(p, layer.nodata) for p in pieces]
                 made.seek(coarse.start(band, lo // 2))
-                made.write(half.data)
+                made.write(np.concatenate(half, axis=1).data)
+        made.flush()
+        os.fsync(made.fileno())  # some file systems tell of holes where data are not on the disk yet
     return coarse
 
 

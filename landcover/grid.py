@@ -121,9 +121,9 @@ class Grid:
         return replace(self, region=replace(self.region, row0=row))
 
     def panels(self, most: int) -> list["Grid"]:
-        """Cut the region, from left to right, into panels of about equal width, of at most `most` window columns each.
+        """Cut the region, from left to right, into panels of about equal width, each at most `most` steps wide.
 
-        A panel is computed like any region: it shares a window column with the panel to its left.
+        A panel is computed like any region: it needs also the window columns to its left that reach into it.
         """
         cols, region = self.window_cols, self.region
         each = math.ceil(len(cols) / math.ceil(len(cols) / most))

@@ -81,8 +81,8 @@ class Run:
     def mark(self, panel: int, row: int) -> None:
         """Make what is written so far survive, and note in the journal how far that is, as in `Progress`."""
         progress = Progress(panel=panel, row=row, mapped=self._mapped)
-        if not self._written and row:
-            return  # what is empty is quickly done again
+        if (panel, row) == (self.progress.panel, self.progress.row) or (row and not self._written):
+            return  # nothing is finished by it; or what is empty, which is quickly done again
         self._written = False
         for file in self._files.values():
             file.sync()
@@ -125,8 +125,8 @@ class Run:
         other = [k for k in keys if self._facts.get(k) != entry.facts.get(k)]
         if other:
             raise OutputError(
-                f"{where}, but its {' and '.join(other)} {'were' if len(other) > 1 else 'was'} not as now; "
-                f"repeat the command with what it had then to go on, or {over}"
+                f"{where}, but not of this one: {', '.join(other)} {'differ' if len(other) > 1 else 'differs'}; "
+                f"repeat the command as it was to go on, or {over}"
             )
         return entry.progress
 

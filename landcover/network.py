@@ -152,6 +152,11 @@ class Scorer(nn.Module):
         return self.network(x).float().softmax(dim=1)
 
 
+def noise(bands: int, side: int) -> Tensor:
+    """A chip of noise, always the same, float32 (1, bands, side, side), to try a network on."""
+    return torch.rand(1, bands, side, side, generator=torch.Generator().manual_seed(0))
+
+
 def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
     """The same network with every batch normalisation that follows a convolution folded into its weights.
 
@@ -171,7 +176,9 @@ def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
         calls[module] += 1
         if isinstance(module, nn.Conv2d):
             made[id(result)] = module, result, result._version
-        elif id(given[0]) in made and made[id(given[0])][2] == given[0]._version:  # and no ReLU changed it in between
+        elif (
+            given and id(given[0]) in made and made[id(given[0])][2] == given[0]._version
+        ):  # and no ReLU changed it in between
             pairs.append((made[id(given[0])][0], module))
 
     hooks = [m.register_forward_hook(look) for m in names if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
@@ -183,7 +190,7 @@ def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
         if calls[conv] == calls[norm] == 1:
             folded.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
             folded.set_submodule(names[norm], nn.Identity())
-    return folded if _agree(folded, network, chip) else network
+    return folded if _agree(folded, network, chip) else copy.deepcopy(network)
 
 
 def merge_upsampling(network: nn.Module, chip: Tensor) -> nn.Module:

@@ -36,7 +36,7 @@ def publish(folder: Path, path: Path) -> None:
     for stale in {path.name + ".aux.xml", path.name + ".ovr", path.name + ".msk"} - set(side_cars):
         (path.parent / stale).unlink(missing_ok=True)
     for name in [*side_cars, path.name]:
-        with (folder / name).open("rb") as f:
+        with (folder / name).open("r+b") as f:
             os.fsync(f.fileno())
         (folder / name).replace(path.parent / name)
 

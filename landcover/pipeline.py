@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -13,13 +13,18 @@ _POLL_SECONDS = 0.1
 
 
 @contextmanager
-def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
+def read_ahead(items: Iterable[T], depth: int = 2, stop: threading.Event | None = None) -> Iterator[Iterator[T]]:
     """Produce items in a thread of their own, at most `depth` ahead of who takes them.
 
     An error of the producer is raised where the item is taken. Leaving the block ends the thread.
+
+    Args:
+        items: what is produced.
+        depth: how many items may wait.
+        stop: ends this thread and all others that share it, also one that waits for the items of another.
     """
     ready: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def produce() -> None:
         try:
@@ -35,7 +40,7 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
 
     def take() -> Iterator[T]:
         while True:
-            item, error = ready.get()
+            item, error = _get(ready, stop)
             if error is not None:
                 raise error
             if item is _END:
@@ -88,6 +93,20 @@ def write_behind(write: Callable[[T], None], depth: int = 2) -> Iterator[Callabl
         thread.join()
     if errors:
         raise errors[0]
+
+
+class StoppedError(Exception):
+    """Nothing more will come: the stage was told to stop."""
+
+
+def _get(source: queue.Queue, stop: threading.Event) -> Any:
+    """Take an item as soon as there is one; raises StoppedError if asked to stop before."""
+    while True:
+        try:
+            return source.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            if stop.is_set():
+                raise StoppedError from None
 
 
 def _put(target: queue.Queue, item: object, stop: threading.Event) -> bool:

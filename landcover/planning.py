@@ -19,7 +19,7 @@ from landcover.classmap import (
     SCORE_NODATA,
     SCORE_SCALE,
 )
-from landcover.cog import Layer
+from landcover.cog import BLOCK, ENCODER_CACHE, Layer
 from landcover.engines import EngineChoice, choose_engine
 from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
@@ -196,12 +196,13 @@ class Plan:
     @cached_property
     def panels(self) -> list[Grid]:
         """The parts of the region that are mapped one after the other, from left to right, each from top to bottom."""
-        most = len(self.grid.window_cols)
-        while (
-            most > 1 and sum(self._memory_by_width(most * self.grid.cols.step + self._overlap).values()) > PANEL_BYTES
-        ):
-            most -= 1
-        return self.grid.panels(most)
+        fixed = sum(self._memory_by_width(0).values())  # what a narrower panel would not save
+        for most in range(len(self.grid.window_cols), 1, -1):
+            panels = self.grid.panels(most)
+            widest = max(panel.read_box.width for panel in panels)
+            if sum(self._memory_by_width(widest).values()) - fixed <= PANEL_BYTES:
+                return panels
+        return self.grid.panels(1)
 
     @property
     def work(self) -> float:
@@ -234,6 +235,7 @@ class Plan:
             "scores": 2 * n * height * width * classes * 4,
             "windows to be written": height * width * (outputs * (WRITE_BEHIND + 2) + 8 * classes),
             "network": self._network_bytes(),
+            "encoding": ENCODER_CACHE + 2 * BLOCK * self.grid.region.width * (2 if options.scores is not None else 1),
         }
 
     @cached_property

@@ -1,5 +1,6 @@
 """A scene → a class map: rows are read ahead, scored in windows, blended, classified and written behind."""
 
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -133,10 +134,11 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
         pixels.give_back(chunk.dn)
         valid.give_back(chunk.valid)
 
+    stop = threading.Event()
     with ExitStack() as stack:
-        chunks = stack.enter_context(read_ahead(_read(plan, under, pixels, valid), plan.chunks_ahead))
+        chunks = stack.enter_context(read_ahead(_read(plan, under, pixels, valid), plan.chunks_ahead, stop))
         ready = (batch for strip in strips(chunks, grid, drop) for batch in cutter.cut(strip))
-        cut = stack.enter_context(read_ahead(ready, BATCHES_AHEAD))
+        cut = stack.enter_context(read_ahead(ready, BATCHES_AHEAD, stop))
         engine = get_engine()  # while the first rows are read
         blender = Blender(grid, engine.array)
         windows = stack.enter_context(closing(_score(engine, cut, cutter)))
@@ -152,8 +154,8 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
                 if box:
                     yield _classify(plan, engine, box, upcoming, grid.within(box, row, col))
                 upcoming = next(windows, None)
-            _, stop = grid.completed_rows(row)
-            yield Mark(panel, stop if stop < grid.region.row1 else None)
+            _, below = grid.completed_rows(row)
+            yield Mark(panel, below if below < grid.region.row1 else None)
 
 
 def _read(plan: Plan, box: Box, pixels: Pool, valid: Pool) -> Iterator[Chunk]:

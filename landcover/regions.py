@@ -6,13 +6,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import shapely
 from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
-from shapely import MultiPoint, STRtree
+from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
 from landcover.errors import ConfigError, SceneError
@@ -33,17 +34,22 @@ class Area:
 
     def mask(self, box: Box) -> np.ndarray:
         """Pixels of a box whose centre lies in the area; bool (rows, cols), True = inside."""
-        place = self.transform @ Affine.translation(box.col0, box.row0)
-        corners = [place @ corner for corner in ((0, 0), (box.width, 0), (0, box.height), (box.width, box.height))]
-        near = self._tree.query(MultiPoint(corners).envelope)
+        near = self._tree.query(shapely.box(box.col0, box.row0, box.col1, box.row1))
         if not len(near):
             return np.zeros((box.height, box.width), bool)
-        polygons = [self.polygons[i] for i in near]
+        place = Affine.translation(box.col0, box.row0)
+        polygons = self._tree.geometries[near]
         return rasterize(polygons, (box.height, box.width), transform=place, fill=0, dtype="uint8").view(bool)
 
     @cached_property
     def _tree(self) -> STRtree:
-        return STRtree(self.polygons)
+        """The polygons in pixels of the scene, from whose corner whole numbers are taken off exactly for any box."""
+        to_pixels = ~self.transform
+
+        def pixels(points: np.ndarray) -> np.ndarray:
+            return np.stack(to_pixels @ (points[:, 0], points[:, 1]), axis=1)
+
+        return STRtree([shapely.transform(polygon, pixels) for polygon in self.polygons])
 
     @cached_property
     def sha256(self) -> str:

@@ -74,8 +74,12 @@ class Scene:
     @contextmanager
     def open(self, width: int) -> Iterator["SceneReader"]:
         """Open the files, to be read from top to bottom in rows of `width` pixels."""
+        options = gdal_options()
+        if any(_REMOTE.search(path) for path in self.paths):
+            options["GDAL_NUM_THREADS"] = "1"  # with more, GDAL takes stale bytes for those that a server did not send
+            options["CPL_VSIL_CURL_NON_CACHED"] = "/vsi"  # so that a file opened anew does not find half an answer
         with (
-            rasterio.Env(**gdal_options(), GDAL_CACHEMAX=self.cache_bytes(width)),
+            rasterio.Env(**options, GDAL_CACHEMAX=self.cache_bytes(width)),
             closing(SceneReader(self)) as reader,
         ):
             yield reader
@@ -120,9 +124,9 @@ class SceneReader:
             files = self._files = {path: scene.open_file(path, stack) for path, stack in self._stacks.items()}
             opened.pop_all()
         self._covered = [_covered(scene, file) for file in files.values() if isinstance(file, WarpedVRT)]
-        self._may_be_sparse = all(
-            isinstance(file, rasterio.DatasetReader) and file.driver in ("GTiff", "COG") for file in files.values()
-        ) and all(b.nodata == 0 or files[b.source.path].nodata is not None for b in scene.bands)
+        self._may_be_sparse = all(_tells_its_blocks(path, file) for path, file in files.items()) and all(
+            b.nodata == 0 or files[b.source.path].nodata is not None for b in scene.bands
+        )
 
     def close(self) -> None:
         for stack in self._stacks.values():
@@ -180,7 +184,7 @@ class SceneReader:
             places = [i for i, b in enumerate(scene.bands) if b.source.path == path]
             indexes = [scene.bands[i].source.index for i in places]
             whole = places == list(range(len(dn)))
-            pixels = dn if whole else np.empty_like(dn[places])
+            pixels = dn if whole else np.empty((len(places), *dn.shape[1:]), dn.dtype)
             hidden = self._read_file(path, indexes, window, pixels)
             if not whole:
                 dn[places] = pixels
@@ -206,8 +210,7 @@ class SceneReader:
                     self._stacks[path].close()
                     self._files[path] = self._scene.open_file(path, self._stacks[path])
                 file = self._files[path]
-                with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and so nodata
-                    file.read(bands, window=window, out=out)
+                file.read(bands, window=window, out=out)  # float64 beyond float32 becomes infinite, and so nodata
                 return _read_mask(file, bands, window, self._scene.spectral_alpha)
             except (RasterioError, SceneError) as e:
                 if attempt == again:
@@ -234,6 +237,15 @@ class SceneReader:
             missing |= ~finite.all(axis=0)
             dn[~finite] = 0
         return missing
+
+
+def _tells_its_blocks(path: str, file: rasterio.DatasetReader | WarpedVRT) -> bool:
+    """Whether it can be told, and trusted, which blocks of a file were written.
+
+    GDAL shows some strips as more blocks than there are, and what a server did not send as blocks that are not there.
+    """
+    tiff = isinstance(file, rasterio.DatasetReader) and file.driver in ("GTiff", "COG")
+    return tiff and bool(file.profile["tiled"]) and not _REMOTE.search(path)
 
 
 def open_scene(

@@ -2,20 +2,23 @@
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
+from shapely import Polygon
 
 from landcover.errors import SceneError
-from landcover.grid import TILE_SIZE
+from landcover.grid import TILE_SIZE, Box
 from landcover.models import Model, init_model
 from landcover.planning import PANEL_BYTES, Options, make_plan
 from landcover.prediction import map_scene, predict
+from landcover.regions import Area
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -61,7 +64,9 @@ def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, 
     height, width = data.draw(st.integers(20, 500)), data.draw(st.integers(20, 150))
     row0, col0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     row1, col1 = data.draw(st.integers(row0 + 1, height)), data.draw(st.integers(col0 + 1, width))
-    scene = write_scene(tmp_path / "scene.tif", digital_numbers(height, width))
+    pixels = with_holes(height, width)
+    assume(pixels[:, row0:row1, col0:col1].any())
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
     how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True, "tile_size": 48, "overlap": 16}
     how["batch_size"] = data.draw(st.integers(1, 4))
     predict(scene, tmp_path / "whole.tif", **how)
@@ -74,14 +79,27 @@ def test_a_region_equals_the_crop_of_the_whole_map(tmp_path: Path, unet: Model, 
         assert part.transform.almost_equals(UTM @ Affine.translation(col0, row0))
 
 
-@given(st.integers(20, 200), st.integers(1, 4), st.sampled_from([16, 32]), st.integers(1, 3))
+def with_holes(height: int, width: int) -> np.ndarray:
+    """Pixels with nodata here and there, and a whole corner of it, so that some windows are empty."""
+    pixels = digital_numbers(height, width)
+    pixels[:, np.random.default_rng(1).random((height, width)) < 0.1] = 0
+    pixels[:, height // 3 :, : width * 2 // 3] = 0
+    pixels[:, 0, -1] = 99
+    return pixels
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@given(st.integers(20, 200), st.integers(1, 4), st.sampled_from([16, 32]), st.integers(1, 3), st.booleans())
+@settings(max_examples=20)
 def test_panels_change_nothing(
-    tmp_path: Path, unet: Model, width: int, most: int, overlap: int, batch_size: int
+    tmp_path: Path, unet: Model, engine: str, width: int, most: int, overlap: int, batch_size: int, aoi: bool
 ) -> None:
     """A scene so wide that it is mapped in several panels gives the same bytes."""
-    scene = write_scene(tmp_path / "scene.tif", digital_numbers(70, width))
-    how = {"model": unet, "engine": "torch", "allow_untrained": True, "overwrite": True, "tile_size": 48}
-    how |= {"overlap": overlap, "batch_size": batch_size, "confidence": tmp_path / "confidence.tif"}
+    scene = write_scene(tmp_path / "scene.tif", with_holes(70, width), nodata=0)
+    how = {"model": unet, "engine": engine, "device": "cpu", "allow_untrained": True, "overwrite": True}
+    how |= {"tile_size": 48, "overlap": overlap, "batch_size": batch_size, "confidence": tmp_path / "confidence.tif"}
+    if aoi:
+        how["aoi"] = triangle(tmp_path / "aoi.geojson", width)
     plan = make_plan(Options(scene, tmp_path / "map.tif", **how))
     for _ in map_scene(plan):
         pass
@@ -103,6 +121,35 @@ def test_a_wide_scene_is_mapped_in_panels_that_keep_to_their_bound(tmp_path: Pat
         grown = sum(memory[name] for name in ("rows of the scene", "decoded blocks", "sums of scores"))
         assert grown <= PANEL_BYTES
         assert (len(plan.panels) > 1) == (width == 200_000)
+
+
+def triangle(path: Path, width: int) -> Path:
+    """An area of interest whose edges pass through the centres of pixels, the upper right half of a scene."""
+    corners = [UTM @ (col + 0.5, row + 0.5) for col, row in ((0, 0), (width - 1, 0), (width - 1, 69))]
+    geopandas.GeoSeries([Polygon(corners)], crs="EPSG:32633").to_file(path)
+    return path
+
+
+@given(st.integers(0, 60), st.integers(1, 40), st.integers(0, 99))
+def test_an_area_is_the_same_whatever_box_it_is_asked_for(row: int, rows: int, seed: int) -> None:
+    """Also where its edges pass through the centres of pixels, and pixels are no round numbers."""
+    transform = Affine(1e-4, 0, 11.1, 0, -1e-4, 48.3)
+    points = np.random.default_rng(seed).integers(0, 100, (4, 2)) + 0.5
+    polygon = Polygon([transform @ tuple(p) for p in points]).buffer(0)
+    assume(not polygon.is_empty)
+    area = Area((polygon,), transform)
+    whole = area.mask(Box(0, 100, 0, 100))
+    np.testing.assert_array_equal(area.mask(Box(row, row + rows, 30, 90)), whole[row : row + rows, 30:90])
+
+
+@pytest.mark.parametrize("compress", ["none", "deflate", "lzw", "packbits"])
+def test_scenes_in_one_strip(tmp_path: Path, pointwise: Model, compress: str) -> None:
+    """GDAL shows such a strip as many blocks, of which only the first is told to be stored."""
+    pixels = (digital_numbers(300, 200) % 250 + 1).astype("uint8")
+    pixels[:, 40:60] = 0
+    write_scene(tmp_path / "scene.tif", pixels, nodata=0, blockysize=300, compress=compress, interleave="pixel")
+    predict(tmp_path / "scene.tif", tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, pixels.any(axis=0)))
 
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])

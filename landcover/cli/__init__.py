@@ -70,14 +70,16 @@ def _interruptible() -> Iterator[None]:
         return
     before = {sign: signal.signal(sign, _interrupt) for sign in (signal.SIGINT, signal.SIGTERM)}
     signals, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(wakeup, False)
+    listened = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     left = threading.Event()
 
     def watch() -> None:
-        if os.read(signals, 1) and not left.wait(PATIENCE_SECONDS):
-            fail(_STOPPED)
-            os._exit(INTERRUPTED)
+        while received := os.read(signals, 1):
+            if received[0] in before and not left.wait(PATIENCE_SECONDS):
+                fail(_STOPPED)
+                os._exit(INTERRUPTED)
         os.close(signals)
 
     threading.Thread(target=watch, name="interrupts", daemon=True).start()
@@ -85,7 +87,7 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         left.set()
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(listened)
         os.close(wakeup)
         for sign, handler in before.items():
             if signal.getsignal(sign) is _interrupt:

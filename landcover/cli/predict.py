@@ -98,17 +98,18 @@ def _run(plan: "Plan") -> float:
     say(f"Mapping with {plan.model.spec.name}, {plan.choice}")
     began = time.perf_counter()
     pixels = plan.grid.region.height * plan.grid.region.width
-    try:
-        with closing(map_scene(plan)) as done:
-            before = next(done)
-            if before:
-                say(f"Going on from {before / pixels:.0%}, which an earlier run had finished")
+    with closing(map_scene(plan)) as done:
+        before = next(done)
+        if before:
+            say(f"Going on from {before / pixels:.0%}, which an earlier run had finished")
+        try:
             for _ in progress(done, pixels, "Mapping"):
                 pass
-    except BaseException:
-        if kept := finished_part(Path(plan.options.out)):
-            say(f"What is finished is kept in {kept}: the same command goes on from there")
-        raise
+        except BaseException:
+            done.close()
+            if kept := finished_part(Path(plan.options.out)):
+                say(f"What is finished is kept in {kept}: the same command goes on from there")
+            raise
     seconds = time.perf_counter() - began
     rate = (pixels - before) / seconds / 1e6
     say(f"Wrote {', '.join(str(layer.path) for layer in plan.layers.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")

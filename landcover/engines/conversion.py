@@ -102,7 +102,7 @@ def _convert_apart(model: "Model", shape: tuple[int, ...], key: str) -> None:
     """
     given = json.dumps([str(model.folder), shape, key]).encode()
     with contextlib.suppress(OSError):
-        subprocess.run([sys.executable, "-c", _CHILD], input=given, capture_output=True, check=False)
+        subprocess.run([sys.executable, "-P", "-c", _CHILD], input=given, capture_output=True, check=False)
 
 
 def _read(folder: Path) -> Any:
@@ -111,7 +111,8 @@ def _read(folder: Path) -> Any:
 
     with contextlib.suppress(RuntimeError, OSError):
         graph = ov.Core().read_model(folder / "graph.xml")
-        folder.touch()
+        with contextlib.suppress(OSError):  # a cache that cannot be written is of use all the same
+            folder.touch()
         return graph
     return None
 
@@ -144,10 +145,10 @@ def _convert(model: "Model", shape: tuple[int, ...]) -> Any:
     import openvino as ov
     import torch
 
-    from landcover.network import merge_upsampling
+    from landcover.network import merge_upsampling, noise
 
     bands, *size = shape
-    small = torch.rand(1, bands, 2 * model.stride, 2 * model.stride)
+    small = noise(bands, 2 * model.stride)
     network = merge_upsampling(model.network, small)
     example = torch.zeros(1, bands, *size) if size else torch.cat([small, small], dim=3)
     with warnings.catch_warnings():

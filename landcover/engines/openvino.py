@@ -51,9 +51,9 @@ class OpenVINOEngine:
                 request.start_async([batch.dn, batch.valid], share_inputs=True)
                 running.append((batch, request))
                 if len(running) == 2:
-                    yield _scored(*running.popleft())
+                    yield _scored(running)
             while running:
-                yield _scored(*running.popleft())
+                yield _scored(running)
         finally:
             for _, request in running:
                 request.cancel()
@@ -70,7 +70,10 @@ class OpenVINOEngine:
         return best(scores)
 
 
-def _scored(batch: Batch, request: Any) -> tuple[Batch, np.ndarray]:
+def _scored(running: deque[tuple[Batch, Any]]) -> tuple[Batch, np.ndarray]:
+    """Wait for the request that began first; it counts as running until it is done."""
+    batch, request = running[0]
     while not request.wait_for(_POLL_MS):
         pass
+    running.popleft()
     return batch, request.get_output_tensor(0).data

@@ -10,7 +10,7 @@ import torch
 
 from landcover.chips import Batch
 from landcover.errors import DeviceError
-from landcover.network import Scorer, fold_batch_norms
+from landcover.network import Scorer, fold_batch_norms, noise
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class TorchEngine:
         if self._device.type == "cuda":  # the same bits every time, and f32 that is f32
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-            network = fold_batch_norms(
-                network, torch.rand(1, len(model.spec.bands), 2 * model.stride, 2 * model.stride)
-            )
+            network = fold_batch_norms(network, noise(len(model.spec.bands), 2 * model.stride))
             self._copying, self._using = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
         scorer = Scorer(network, torch.from_numpy(scaling.gain), torch.from_numpy(scaling.bias))
         self._scorer = scorer.to(self._device).to(memory_format=torch.channels_last).eval()

@@ -82,11 +82,12 @@ class Server:
         self._http.server_close()
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
+@pytest.fixture(params=["deflate", "none"])
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Stale bytes can be decoded where nothing is compressed."""
     (tmp_path / "local").mkdir()
     plain = write_scene(tmp_path / "plain.tif", digital_numbers(1100, 900), nodata=0)
-    rasterio.shutil.copy(plain, tmp_path / "local" / "scene.tif", driver="COG", compress="deflate")
+    rasterio.shutil.copy(plain, tmp_path / "local" / "scene.tif", driver="COG", compress=request.param)
     return tmp_path / "local" / "scene.tif"
 
 

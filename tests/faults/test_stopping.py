@@ -22,7 +22,7 @@ from landcover.planning import Options, make_plan
 from landcover.prediction import map_scene, predict
 from tests.commands import tree
 from tests.faults.runs import command, run, start
-from tests.scenes import digital_numbers, read_map, write_scene
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 KILLS = 20
 
@@ -178,9 +178,9 @@ def again(folder: Path, model: Model, **changed) -> Path:
 
 
 def test_another_configuration_is_refused(stopped: Path, pointwise: Model) -> None:
-    with pytest.raises(OutputError, match=r"its windows was not as now.*--no-resume"):
+    with pytest.raises(OutputError, match=r"not of this one: windows differs.*--no-resume"):
         again(stopped, pointwise, overlap=16)
-    with pytest.raises(OutputError, match=r"its outputs was not"):
+    with pytest.raises(OutputError, match=r"outputs differs"):
         again(stopped, pointwise, confidence=stopped / "c.tif")
     assert tree(stopped) >= {".map.tif.work/journal.json", ".map.tif.work/rows.raw"}
     again(stopped, pointwise)
@@ -189,7 +189,7 @@ def test_another_configuration_is_refused(stopped: Path, pointwise: Model) -> No
 
 def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> None:
     other = write_scene(stopped / "scene.tif", digital_numbers(700, 700, seed=9))
-    with pytest.raises(OutputError, match="its scene was not as now"):
+    with pytest.raises(OutputError, match="scene differs"):
         again(stopped, pointwise)
     again(stopped, pointwise, resume=False)
     predict(other, stopped / "fresh.tif", model=pointwise, **HOW)
@@ -230,6 +230,17 @@ def test_rows_that_are_gone_are_noticed(stopped: Path, pointwise: Model, change)
     change(stopped / ".map.tif.work" / "rows.raw")
     with pytest.raises(OutputError, match=r"lacks the finished rows.*--no-resume"):
         again(stopped, pointwise)
+
+
+def test_nothing_is_kept_where_nothing_is_finished(tmp_path: Path, scene: Path, pointwise: Model) -> None:
+    """The first row of windows ends above the box."""
+    (left, top), (right, bottom) = UTM @ (0, 60), UTM @ (700, 170)
+    box = (left, bottom, right, top)
+    run = map_scene(make_plan(Options(scene, tmp_path / "map.tif", pointwise, bbox=box, **HOW)))
+    for _ in range(4):
+        next(run)
+    run.close()
+    assert tree(tmp_path) == set()
 
 
 def test_a_scene_without_a_valid_pixel_leaves_nothing(tmp_path: Path, pointwise: Model) -> None:
