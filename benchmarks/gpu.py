@@ -4,8 +4,8 @@
 
 Checks that the card gives the CPU's labels, and that a run gives the same bytes twice. Then times the network alone on
 resident chips against the floor of its arithmetic and its memory traffic, the decoding alone with all cores, and the
-whole command; tells how busy the card was; and lets the card run out of memory. With `--device cpu` the same script runs
-without a card, on a small scene, to see that it works.
+whole command; tells how busy the card was; and lets the card run out of memory. With `--device cpu` the same script
+runs without a card, on a small scene, to see that it works.
 """
 
 import argparse

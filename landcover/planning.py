@@ -38,7 +38,7 @@ BATCHES_AHEAD = 1
 WRITE_BEHIND = 2
 """Finished windows that wait for the writer."""
 
-PANEL_BYTES = 1 << 30
+PANEL_BYTES = 800 << 20
 """Bound of the memory that grows with the width; a wider scene is mapped in panels, one after the other."""
 
 
@@ -134,8 +134,8 @@ class Plan:
 
     @property
     def chunks_ahead(self) -> int:
-        """How many chunks of the scene are read ahead: one row of windows."""
-        return math.ceil(self.grid.rows.step / CHUNK_ROWS)
+        """How many chunks of the scene are read ahead: half a row of windows."""
+        return math.ceil(self.grid.rows.step / CHUNK_ROWS / 2)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:

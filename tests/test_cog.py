@@ -10,7 +10,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landcover.cog import BLOCK, Layer, encode, halve_mean, halve_mode
+from landcover.cog import BLOCK, Layer, Level, encode, halve_mean, halve_mode
 from landcover.specs import load_legend
 
 
@@ -63,6 +63,10 @@ def test_what_was_written_and_nothing_else(tmp_path: Path, filled: tuple[int, in
         for y in range(row, row + tall):
             file.seek(y * width)
             file.write(pixels[y].data)
+    with raw.open("rb") as file:
+        groups = list(Level(layer(raw, height, width), raw, height, width).groups(file, 0))
+    touched = [(lo, min(lo + BLOCK, height)) for lo in range(0, height, BLOCK) if row < lo + BLOCK and row + tall > lo]
+    assert groups == touched, "only these are looked at; a file system that tells of no holes would show all"
     (tmp_path / "done").mkdir()
     encode(layer(tmp_path / "map.tif", height, width), raw, tmp_path / "done")
     with rasterio.open(tmp_path / "done" / "map.tif") as file:
