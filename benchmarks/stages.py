@@ -9,6 +9,7 @@ program around it: the network on as many pixels as the map has, decoding every 
 import argparse
 import itertools
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +168,8 @@ def _write(plan: Plan) -> tuple[Taken, Taken]:
     prediction.predict(plan.options.scene, made, precision=plan.choice.precision)
     with rasterio.open(made) as file:
         pixels = file.read(1)
-    with open_run(plan.layers) as run:
+    with ExitStack() as stack:
+        run = stack.enter_context(open_run(plan.layers))
 
         def write() -> None:
             for row, col in itertools.product(plan.grid.window_rows, plan.grid.window_cols):
@@ -178,7 +180,7 @@ def _write(plan: Plan) -> tuple[Taken, Taken]:
                     run.mark(0, box.row0)
 
         written = timed(write)
-        return written, timed(run.finish)
+        return written, timed(stack.close)
 
 
 if __name__ == "__main__":
