@@ -1,26 +1,33 @@
-"""Score a model on every labelled scene, whole, and print a table.
+"""Score models on every labelled scene, whole, and print a table for each.
 
-    python benchmarks/evaluate.py landcover/embedded/landcover-6band
+    python benchmarks/evaluate.py landcover-6band my-model
 
-Amazon and Buffalo have hand-drawn polygons, the Spanish flood a hand-drawn water mask. `--agreement` adds the scenes
-whose reference is itself a map, Google's Dynamic World: a score against it is agreement, not accuracy.
+Amazon and Buffalo have hand-drawn polygons, the Spanish flood a hand-drawn water mask, Maryland a map drawn at one
+metre. Scenes of 10 m are also scored with air that imitates the top of the atmosphere laid over them, averaged to
+30 m, and both. `--agreement` adds the scenes whose reference is itself a map, Google's Dynamic World.
 """
 
 import argparse
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import torch
-from packs import BANDS, CLASSES, DATA, DN_SCALE, confusion, f1_scores, overall_accuracy, to_network
-from torch import Tensor, nn
+from torch import nn
 
-from landcover.models import load_model
-from landcover.scaling import Scaling, make_scaling
+from landcover.accuracy import confusion, figures
+from landcover.models import Model, load_model
+from landcover.scaling import make_scaling
 
-BAND_OF = {"B2": "blue", "B3": "green", "B4": "red", "B8": "nir", "B11": "swir16", "B12": "swir22"}
-STRIDE = 32
+DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+CLASSES = ("forest", "water", "urban", "other")
+SENTINEL2 = {"B2": "blue", "B3": "green", "B4": "red", "B8": "nir", "B11": "swir16", "B12": "swir22"}
+WAVELENGTHS = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.85, "swir16": 1.61, "swir22": 2.20}
+HAZE, STEEPNESS, GAIN = 0.08, 4.0, 0.95
+"""Of the air: reflectance added at the blue band, how it falls with wavelength, and what is lost of the ground's."""
 
 
 @dataclass(frozen=True)
@@ -31,128 +38,164 @@ class Scene:
         title: what the table calls it.
         image, reference: paths in the data folder.
         band: of the reference, from 1.
+        scale: reflectance = number * scale.
+        bands: common names in file order; empty where the file names them as Sentinel-2 does.
         water_only: the reference says 1 = water, 0 = not, −1 = unknown.
+        vary: score it through air and at 30 m too.
     """
 
     title: str
     image: str
     reference: str
     band: int = 1
+    scale: float = 1e-4
+    bands: tuple[str, ...] = ()
     water_only: bool = False
+    vary: bool = False
 
 
 LABELLED = (
-    Scene("Amazon, Sentinel-2 L2A", "s2_amazon/scene.tif", "s2_amazon/labels.tif"),
-    Scene("Buffalo, Sentinel-2 L2A", "s2_buffalo/scene.tif", "s2_buffalo/labels.tif"),
+    Scene("Amazon, L2A", "s2_amazon/scene.tif", "s2_amazon/labels.tif", vary=True),
+    Scene("Buffalo, L2A", "s2_buffalo/scene.tif", "s2_buffalo/labels.tif", vary=True),
     Scene(
-        "Spain flood, Sentinel-2 L1C, water only",
+        "Spain flood, L1C, water",
         "s2_spain_flood/Spain_7370579_S2Hand.tif",
         "s2_spain_flood/Spain_7370579_LabelHand.tif",
         water_only=True,
     ),
 )
 AGREEMENT = (
+    Scene("Eastern Shore, L1C, Dynamic World", "s2_eastern_shore/scene.tif", "s2_eastern_shore/dynamic_world.tif", 2),
+    Scene("Duebendorf, L2A, Dynamic World", "s2_duebendorf/scene.tif", "s2_duebendorf/dynamic_world.tif", 2),
+)
+AERIAL = (
     Scene(
-        "Eastern Shore, L1C, Dynamic World",
-        "s2_eastern_shore/scene.tif",
-        "s2_eastern_shore/dynamic_world.tif",
-        band=2,
+        "Maryland, NAIP 1 m",
+        "naip_md_1m/image.tif",
+        "naip_md_1m/labels.tif",
+        scale=1 / 255,
+        bands=("red", "green", "blue", "nir"),
     ),
-    Scene(
-        "Spain flood, L1C, Dynamic World",
-        "s2_spain_flood/Spain_7370579_S2Hand.tif",
-        "s2_spain_flood/Spain_7370579_S2Hand_dw_class.tif",
-        band=2,
-    ),
-    Scene("Duebendorf, L2A, Dynamic World", "s2_duebendorf/scene.tif", "s2_duebendorf/dynamic_world.tif", band=2),
 )
 
-
-def evaluate_scenes(
-    network: nn.Module, scaling: Scaling, data: Path, scenes: tuple[Scene, ...] = LABELLED
-) -> dict[str, np.ndarray]:
-    """The confusion matrix of each scene that is there, by its title."""
-    network.eval()
-    return {s.title: score_scene(network, scaling, s, data) for s in scenes if (data / s.image).is_file()}
+Pixels = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""reflectance float32 (bands, height, width), valid bool (height, width), reference 0 to 4 (height, width)."""
 
 
-def score_scene(network: nn.Module, scaling: Scaling, scene: Scene, data: Path) -> np.ndarray:
-    """Map one scene whole; returns the confusion matrix, int64 (4, 4), or (2, 2), water first, if water only."""
-    dn, valid = read_scene(data / scene.image)
-    predicted = classify(network, to_network(dn[None], valid[None], scaling))[0]
+def evaluate(model: Model, data: Path, scenes: tuple[Scene, ...]) -> dict[str, dict[str, float]]:
+    """Figures of a model on each scene that is there and that it has the bands for, by title."""
+    found = {}
+    for scene in scenes:
+        if not (data / scene.image).is_file():
+            continue
+        for how, pixels in variants(read_scene(data, scene, model.spec.bands), model.spec.bands, vary=scene.vary):
+            counts = score(model, pixels, water_only=scene.water_only)
+            names = ("water", "not_water") if scene.water_only else CLASSES
+            found[scene.title + how] = figures(counts, names)
+    return found
+
+
+def read_scene(data: Path, scene: Scene, bands: tuple[str, ...]) -> Pixels:
+    with rasterio.open(data / scene.image) as r:
+        names = scene.bands or [SENTINEL2.get((d or "").replace("B0", "B"), "") for d in r.descriptions]
+        dn = r.read([list(names).index(b) + 1 for b in bands]).astype(np.float32)
+        valid = (dn != (0 if r.nodata is None else r.nodata)).any(axis=0)
     with rasterio.open(data / scene.reference) as r:
-        reference = torch.from_numpy(r.read(scene.band).astype(np.int16))
-    if not scene.water_only:
-        return confusion(reference * valid, predicted)
-    water = CLASSES.index("water") + 1
-    counts = confusion((reference >= 0) * valid * (2 - reference), torch.where(predicted == water, 1, 2))
-    return counts[:2, :2]
+        reference = r.read(scene.band).astype(np.int16)
+    if scene.water_only:  # 1 water, 2 not
+        reference = np.where(reference >= 0, 2 - reference, 0)
+    return dn * scene.scale, valid, reference * valid
 
 
-def read_scene(path: Path) -> tuple[Tensor, Tensor]:
-    """Read the six bands of a scene by their names; returns dn int16 (6, H, W) and valid bool (H, W)."""
-    with rasterio.open(path) as r:
-        names = [BAND_OF.get((d or "").replace("B0", "B")) for d in r.descriptions]
-        dn = r.read([names.index(b) + 1 for b in BANDS]).astype(np.int32)
-        missing = 0 if r.nodata is None else r.nodata
-    return torch.from_numpy(dn), torch.from_numpy((dn != missing).all(0))
+def variants(pixels: Pixels, bands: tuple[str, ...], *, vary: bool) -> Iterator[tuple[str, Pixels]]:
+    """A scene as it is, and through air, averaged to a third, and both."""
+    yield "", pixels
+    if vary:
+        yield ", through air", through_air(pixels, bands)
+        yield ", at 30 m", averaged(pixels)
+        yield ", through air, at 30 m", averaged(through_air(pixels, bands))
+
+
+def through_air(pixels: Pixels, bands: tuple[str, ...]) -> Pixels:
+    """The scene as it may look from the top of the atmosphere."""
+    waves = np.array([WAVELENGTHS[b] for b in bands], np.float32)[:, None, None]
+    haze = HAZE * (waves / WAVELENGTHS["blue"]) ** -STEEPNESS
+    return pixels[0] * GAIN * (1 - haze) + haze, *pixels[1:]
+
+
+def averaged(pixels: Pixels, factor: int = 3) -> Pixels:
+    """The scene at a third of its resolution; a label is kept where more than half of the nine pixels have it."""
+    reflectance, valid, reference = pixels
+    height, width = (side // factor for side in valid.shape)
+
+    def blocks(x: np.ndarray) -> np.ndarray:
+        x = x[..., : height * factor, : width * factor]
+        return x.reshape(*x.shape[:-2], height, factor, width, factor).swapaxes(-3, -2)
+
+    labels = blocks(reference).reshape(height, width, -1)
+    votes = np.stack([(labels == k).sum(axis=-1) for k in range(1, len(CLASSES) + 1)])
+    majority = np.where(votes.max(axis=0) > factor * factor // 2, votes.argmax(axis=0) + 1, 0)
+    return blocks(reflectance).mean(axis=(-2, -1)), blocks(valid).all(axis=(-2, -1)), majority
 
 
 @torch.inference_mode()
-def classify(network: nn.Module, x: Tensor) -> Tensor:
-    """The class 1 to 4 of each pixel, (N, H, W), of x (N, bands, H, W) mirrored at its far edges to the stride."""
-    height, width = x.shape[-2:]
-    far = (0, -width % STRIDE, 0, -height % STRIDE)
-    padded = nn.functional.pad(x, far, mode="reflect")
-    return network(padded)[..., :height, :width].argmax(1) + 1
+def score(model: Model, pixels: Pixels, *, water_only: bool = False) -> np.ndarray:
+    """The confusion matrix of a model on a scene, whole, mirrored at its far edges to the network's stride."""
+    reflectance, valid, reference = pixels
+    stats = model.spec.stats
+    scaling = make_scaling(1.0, 0.0, [s.mean for s in stats], [s.stddev for s in stats])
+    x = torch.from_numpy(scaling(reflectance, valid))[None]
+    height, width = valid.shape
+    far = (0, -width % model.stride, 0, -height % model.stride)
+    logits = model.network(nn.functional.pad(x, far, mode="reflect"))[0, :, :height, :width]
+    predicted = logits.argmax(dim=0).numpy() + 1
+    if not water_only:
+        return confusion(reference * valid, predicted, len(CLASSES))
+    return confusion(reference, np.where(predicted == CLASSES.index("water") + 1, 1, 2), 2)
 
 
-def figures(scores: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Overall accuracy, macro-F1 and F1 of each class, to three digits, by scene."""
-    out = {}
-    for title, counts in scores.items():
-        f1 = f1_scores(counts)
-        row = {"pixels": int(counts.sum()), "overall_accuracy": overall_accuracy(counts)}
-        if len(counts) == len(CLASSES):
-            row |= {"macro_f1": np.nanmean(f1), **{f"f1_{c}": f for c, f in zip(CLASSES, f1, strict=True)}}
-        else:
-            row["f1_water"] = f1[0]
-        out[title] = {k: round(float(v), 3) if k != "pixels" else v for k, v in row.items()}
-    return out
+def score_pack(model: Model, path: Path) -> np.ndarray:
+    """The confusion matrix over all chips of a pack."""
+    counts = np.zeros((len(CLASSES),) * 2, np.int64)
+    with np.load(path, allow_pickle=False) as z:
+        order = [list(WAVELENGTHS).index(b) for b in model.spec.bands]
+        for image, clear, labels in zip(z["images"], z["clear"], z["labels"], strict=True):
+            counts += score(model, (image[order] * np.float32(1e-4), clear, labels))
+    return counts
 
 
-def print_table(scores: dict[str, np.ndarray]) -> None:
-    """Print the figures as a Markdown table."""
+def print_table(found: dict[str, dict[str, float]]) -> None:
+    """Print figures as a Markdown table."""
     columns = ("pixels", "overall_accuracy", "macro_f1", *(f"f1_{c}" for c in CLASSES))
     print("| scene | pixels | overall accuracy | macro-F1 |", " | ".join(f"F1 {c}" for c in CLASSES), "|")
     print("|---|" + "---:|" * len(columns))
-    for title, row in figures(scores).items():
-        print(f"| {title} |", " | ".join(_cell(row.get(c)) for c in columns), "|")
-
-
-def _cell(value: float | None) -> str:
-    if value is None or isinstance(value, int):
-        return "" if value is None else str(value)
-    return f"{value:.3f}".removeprefix("0")
+    for title, row in found.items():
+        cells = (str(row[c]) if c == "pixels" else f"{row[c]:.3f}"[1:] if c in row else "" for c in columns)
+        print(f"| {title} |", " | ".join(cells), "|")
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", help="model folder, or the name of an embedded model")
+    p.add_argument("models", nargs="+", help="model folders, or names of embedded models")
     p.add_argument("--data", type=Path, default=DATA, help="folder of the labelled scenes")
     p.add_argument("--agreement", action="store_true", help="also score against Dynamic World")
+    p.add_argument("--json", type=Path, help="add all figures to this file, by model")
     p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    model = load_model(a.model)
-    if model.spec.bands != BANDS:
-        raise SystemExit(f"these scenes are scored with the bands {', '.join(BANDS)}; the model wants others")
-    means, stddevs = zip(*((s.mean, s.stddev) for s in model.spec.stats), strict=True)
-    scaling = make_scaling(DN_SCALE, 0.0, means, stddevs)
-    scores = evaluate_scenes(model.network, scaling, a.data, LABELLED + AGREEMENT * a.agreement)
-    if not scores:
-        raise SystemExit(f"no labelled scene in {a.data}; say where they are with --data FOLDER")
-    print_table(scores)
+    everything = json.loads(a.json.read_text()) if a.json and a.json.is_file() else {}
+    for name in a.models:
+        model = load_model(name)
+        aerial = model.spec.gsd is not None and model.spec.gsd[1] < 5
+        scenes = AERIAL if aerial else LABELLED + AGREEMENT * a.agreement
+        found = evaluate(model, a.data, scenes)
+        if not found:
+            raise SystemExit(f"no labelled scene in {a.data}; say where they are with --data FOLDER")
+        print(f"\n{name}\n")
+        print_table(found)
+        everything[name] = found
+    if a.json:
+        a.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ class MapError(LandcoverError):
     """A class map cannot be read as one."""
 
 
+class SamplesError(LandcoverError):
+    """Labelled samples cannot be read, or do not suffice to train on."""
+
+
+class TrainingError(LandcoverError):
+    """Training went wrong, or cannot go on from where it was stopped."""
+
+
 class DeviceError(LandcoverError):
     """A device cannot do the work."""
 

@@ -137,6 +137,14 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
     return smp.create_model(architecture.removeprefix("smp-"), **{**usual, **hyperparameters, **fixed})
 
 
+def imagenet_encoder(hyperparameters: dict[str, Any]) -> nn.Module:
+    """An encoder for three colours with its ImageNet weights, which are fetched from the network if need be."""
+    import segmentation_models_pytorch as smp
+
+    name = str(hyperparameters.get("encoder_name", "resnet34"))
+    return smp.encoders.get_encoder(name, in_channels=3, weights="imagenet")
+
+
 class Scorer(nn.Module):
     """A network with its scaling in front and a softmax behind: digital numbers in, probabilities out."""
 

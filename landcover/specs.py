@@ -1,11 +1,12 @@
 """What sensors, legends and models are: checked values, read from TOML, with nothing left to guess."""
 
+import difflib
 import os
 import re
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,11 +16,13 @@ DECLARED = "declared"
 """The offset of a sensor whose products must say themselves which one they carry."""
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """A value that checks itself when it is made; unknown keys are errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class LandClass(_Spec):
+class LandClass(Spec):
     """One entry of a legend."""
 
     id: Annotated[int, Field(ge=1, le=254)]
@@ -31,7 +34,7 @@ class LandClass(_Spec):
         return tuple(bytes.fromhex(self.color[1:]))  # type: ignore[return-value]
 
 
-class Legend(_Spec):
+class Legend(Spec):
     """The classes of a map; 0 is nodata and never a class."""
 
     name: str
@@ -65,7 +68,7 @@ class Legend(_Spec):
         raise ConfigError(f"class '{name}' is not in the legend '{self.name}': {nearest(name, self.names)}")
 
 
-class SensorBand(_Spec):
+class SensorBand(Spec):
     """One band of a sensor. `name` is the common name; `aliases` are what products call it."""
 
     name: str
@@ -73,7 +76,7 @@ class SensorBand(_Spec):
     gsd: float | None = None
 
 
-class Sensor(_Spec):
+class Sensor(Spec):
     """How a product stores its pixels: `reflectance = digital number * scale + offset`.
 
     Attributes:
@@ -122,14 +125,14 @@ class Sensor(_Spec):
         return self._by_alias.get(band_key(label))
 
 
-class BandStats(_Spec):
+class BandStats(Spec):
     """Mean and standard deviation of a band's reflectance in the training data."""
 
     mean: float
     stddev: Annotated[float, Field(gt=0)]
 
 
-class ModelSpec(_Spec):
+class ModelSpec(Spec):
     """Everything about a model but its weights.
 
     Attributes:
@@ -176,12 +179,12 @@ def band_key(label: str) -> str:
 
 def load_sensor(name_or_file: str) -> Sensor:
     """Read a sensor, by its name in `configs/sensors` or from a TOML file."""
-    return _load(Sensor, "sensors", name_or_file)
+    return _load_config(Sensor, "sensors", name_or_file)
 
 
 def load_legend(name_or_file: str) -> Legend:
     """Read a legend, by its name in `configs/legends` or from a TOML file."""
-    return _load(Legend, "legends", name_or_file)
+    return _load_config(Legend, "legends", name_or_file)
 
 
 def config_names(kind: str) -> tuple[str, ...]:
@@ -189,33 +192,53 @@ def config_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in (_config_folder() / kind).glob("*.toml")))
 
 
-_SpecT = TypeVar("_SpecT", bound=_Spec)
+SpecT = TypeVar("SpecT", bound=Spec)
 
 
-def _load(spec: type[_SpecT], kind: str, name_or_file: str) -> _SpecT:
+def _load_config(spec: type[SpecT], kind: str, name_or_file: str) -> SpecT:
     path = _config_folder() / kind / f"{name_or_file}.toml"
     if name_or_file not in config_names(kind):
         path = Path(name_or_file)
         if path.suffix != ".toml" or not os.path.isfile(path):  # noqa: PTH113 - False for names that are too long
             what = f"{kind[:-1]} '{name_or_file}' is neither a known name nor a TOML file"
             raise ConfigError(f"{what}: {nearest(name_or_file, config_names(kind))}")
+    return read_toml(spec, path)
+
+
+def read_toml(spec: type[SpecT], path: Path) -> SpecT:
+    """Read a value from a TOML file; paths in it count from the file's folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or says what cannot be.
+    """
     try:
-        return spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")), context={"folder": path.parent})
     except ValidationError as e:
-        raise ConfigError(f"{path}: {explain(e)}") from e
+        raise ConfigError(f"{path}: {explain(e, spec)}") from e
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not valid TOML: {e}") from e
 
 
-def explain(e: ValidationError) -> str:
-    """The first finding of a validation, as part of a sentence."""
+def explain(e: ValidationError, spec: type[BaseModel] | None = None) -> str:
+    """The first finding of a validation, as part of a sentence, with the nearest key of `spec` to one it has not."""
     first = e.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'; remove it or correct its spelling"
+        meant = difflib.get_close_matches(str(first["loc"][-1]), _keys(spec) if spec else [], n=1)
+        return f"unknown key '{place}'; " + (
+            f"did you mean '{meant[0]}'?" if meant else "remove it or correct its spelling"
+        )
     return f"{place + ': ' if place else ''}{first['msg']}"
+
+
+def _keys(spec: Any) -> set[str]:
+    """The keys of a specification and of all those within it."""
+    if isinstance(spec, type) and issubclass(spec, BaseModel):
+        inner = (_keys(field.annotation) for field in spec.model_fields.values())
+        return set(spec.model_fields).union(*inner)
+    return set().union(*(_keys(part) for part in get_args(spec)))
 
 
 def _config_folder() -> Path:

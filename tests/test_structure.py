@@ -10,23 +10,23 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "landcover"
 
 RANKS = [
-    {"errors"},
+    {"errors", "accuracy"},
     {"grid", "specs", "pipeline", "outputs", "products", "ground"},
-    {"scaling", "blend", "provenance", "regions", "bands"},
+    {"scaling", "blend", "provenance", "regions", "bands", "recipes"},
     {"scene", "classmap", "cog", "network", "chips", "synthetic"},
     {"journal", "models", "engines"},
     {"planning", "vectorization", "stats", "preview"},
     {"prediction"},
-    {"inspection"},
+    {"inspection", "training"},
     {"cli"},
     {"__main__"},
 ]
 
 BORDERS = {
-    "torch": {"network", "engines", "models", "inspection"},
+    "torch": {"network", "engines", "models", "inspection", "training", "cli"},
     "openvino": {"engines"},
-    "segmentation_models_pytorch": {"network"},
-    "geopandas": {"vectorization", "regions", "stats"},
+    "segmentation_models_pytorch": {"network", "training"},
+    "geopandas": {"vectorization", "regions", "stats", "training"},
     "typer": {"cli"},
     "rich": {"cli"},
     "dask": set(),

@@ -53,7 +53,7 @@ def choose_engine(
         raise ConfigError(f"--device '{device}' is not known; choose auto, cpu, cuda or cuda:N")
     choice = _choose_device(device, engine)
     if precision == "auto":
-        precision = "bf16" if bf16_safe and _computes_in_bf16(choice) else "f32"
+        precision = "bf16" if bf16_safe and computes_in_bf16(choice) else "f32"
     return replace(choice, precision=precision)
 
 
@@ -72,7 +72,7 @@ def _choose_device(device: str, engine: str) -> EngineChoice:
     return EngineChoice("torch", "cpu", f"{why}, and no openvino package")
 
 
-def _computes_in_bf16(choice: EngineChoice) -> bool:
+def computes_in_bf16(choice: EngineChoice) -> bool:
     """Whether bf16 is native there; torch on a CPU is the oracle, and stays in f32."""
     if choice.engine == "openvino":
         import openvino as ov

@@ -1,0 +1,55 @@
+"""The model card: what a model is, in Markdown, for people."""
+
+from pathlib import Path
+
+from landcover.recipes import Recipe
+from landcover.specs import ModelSpec
+
+
+def write_card(
+    folder: Path, spec: ModelSpec, recipe: Recipe, temperature: float, calibration: tuple[float, float] | None
+) -> None:
+    """Write `README.md` into a model folder."""
+    gsd = "any resolution" if spec.gsd is None else f"{spec.gsd[0]:g} to {spec.gsd[1]:g} m per pixel"
+    parts = [
+        f"# {spec.name}",
+        spec.description or "No description was given.",
+        f"Bands: {', '.join(spec.bands)}, as reflectance. Classes: {', '.join(spec.legend.names)}. Meant for {gsd}. "
+        f"Licence: {spec.licence}.",
+        "## What it learned from",
+        spec.training,
+        f"The recipe is `recipe.toml` beside this file; {recipe.loop.steps} steps of {recipe.loop.batch} chips, "
+        f"seed {recipe.loop.seed}. `curves.csv` shows how it went.",
+        "## What it was measured on",
+        _accuracy(spec),
+        _calibration(temperature, calibration),
+        "## What it was never shown",
+        "Anything but the places, seasons and sensors above. There its accuracy is unknown, not good: label some "
+        "pixels of your own scene and compare.",
+    ]
+    (folder / "README.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+
+
+def _accuracy(spec: ModelSpec) -> str:
+    """A table of all figures."""
+    if not spec.accuracy:
+        return "Nothing was held out, and no test scene was given: its accuracy is unknown."
+    columns = list(dict.fromkeys(k for row in spec.accuracy.values() for k in row))
+    lines = [
+        "| scene | " + " | ".join(c.replace("f1_", "F1 ").replace("_", " ") for c in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for title, row in spec.accuracy.items():
+        cells = (f"{row[c]:,}" if c == "pixels" else f"{row[c]:.3f}" if c in row else "" for c in columns)
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _calibration(temperature: float, calibration: tuple[float, float] | None) -> str:
+    if calibration is None:
+        return "" if temperature == 1 else f"Scores are softened by a temperature of {temperature:g}."
+    before, after = calibration
+    return (
+        f"Confidences: the expected calibration error on the places held out is {after:.3f}, after softening by a "
+        f"temperature of {temperature:g} that was found there; without it, {before:.3f}."
+    )

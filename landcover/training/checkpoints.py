@@ -1,0 +1,108 @@
+"""Checkpoints of training: replaced as a whole, and read without unpickling anything but tensors and numbers."""
+
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landcover.errors import TrainingError
+from landcover.outputs import disk_errors
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Step:
+    """One step of the loop, for whoever watches.
+
+    Attributes:
+        number: from 1.
+        loss: of the batch.
+        rate: of learning.
+        counts: the confusion matrix on the held-out chips, where they were looked at.
+    """
+
+    number: int
+    loss: float
+    rate: float
+    counts: np.ndarray | None = None
+
+
+@dataclass
+class Best:
+    """The best evaluation so far, and its weights."""
+
+    macro_f1: float = -1.0
+    step: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """Where a run of the loop has come to.
+
+    Args:
+        folder: that exists.
+        parts: by name, what has a state that goes on: networks and optimizers.
+    """
+
+    def __init__(self, folder: Path, parts: dict[str, Any]) -> None:
+        self._path = folder / CHECKPOINT
+        self._parts = parts
+        self._history: list[dict[str, Any]] = []
+        self._seconds = 0.0
+
+    def load(self, device: torch.device) -> tuple[int, Best]:
+        """Set all parts to what was saved; returns the steps that were done, and the best evaluation."""
+        if not self._path.exists():
+            return 0, Best()
+        state = read_checkpoint(self._path.parent, device)
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self._history, self._seconds = state["history"], state["seconds"]
+        best = state["best"]
+        return state["step"], Best(best["macro_f1"], best["step"], {k: v.cpu() for k, v in best["weights"].items()})
+
+    def save(self, step: int, best: Best, done: Step, seconds: float) -> None:
+        """Write all parts, so that the earlier checkpoint stays until this one is complete.
+
+        Raises:
+            OutputError: there is no room.
+        """
+        counts = None if done.counts is None else done.counts.tolist()
+        passed = self._seconds + seconds
+        self._history.append(
+            {"step": step, "loss": done.loss, "rate": done.rate, "seconds": round(passed, 1), "counts": counts}
+        )
+        state = {
+            "step": step,
+            "best": vars(best),
+            "history": self._history,
+            "seconds": passed,
+            **{name: part.state_dict() for name, part in self._parts.items()},
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        with disk_errors(self._path):
+            partial = self._path.with_suffix(".new")
+            with partial.open("wb") as f:
+                f.write(content.getbuffer())
+                f.flush()
+                os.fsync(f.fileno())
+            partial.replace(self._path)
+
+
+def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The last checkpoint in a folder: step, best, history, and the states of what was learning.
+
+    Raises:
+        TrainingError: it cannot be relied on.
+    """
+    try:
+        return torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+    except Exception as e:
+        raise TrainingError(f"the checkpoint in {folder} cannot be read; add --no-resume to start over") from e

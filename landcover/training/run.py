@@ -1,0 +1,370 @@
+"""A recipe is carried out: samples are gathered, networks learn, and model folders appear when they are complete."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from landcover.accuracy import macro_f1
+from landcover.errors import ConfigError, ModelError, SamplesError, TrainingError
+from landcover.models import Model, load_model
+from landcover.network import total_stride
+from landcover.outputs import disk_errors, work_folder
+from landcover.recipes import Recipe, SceneSource, read_recipe
+from landcover.specs import BandStats, Legend, load_legend
+from landcover.training.checkpoints import CHECKPOINT, Step, read_checkpoint
+from landcover.training.learning import Task, View
+from landcover.training.outcome import Result, write_model
+from landcover.training.places import Halves, folds, hold_out
+from landcover.training.processes import learn_on
+from landcover.training.samples import Samples, gather
+from landcover.training.sources import read_source
+from landcover.training.start import fresh_network, refined_network
+
+_FACTS = "training.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that is decided before the first sample is read.
+
+    Attributes:
+        recipe: what was asked for.
+        text: the recipe as it was written.
+        out: the model folder to write.
+        base: the model that is refined; None to begin anew.
+        bands, legend: of the model that is made.
+        teachers: to learn from.
+        devices: one for each process that learns.
+        folds: how many times to train for a cross-validation by place; 0 to train once.
+    """
+
+    recipe: Recipe
+    text: str
+    out: Path
+    base: Model | None
+    bands: tuple[str, ...]
+    legend: Legend
+    teachers: tuple[Model, ...]
+    devices: tuple[str, ...]
+    folds: int = 0
+
+    @cached_property
+    def sampled_bands(self) -> tuple[str, ...]:
+        """The bands that samples are kept in: those of the model, and those that only teachers see."""
+        return tuple(dict.fromkeys([*self.bands, *(b for t in self.teachers for b in t.spec.bands)]))
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must agree with, so that the run can go on from it."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json", exclude={"name", "description", "licence", "credits"}),
+            "bands": list(self.bands),
+            "legend": self.legend.model_dump(mode="json"),
+            "base": self.base.sha256 if self.base else None,
+            "teachers": [t.sha256 for t in self.teachers],
+            "folds": self.folds,
+            "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in _files(self.recipe)},
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to.
+
+    Attributes:
+        folder: the model folder, or the folder of the folds' models.
+        results: of each model that was trained.
+    """
+
+    folder: Path
+    results: tuple[Result, ...]
+
+    @property
+    def scores(self) -> tuple[float, float] | None:
+        """Mean and standard deviation over the folds of the macro-F1 on places held out; None if none were."""
+        reached = [macro_f1(r.counts) for r in self.results if r.counts is not None]
+        return (float(np.mean(reached)), float(np.std(reached))) if reached else None
+
+
+Watch = Callable[[str, int, Step], None]
+"""Told of each step: of which model, of how many steps, and which."""
+
+
+def plan_training(
+    config: str | Path,
+    out: str | Path,
+    *,
+    init: str | Path | None = None,
+    folds: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+    changes: dict[str, Any] | None = None,
+) -> Training:
+    """Read a recipe and check all that can be checked before samples are read.
+
+    Args:
+        config: the recipe, a TOML file.
+        out: the model folder to write.
+        init: the model to refine; None to begin anew.
+        folds: train so many times, each time with other places held out.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        workers: processes that learn together; None for one on each CUDA device, or one on the CPU.
+        overwrite: replace `out`.
+        changes: keys of the recipe's loop that are set otherwise, such as steps or seed.
+
+    Raises:
+        LandcoverError: the recipe, a model, a device or the output cannot be used.
+    """
+    config, out = Path(config), Path(out)
+    recipe = read_recipe(config)
+    set_ = {k: v for k, v in (changes or {}).items() if v is not None}
+    if set_:
+        loop = type(recipe.loop).model_validate({**recipe.loop.model_dump(), **set_})
+        recipe = recipe.model_copy(update={"loop": loop})
+    _check_destination(out, overwrite=overwrite)
+    base = load_model(init) if init else None
+    bands = recipe.bands or (base.spec.bands if base else None)
+    if bands is None:
+        raise ConfigError(f'{config} names no bands; write for example bands = ["red", "nir"], or refine a model')
+    legend = load_legend(recipe.legend or "default") if recipe.legend or not base else base.spec.legend
+    teachers = tuple(load_model(name) for name in (recipe.teacher.models if recipe.teacher else ()))
+    for model in teachers:
+        if model.spec.legend.names != legend.names:
+            raise ConfigError(
+                f"the teacher {model.folder} scores {', '.join(model.spec.legend.names)}, and the recipe's legend has "
+                f"{', '.join(legend.names)}; they must be the same"
+            )
+    if folds == 1 or folds < 0:
+        raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
+    devices = _devices(device, workers)
+    if recipe.loop.batch < len(devices):
+        raise ConfigError(f"a batch of {recipe.loop.batch} chips cannot be shared by {len(devices)} processes")
+    notes = "".join(f"# {k} was set to {v} on the command line\n" for k, v in set_.items())
+    notes += f"# refined from {base.spec.name}, sha256 {base.sha256}\n" if base else ""
+    text = notes + config.read_text(encoding="utf-8")
+    return Training(recipe, text, out, base, tuple(bands), legend, teachers, devices, folds)
+
+
+def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: None) -> Trained:
+    """Carry out a training; what a run that was stopped has learned is gone on from.
+
+    Raises:
+        LandcoverError: samples cannot be read or do not suffice, the loss diverged, or the disk is full.
+    """
+    out = training.out
+    with work_folder(out, keep=lambda: bool(stopped_training(out)), clear=not resume) as folder:
+        _check_facts(training, folder)
+        samples = _gather(training, folder)
+        halves = _split(training, samples)
+        names = [f"fold-{k}" for k in range(1, len(halves) + 1)] if training.folds else ["model"]
+        results = tuple(
+            _train_one(training, samples, half, folder / name, watch) for name, half in zip(names, halves, strict=True)
+        )
+        finished = folder / "model" / "result"
+        if training.folds:
+            finished = folder / "result"
+            finished.mkdir(exist_ok=True)
+            for name in names:
+                if (folder / name / "result").exists():
+                    (folder / name / "result").replace(finished / name)
+            _write_folds(training, results, finished)
+        _publish(finished, out)
+    return Trained(out, results)
+
+
+def _train_one(training: Training, samples: Samples, halves: Halves, folder: Path, watch: Watch) -> Result:
+    """Train one network and write its model folder, `result`, in a folder."""
+    folder.mkdir(exist_ok=True)
+    task, network = _task(training, samples, halves)
+    recipe = training.recipe
+    for step in learn_on(task, network, folder, training.devices):
+        watch(folder.name, recipe.loop.steps, step)
+    state = read_checkpoint(folder)
+    network.load_state_dict(state["best"]["weights"])
+    spec = _spec(training, task)
+    return write_model(task, network.cpu().eval(), spec, training.text, state["history"], folder / "result")
+
+
+def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, nn.Module]:
+    recipe, classes, (train, held_out) = training.recipe, training.legend.names, halves
+    counts = samples.counts(train, len(classes))
+    if recipe.teacher is None and (absent := [c for c, n in zip(classes, counts, strict=True) if not n]):
+        raise SamplesError(
+            f"no sample of the class '{absent[0]}' is left to learn from; add labels of it, hold out other places, "
+            "or leave it out of the legend"
+        )
+    torch.manual_seed(recipe.loop.seed)
+    if training.base:
+        network = refined_network(training.base, training.bands, classes)
+        architecture, arguments = training.base.spec.architecture, training.base.spec.hyperparameters
+    else:
+        network = fresh_network(recipe.network, training.bands, len(classes))
+        architecture, arguments = recipe.network.architecture, recipe.network.hyperparameters
+    stride = total_stride(architecture, arguments, network)
+    if recipe.augmentation.size % stride:
+        raise ConfigError(
+            f"augmentation.size {recipe.augmentation.size} is not a multiple of the network's stride, {stride}"
+        )
+    if recipe.network.freeze_encoder and not hasattr(network, "encoder"):
+        raise ModelError(f"the architecture '{architecture}' has no encoder to freeze; leave freeze_encoder out")
+    mean, stddev = samples.band_stats(train)
+    known = dict(zip(training.base.spec.bands, training.base.spec.stats, strict=True)) if training.base else {}
+    stats = [known.get(b) or BandStats(mean=m, stddev=s) for b, m, s in zip(samples.bands, mean, stddev, strict=True)]
+    view = _view(samples, training.bands, dict(zip(samples.bands, stats, strict=True)))
+    teachers = tuple(
+        (m.network, _view(samples, m.spec.bands, dict(zip(m.spec.bands, m.spec.stats, strict=True))))
+        for m in training.teachers
+    )
+    return Task(recipe, training.legend, samples, train, held_out, view, stride, teachers), network
+
+
+def _view(samples: Samples, bands: tuple[str, ...], stats: dict[str, BandStats]) -> View:
+    return View(
+        tuple(samples.bands.index(b) for b in bands),
+        tuple(stats[b].mean for b in bands),
+        tuple(stats[b].stddev for b in bands),
+    )
+
+
+def _spec(training: Training, task: Task) -> Any:
+    """What the model is, without what it was measured to be."""
+    from landcover.specs import ModelSpec
+
+    recipe, base = training.recipe, training.base
+    places = {(o.source, o.place) for o in (task.samples.origins[i] for i in task.train)}
+    told = f"{len(task.train)} chips of {task.samples.size} × {task.samples.size} pixels from {len(places)} places."
+    return ModelSpec(
+        name=recipe.name,
+        description=recipe.description,
+        architecture=base.spec.architecture if base else recipe.network.architecture,
+        hyperparameters=base.spec.hyperparameters if base else recipe.network.hyperparameters,
+        bands=training.bands,
+        stats=tuple(BandStats(mean=m, stddev=s) for m, s in zip(task.view.mean, task.view.stddev, strict=True)),
+        legend=training.legend,
+        gsd=recipe.gsd or (base.spec.gsd if base else None),
+        stride=task.stride,
+        licence=recipe.licence,
+        training=" ".join(filter(None, [told, f"Refined from {base.spec.name}." if base else "", recipe.credits])),
+    )
+
+
+def _gather(training: Training, folder: Path) -> Samples:
+    recipe, bands = training.recipe, training.sampled_bands
+    pieces = (
+        (number, piece)
+        for number, source in enumerate(recipe.sources)
+        for piece in read_source(source, bands, training.legend, recipe.chip)
+    )
+    return gather(pieces, folder, bands, recipe.chip, [s.weight for s in recipe.sources])
+
+
+def _split(training: Training, samples: Samples) -> list[Halves]:
+    classes, split = len(training.legend.names), training.recipe.split
+    if not training.folds:
+        return [hold_out(samples, split, classes)]
+    halves = folds(samples, split, classes, training.folds)
+    if any(len(train) == 0 or len(out) == 0 for train, out in halves):
+        raise SamplesError(f"there are fewer places than {training.folds} folds; take fewer, or split by blocks")
+    return halves
+
+
+def _devices(device: str, workers: int | None) -> tuple[str, ...]:
+    """One device for each process that learns."""
+    from landcover.engines import choose_engine, cuda_devices
+
+    chosen = choose_engine(device, "torch").device
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: at least one process must learn")
+    if chosen == "cpu":
+        return ("cpu",) * (workers or 1)
+    if device != "auto" and device != "cuda":
+        return (chosen,)
+    there = cuda_devices()
+    if workers is not None and workers > there:
+        raise ConfigError(f"--workers {workers}: there are {there} CUDA devices, and one process learns on each")
+    return tuple(f"cuda:{i}" for i in range(workers or there))
+
+
+def _check_destination(out: Path, *, overwrite: bool) -> None:
+    from landcover.errors import OutputError
+
+    with disk_errors(out):
+        if out.exists() and not overwrite:
+            raise OutputError(f"{out} exists already; add --overwrite to replace it")
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; give the name of a folder for the model")
+        if not out.parent.is_dir():
+            raise OutputError(f"the folder {out.parent} does not exist; make it first")
+
+
+def _check_facts(training: Training, folder: Path) -> None:
+    """Note what this training is, or refuse to go on from another one."""
+    now = json.loads(json.dumps(training.facts))
+    path = folder / _FACTS
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differs = next((k for k in now if before[k] != now[k]), None)
+        except (ValueError, KeyError, TypeError) as e:
+            raise TrainingError(f"{path} cannot be relied on; add --no-resume to start over") from e
+        if differs:
+            raise TrainingError(
+                f"{folder} holds a training that was stopped, with another {differs}; finish it with what it was "
+                "begun with, or add --no-resume to drop it and start over"
+            )
+        return
+    with disk_errors(path):
+        path.write_text(json.dumps(now), encoding="utf-8")
+
+
+def _files(recipe: Recipe) -> Iterator[Path]:
+    """The files that samples are read from, as far as they are files."""
+    for source in recipe.sources:
+        for value in vars(source).values():
+            if isinstance(value, Path | str) and Path(value).is_file():
+                yield Path(value)
+        if not isinstance(source, SceneSource) and hasattr(source, "images") and isinstance(source.images, Path):
+            yield from sorted(p for folder in (source.images, source.labels) for p in Path(folder).rglob("*.*"))
+
+
+def stopped_training(out: Path) -> Path | None:
+    """The hidden folder beside `out` with the checkpoints of a training that was stopped; None if there is none."""
+    folder = out.parent / f".{out.name}.work"
+    return folder if (folder / _FACTS).exists() and next(folder.glob(f"*/{CHECKPOINT}"), None) else None
+
+
+def _publish(finished: Path, out: Path) -> None:
+    """Let a complete folder take the place of the one that was there."""
+    with disk_errors(out):
+        aside = finished.parent / "replaced"
+        if out.exists():
+            out.replace(aside)
+        finished.replace(out)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_folds(training: Training, results: tuple[Result, ...], folder: Path) -> None:
+    from landcover.accuracy import figures
+
+    names = training.legend.names
+    rows = [figures(r.counts, names) for r in results if r.counts is not None]
+    columns = sorted({k for row in rows for k in row if k != "pixels"})
+    summary = {
+        c: {"mean": round(float(np.mean(v)), 4), "spread": round(float(np.std(v)), 4)}
+        for c in columns
+        if (v := [row[c] for row in rows if c in row])
+    }
+    document = {"folds": rows, "summary": summary, "recipe": sha256(training.text.encode()).hexdigest()}
+    with disk_errors(folder):
+        (folder / "folds.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (folder / "recipe.toml").write_text(training.text, encoding="utf-8")

@@ -1,0 +1,408 @@
+"""Sources of labelled pixels: packs of chips, folders of chips, scenes with label rasters, polygons or points."""
+
+import itertools
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.warp
+from affine import Affine
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.features import rasterize
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from landcover.bands import Choice
+from landcover.errors import BandError, SamplesError
+from landcover.grid import Box
+from landcover.recipes import ChipsSource, ImageSource, PackSource, SceneSource, Source
+from landcover.scene import Scene, open_scene
+from landcover.specs import Legend
+
+_log = logging.getLogger(__name__)
+
+IGNORE = "ignore"
+"""What the recipe calls labels that are not learned."""
+
+_VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".shp", ".gml", ".kml", ".sqlite"}
+
+
+ReadLabels = Callable[[Box], np.ndarray]
+"""Gives the class numbers of a box of a scene, uint8 (rows, cols), 0 = ignore."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring pixels with their labels.
+
+    Attributes:
+        reflectance: float32 (bands, height, width), finite.
+        valid: bool (height, width), True = usable.
+        labels: uint8 (height, width), 0 = ignore, k = the legend's k-th class.
+        scene: what they lie in; pieces of one scene share its grid.
+        place: what they are split by, where it is not blocks.
+        row, col: of their first pixel in the scene.
+        gsd: metres per pixel; None if it is not known.
+    """
+
+    reflectance: np.ndarray
+    valid: np.ndarray
+    labels: np.ndarray
+    scene: str
+    place: str
+    row: int = 0
+    col: int = 0
+    gsd: float | None = None
+
+
+@dataclass
+class Labels:
+    """Turns the values of one source into class numbers, and counts those it does not know.
+
+    Attributes:
+        of: a value, or its text → 0 for ignore, k for the legend's k-th class.
+        unknown: how many pixels, or shapes, had a value that is in no legend.
+    """
+
+    where: str
+    of: dict[Any, int]
+    unknown: Counter[Any] = field(default_factory=Counter)
+
+    @classmethod
+    def of_source(cls, source: Source, legend: Legend, where: str) -> "Labels":
+        """What a source's labels mean.
+
+        Raises:
+            ConfigError: the recipe names a class that the legend has not.
+        """
+        numbers = {id_: k for k, id_ in enumerate(legend.ids, 1)}
+        if not source.classes:
+            names = {name: k for k, name in enumerate(legend.names, 1)}
+            return cls(where, {"0": 0, **{str(i): k for i, k in numbers.items()}, **names})
+        meant = {v: 0 if n == IGNORE else numbers[legend.id_of(n)] for v, n in source.classes.items()}
+        return cls(where, {"0": 0, **meant})
+
+    def number(self, value: Any) -> int:
+        """The class number of one value."""
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if (number := self.of.get(str(value))) is None:
+            self.unknown[str(value)] += 1
+            return 0
+        return number
+
+    def numbers(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The class numbers of a raster, uint8; 0 where `known` is False."""
+        out = np.zeros(values.shape, np.uint8)
+        for value, count in zip(*np.unique(values[known], return_counts=True), strict=True):
+            if not np.isfinite(value):
+                continue
+            if (number := self.of.get(f"{value:g}")) is None:
+                self.unknown[f"{value:g}"] += int(count)
+            elif number:
+                out[known & (values == value)] = number
+        return out
+
+    def check(self) -> None:
+        """Refuse values that nobody explained.
+
+        Raises:
+            SamplesError: with each value and how often it occurs.
+        """
+        if self.unknown:
+            found = ", ".join(f"{v!r} ({n:,} ×)" for v, n in self.unknown.most_common(8))
+            raise SamplesError(
+                f"{self.where} holds labels that the legend does not know: {found}; "
+                f'say what they stand for in the source\'s classes, as {{ "{next(iter(self.unknown))}" = "{IGNORE}" }}'
+            )
+
+
+def read_source(source: Source, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
+    """Read the labelled pieces of a source, none larger than a chip in either direction.
+
+    Args:
+        source: of the recipe.
+        bands: the common names wanted, in order.
+        legend: the classes that labels are counted by.
+        chip: side in pixels.
+
+    Raises:
+        SamplesError: the source cannot be read, holds labels that are in no legend, or no labelled pixel at all.
+        SceneError, BandError: as for a scene that is to be mapped.
+    """
+    if isinstance(source, PackSource):
+        return _read_pack(source, bands, legend, chip)
+    if isinstance(source, SceneSource):
+        return _read_scene(source, bands, legend, chip)
+    assert isinstance(source, ChipsSource)
+    return _read_chips(source, bands, legend, chip)
+
+
+def _read_pack(source: PackSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
+    arrays = _load_pack(source)
+    images, usable, numbers, groups = (arrays[k] for k in ("images", "valid", "labels", "group"))
+    if missing := [b for b in bands if b not in source.bands]:
+        raise BandError(f"{source.path} has no band '{missing[0]}'; the recipe says it holds {', '.join(source.bands)}")
+    order = [source.bands.index(b) for b in bands]
+    labels = Labels.of_source(source, legend, str(source.path))
+    for i, (image, clear, values, group) in enumerate(zip(images, usable, numbers, groups, strict=True)):
+        pixels = image[order].astype(np.float32)
+        valid = clear.astype(bool) & np.isfinite(pixels).all(axis=0)
+        pixels[:, ~valid] = 0
+        reflectance = np.where(valid, pixels * np.float32(source.scale) + np.float32(source.offset), 0)
+        whole = Piece(
+            reflectance, valid, labels.numbers(values, valid), f"{source.path}#{i}", f"{group}", gsd=source.gsd
+        )
+        yield from _cut(whole, chip)
+    labels.check()
+
+
+def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
+    """The arrays of a pack, checked against each other; nothing is unpickled."""
+    path = source.path
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            names = {"images": source.images, "valid": source.valid, "labels": source.labels, "group": source.group}
+            if absent := [n for n in names.values() if n not in z.files]:
+                raise SamplesError(f"{path} has no array '{absent[0]}'; it holds {', '.join(z.files)}")
+            arrays = {key: z[name] for key, name in names.items()}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+        raise SamplesError(f"{path} cannot be read as a pack of chips (.npz): {e}") from e
+    n, channels, *shape = arrays["images"].shape if arrays["images"].ndim == 4 else (0, 0, 0, 0)
+    if channels != len(source.bands):
+        raise SamplesError(
+            f"{path}: its images have the shape {arrays['images'].shape}, and the recipe names {len(source.bands)} "
+            "bands; images are (n, bands, height, width)"
+        )
+    for key in ("valid", "labels"):
+        if arrays[key].shape != (n, *shape):
+            raise SamplesError(f"{path}: {key} has the shape {arrays[key].shape}, not {(n, *shape)} as its images")
+    if arrays["group"].shape != (n,):
+        raise SamplesError(f"{path}: there are {n} images, and the groups have the shape {arrays['group'].shape}")
+    return arrays
+
+
+def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
+    images = sorted(p for p in source.images.rglob("*") if p.suffix.lower() in (".tif", ".tiff", ".jp2", ".png"))
+    if not images:
+        raise SamplesError(f"{source.images} holds no image (.tif, .jp2, .png)")
+    labels = Labels.of_source(source, legend, str(source.labels))
+    for image in images:
+        beside = source.labels / image.relative_to(source.images).parent
+        match = sorted(beside.glob(image.stem + ".*"))
+        match = [p for p in match if not p.name.endswith(".aux.xml")]
+        if len(match) != 1:
+            raise SamplesError(
+                f"{image} has {'no' if not match else 'several'} label rasters {image.stem}.* in {beside}"
+            )
+        scene = open_scene(str(image), bands, _choice(source), allow_no_crs=True)
+        inside = image.relative_to(source.images).parent
+        place = str(inside) if inside.parts else image.stem
+        yield from _windows(scene, _LabelRaster(match[0], 1, scene, labels, same_shape=True), chip, place)
+    labels.check()
+
+
+def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
+    scene = open_scene(source.scene, bands, _choice(source))
+    where = str(source.labels)
+    if source.labels is None:
+        yield from _windows(scene, None, chip, source.scene)
+        return
+    labels = Labels.of_source(source, legend, where)
+    found = False
+    for piece in _windows(scene, _reference(source, scene, labels), chip, source.scene):
+        found = True
+        yield piece
+    labels.check()
+    if not found:
+        raise SamplesError(f"{where} labels no valid pixel of {source.scene}; do both show the same place?")
+
+
+def read_reference(source: SceneSource, scene: Scene, legend: Legend) -> np.ndarray:
+    """All labels of a scene at once, as class numbers, uint8 (height, width), 0 = ignore; for tests."""
+    labels = Labels.of_source(source, legend, str(source.labels))
+    with _reference(source, scene, labels) as read:
+        found = read(Box(0, scene.height, 0, scene.width))
+    labels.check()
+    return found
+
+
+def _reference(source: SceneSource, scene: Scene, labels: Labels) -> AbstractContextManager[ReadLabels]:
+    assert source.labels is not None
+    if source.labels.suffix.lower() in _VECTORS:
+        return _Shapes(source, scene, labels)
+    return _LabelRaster(source.labels, source.band, scene, labels)
+
+
+def _choice(source: ImageSource) -> Choice:
+    return Choice(source.sensor, source.bands, source.scale, source.offset)
+
+
+def _windows(scene: Scene, reference: AbstractContextManager[ReadLabels] | None, chip: int, place: str) -> Iterator[Piece]:
+    """The windows of a scene that hold a label, or all that hold a valid pixel if there is no reference."""
+    gain, bias = (np.array([getattr(b, a) for b in scene.bands], np.float32) for a in ("scale", "offset"))
+    with ExitStack() as stack:
+        reader = stack.enter_context(scene.open(scene.width))
+        read_labels = stack.enter_context(reference) if reference else _no_labels
+        corners = itertools.product(range(0, scene.height, chip), range(0, scene.width, chip))
+        for row, col in corners:
+            box = Box(row, min(row + chip, scene.height), col, min(col + chip, scene.width))
+            labels = read_labels(box)
+            if reference and not labels.any():
+                continue
+            dn, valid = reader.read(box)
+            labels[~valid] = 0
+            if not (labels.any() if reference else valid.any()):
+                continue
+            reflectance = dn.astype(np.float32) * gain[:, None, None] + bias[:, None, None]
+            yield Piece(reflectance * valid, valid, labels, scene.name, place, row, col, scene.gsd)
+
+
+def _no_labels(box: Box) -> np.ndarray:
+    return np.zeros((box.height, box.width), np.uint8)
+
+
+def _cut(piece: Piece, chip: int) -> Iterator[Piece]:
+    """Cut a piece into chips; what has no label is left out."""
+    height, width = piece.labels.shape
+    for row, col in itertools.product(range(0, height, chip), range(0, width, chip)):
+        part = np.s_[..., row : row + chip, col : col + chip]
+        if piece.labels[part].any():
+            arrays = (piece.reflectance[part], piece.valid[part], piece.labels[part])
+            yield Piece(*arrays, piece.scene, piece.place, row, col, piece.gsd)
+
+
+class _LabelRaster:
+    """A raster of labels, brought to the grid of a scene by its nearest pixels."""
+
+    def __init__(self, path: Path, band: int, scene: Scene, labels: Labels, *, same_shape: bool = False) -> None:
+        self._path, self._band, self._scene, self._labels = path, band, scene, labels
+        self._same_shape = same_shape
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_LabelRaster":
+        scene = self._scene
+        try:
+            file = self._stack.enter_context(rasterio.open(self._path))
+        except RasterioError as e:
+            raise SamplesError(f"the labels {self._path} cannot be opened: {e}") from e
+        if self._band > file.count:
+            raise SamplesError(f"{self._path} has no band {self._band}; it holds {file.count}")
+        self._file: Any = file
+        if self._same_shape and file.shape != (scene.height, scene.width):
+            raise SamplesError(f"{self._path} is {file.shape}, not {(scene.height, scene.width)} as {scene.name}")
+        if not self._same_shape and not self._on_grid(file):
+            _check_overlap(str(self._path), scene, file.crs, file.bounds)
+            _warn_of_shift(str(self._path), file, scene)
+            missing = file.nodata if file.nodata is not None else 0
+            grid = {"crs": scene.crs, "transform": scene.transform, "height": scene.height, "width": scene.width}
+            view = WarpedVRT(file, **grid, resampling=Resampling.nearest, nodata=missing, src_nodata=missing)
+            self._file = self._stack.enter_context(view)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """Class numbers of a box, uint8 (rows, cols)."""
+        window = Window(box.col0, box.row0, box.width, box.height)
+        values = self._file.read(self._band, window=window, masked=True)
+        return self._labels.numbers(values.data, ~np.ma.getmaskarray(values))
+
+    def _on_grid(self, file: rasterio.DatasetReader) -> bool:
+        scene = self._scene
+        same = file.crs == scene.crs and file.transform.almost_equals(scene.transform, 1e-6)
+        return same and file.shape == (scene.height, scene.width)
+
+
+class _Shapes:
+    """Polygons, lines or points with a class; where two classes claim a pixel it is ignored."""
+
+    def __init__(self, source: SceneSource, scene: Scene, labels: Labels) -> None:
+        import geopandas
+
+        path = source.labels
+        assert path is not None
+        try:
+            read = geopandas.read_parquet if path.suffix.lower() == ".parquet" else geopandas.read_file
+            frame = read(path) if source.layer is None else read(path, layer=source.layer)
+        except Exception as e:
+            raise SamplesError(f"the labels {path} cannot be read: {e}") from e
+        if source.column not in frame.columns:
+            columns = ", ".join(c for c in frame.columns if c != frame.geometry.name) or "none"
+            raise SamplesError(f"{path} has no column '{source.column}' with classes; it has {columns}")
+        if frame.crs is None and scene.crs is not None:
+            raise SamplesError(f"{path} has no coordinate reference system, so it cannot be laid over {scene.name}")
+        frame = frame[~(frame.geometry.is_empty | frame.geometry.isna() | frame[source.column].isna())]
+        if scene.crs is not None:
+            frame = frame.to_crs(scene.crs.to_wkt())
+        if not len(frame):
+            raise SamplesError(f"{path} holds no shape with a class")
+        _check_overlap(str(path), scene, scene.crs, tuple(frame.total_bounds))
+        numbers = [labels.number(v) for v in frame[source.column]]
+        labels.check()
+        self._scene = scene
+        self._classes = {k: frame.geometry[[n == k for n in numbers]] for k in sorted({*numbers} - {0})}
+
+    def __enter__(self) -> "_Shapes":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """Class numbers of a box, uint8 (rows, cols)."""
+        transform = self._scene.transform @ Affine.translation(box.col0, box.row0)
+        corners = [transform @ p for p in ((0, 0), (box.width, 0), (0, box.height), (box.width, box.height))]
+        xs, ys = zip(*corners, strict=True)
+        labels = np.zeros((box.height, box.width), np.uint8)
+        claims = np.zeros_like(labels)
+        for number, shapes in self._classes.items():
+            near = shapes.cx[min(xs) : max(xs), min(ys) : max(ys)]
+            if len(near):
+                shape = (box.height, box.width)
+                mine = rasterize(list(near), shape, transform=transform, default_value=1, dtype="uint8") > 0
+                labels[mine] = number
+                claims += mine
+        return labels * (claims == 1)
+
+
+def _check_overlap(path: str, scene: Scene, crs: Any, bounds: tuple[float, ...]) -> None:
+    """Refuse labels that lie elsewhere than the scene."""
+    if crs is None or scene.crs is None:
+        raise SamplesError(f"{path} is on another grid than {scene.name}, and without a CRS it cannot be brought there")
+    corners = [scene.transform @ p for p in ((0, 0), (scene.width, 0), (0, scene.height), (scene.width, scene.height))]
+    xs, ys = zip(*corners, strict=True)
+    try:
+        left, bottom, right, top = rasterio.warp.transform_bounds(crs, scene.crs, *bounds)
+    except RasterioError as e:
+        raise SamplesError(f"{path} cannot be brought to the grid of {scene.name}: {e}") from e
+    if left >= max(xs) or right <= min(xs) or bottom >= max(ys) or top <= min(ys):
+        raise SamplesError(
+            f"{path} and {scene.name} do not overlap: the labels lie within {left:.6g}, {bottom:.6g}, {right:.6g}, "
+            f"{top:.6g} and the scene within {min(xs):.6g}, {min(ys):.6g}, {max(xs):.6g}, {max(ys):.6g} of its CRS"
+        )
+
+
+def _warn_of_shift(path: str, file: rasterio.DatasetReader, scene: Scene) -> None:
+    """Say if labels of the scene's pixel size lie a part of a pixel beside its grid."""
+    if file.crs != scene.crs or not np.allclose([*file.transform][:2], [*scene.transform][:2], rtol=1e-4):
+        return
+    col, row = ~scene.transform @ (file.transform @ (0, 0))
+    apart = max(abs(col - round(col)), abs(row - round(row)))
+    if apart > 0.1:
+        _log.warning(
+            "%s lies %.2f of a pixel beside the grid of %s; its nearest pixels are taken, but check whether it was "
+            "stored by pixel centres (pixel is point)",
+            path,
+            apart,
+            scene.name,
+        )

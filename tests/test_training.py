@@ -1,0 +1,519 @@
+"""Training: what is learned, from what, held out where, and that a stopped run ends as an undisturbed one."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely.geometry import Point, box
+
+from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
+from landcover.errors import TrainingError
+from landcover.grid import Box
+from landcover.models import init_model, load_model
+from landcover.network import build_network
+from landcover.prediction import predict
+from landcover.recipes import Augmentation, Split, read_recipe
+from landcover.scaling import make_scaling
+from landcover.scene import open_scene
+from landcover.specs import load_legend
+from landcover.training import plan_training, train
+from landcover.training.augmentation import Augmenter, cut
+from landcover.training.learning import View, warm_cosine
+from landcover.training.outcome import find_temperature
+from landcover.training.places import folds, places
+from landcover.training.samples import Origin, Samples
+from landcover.training.sources import read_source
+from landcover.training.start import refined_network, soften
+from tests.commands import landcover
+from tests.lessons import change, patches, write_labels, write_lesson
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
+
+OUTCOME = {
+    "model.safetensors",
+    "model.json",
+    "README.md",
+    "recipe.toml",
+    "curves.csv",
+    "curves.png",
+    "confusion.csv",
+    "validation.png",
+}
+
+
+# ----------------------------------------------------------------------------------------------------- stories
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lesson(tmp_path_factory.mktemp("lesson"))
+
+
+@pytest.fixture(scope="module")
+def trained(lesson: Path) -> Path:
+    """A model that was trained by the recipe."""
+    out = lesson.parent / "model"
+    train(plan_training(lesson, out, device="cpu"))
+    return out
+
+
+def test_what_is_trained_maps_what_it_was_shown(lesson: Path, trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == OUTCOME
+    out = lesson.parent / "map.tif"
+    predict(lesson.parent / "scene.tif", out, model=trained, device="cpu")
+    truth = np.where(patches(128), 3, 7)
+    assert (read_map(out) == truth).mean() > 0.9
+
+
+def test_the_card_tells_what_was_measured(trained: Path) -> None:
+    spec = load_model(trained).spec
+    held_out = spec.accuracy["places held out"]
+    assert held_out["macro_f1"] > 0.8
+    assert held_out["pixels"] == 4 * 32 * 32  # a quarter of sixteen blocks
+    card = (trained / "README.md").read_text()
+    assert f"{held_out['macro_f1']:.3f}" in card
+    assert "12 chips of 32 × 32 pixels" in card
+
+
+def test_a_test_scene_is_scored_through_predict(tmp_path: Path) -> None:
+    recipe = write_lesson(tmp_path)
+    recipe.write_text(
+        recipe.read_text() + '[[tests]]\ntitle = "the scene itself"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
+    )
+    train(plan_training(recipe, tmp_path / "model", device="cpu"))
+    predict(tmp_path / "scene.tif", tmp_path / "map.tif", model=tmp_path / "model", device="cpu", precision="f32")
+    truth = np.where(patches(128), 1, 2)
+    found = np.where(read_map(tmp_path / "map.tif") == 3, 1, 2)
+    expected = figures(confusion(truth, found, 2), ("bright", "dark"))
+    assert load_model(tmp_path / "model").spec.accuracy["the scene itself"] == expected
+
+
+def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What no shape covers is ignored; what two classes claim too."""
+    recipe = write_lesson(tmp_path, labels="shapes.gpkg")
+    left, top = UTM @ (0, 0)
+    shapes = [
+        (box(left, top - 80, left + 80, top), "bright"),  # 8 × 8 pixels
+        (box(left + 40, top - 40, left + 120, top), "dark"),  # half of its 8 × 4 claimed by the other
+        (Point(left + 335, top - 335), "7"),  # one pixel, by its id
+    ]
+    frame = geopandas.GeoDataFrame({"class": [c for _, c in shapes]}, geometry=[g for g, _ in shapes], crs="EPSG:32633")
+    frame.to_crs(4326).to_file(tmp_path / "shapes.gpkg")
+    (source,) = read_recipe(recipe).sources
+    legend = load_legend(str(tmp_path / "two.toml"))
+    pieces = list(read_source(source, ("red", "nir"), legend, 32))
+    counts = sum(np.bincount(p.labels.ravel(), minlength=3) for p in pieces)
+    assert [(p.row, p.col) for p in pieces] == [(0, 0), (32, 32)]
+    assert counts[1:].tolist() == [64 - 16, 16 + 1]
+
+
+def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:
+    """Labels of 20 m in another zone: each pixel of 10 m takes the one under its centre."""
+    recipe = write_lesson(tmp_path)
+    coarse = patches(128)[4::8, 4::8]
+    write_labels(tmp_path / "labels.tif", np.where(coarse, 3, 7).astype(np.uint8), UTM @ UTM.scale(8))
+    (source,) = read_recipe(recipe).sources
+    pieces = list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    whole = np.block([[pieces[0].labels, pieces[1].labels], [pieces[2].labels, pieces[3].labels]])
+    assert (whole == np.where(patches(128), 1, 2)).all()
+
+
+def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = write_lesson(tmp_path)
+    write_labels(tmp_path / "labels.tif", np.full((128, 128), 3, np.uint8), UTM @ UTM.translation(0.5, 0.5))
+    (source,) = read_recipe(recipe).sources
+    list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    assert "0.50 of a pixel beside the grid" in caplog.text
+
+
+def test_folders_of_chips_and_packs_give_the_same_samples(tmp_path: Path) -> None:
+    dn = digital_numbers(20, 30)
+    labels = np.random.default_rng(0).choice([0, 3, 7], (20, 30)).astype(np.uint8)
+    for folder in ("images/here", "labels/here"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_scene(tmp_path / "images/here/a.tif", dn)
+    write_labels(tmp_path / "labels/here/a.tif", labels)
+    valid = np.ones((1, 20, 30), bool)
+    np.savez(tmp_path / "pack.npz", images=dn[None], valid=valid, labels=labels[None], group=["here"])
+    recipe = write_lesson(tmp_path)
+    text = recipe.read_text()
+    start, end = text.index("[[sources]]"), text.index("[split]")
+    both = """[[sources]]
+kind = "chips"
+images = "images"
+labels = "labels"
+[[sources]]
+kind = "pack"
+path = "pack.npz"
+bands = ["red", "nir"]
+scale = 1e-4
+"""
+    recipe.write_text(text[:start] + both + text[end:])
+    chips, pack = (
+        list(read_source(s, ("nir", "red"), load_legend(str(tmp_path / "two.toml")), 16))
+        for s in read_recipe(recipe).sources
+    )
+    assert len(chips) == len(pack) == 4
+    for a, b in zip(chips, pack, strict=True):
+        assert (a.labels == b.labels).all()
+        np.testing.assert_allclose(a.reflectance, b.reflectance, rtol=1e-6)
+        assert a.place == b.place == "here"
+
+
+def test_folds_hold_every_place_out_once(lesson: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = lesson.parent / "folds"
+    done = landcover(capsys, "train", lesson, "-o", out, "--folds", "2", "--steps", "4", "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert {p.name for p in out.iterdir()} == {"fold-1", "fold-2", "folds.json", "recipe.toml"}
+    each = json.loads((out / "folds.json").read_text())["folds"]
+    assert sum(f["pixels"] for f in each) == 128 * 128
+    assert report["macro_f1"]["mean"] == pytest.approx(np.mean([f["macro_f1"] for f in each]), abs=1e-3)
+    assert "2 folds" in done.err
+    assert "steps was set to 4" in (out / "fold-1" / "recipe.toml").read_text()
+
+
+def test_several_processes_learn_together(lesson: Path) -> None:
+    out = lesson.parent / "together"
+    train(plan_training(lesson, out, device="cpu", workers=2, changes={"steps": 8}))
+    assert {p.name for p in out.iterdir()} == OUTCOME
+
+
+# ------------------------------------------------------------------------------------------------ going on
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe = write_lesson(tmp_path, steps=40)
+    out, work = tmp_path / "model", tmp_path / ".model.work"
+    command = [sys.executable, "-m", "landcover", "train", str(recipe), "--device", "cpu", "-o"]
+    process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (work / "model" / "checkpoint.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    went_on = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True).stderr
+    assert "step 1 of" not in went_on
+    subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "undisturbed")]
+    assert weights[0] == weights[1]
+    assert not work.exists()
+
+
+def test_an_interrupted_training_says_that_it_can_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_lesson(tmp_path)
+    from landcover.training import learning
+
+    real = learning.Checkpoint.save
+
+    def save_once(self, *args) -> None:
+        real(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning.Checkpoint, "save", save_once)
+    done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
+    assert done.code == 130
+    assert "the same command goes on" in done.err
+    monkeypatch.setattr(learning.Checkpoint, "save", real)
+    with pytest.raises(TrainingError, match="with another recipe; finish it"):
+        train(plan_training(recipe, tmp_path / "model", device="cpu", changes={"seed": 5}))
+    done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert not any(p.name.startswith(".") for p in tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
+    recipe = change(write_lesson(tmp_path), "rate = 1e-2", "rate = 1e30\nclip = 1e30\nwarmup = 0.0")
+    with pytest.raises(TrainingError, match="training diverged; lower the rate"):
+        train(plan_training(recipe, tmp_path / "model", device="cpu"))
+    assert not (tmp_path / "model").exists()
+
+
+# ------------------------------------------------------------------------------------------------ refining
+
+
+def test_refining_keeps_what_is_known(trained: Path) -> None:
+    """With the same bands and classes nothing changes; a new band takes the mean of the filters, a class its own."""
+    model = load_model(trained)
+    x = torch.randn(1, 2, 32, 32)
+    with torch.inference_mode():
+        same = refined_network(model, ("red", "nir"), ("bright", "dark")).eval()(x)
+        assert torch.equal(same, model.network(x))
+        swapped = refined_network(model, ("nir", "red"), ("dark", "bright")).eval()(x.flip(1))
+        torch.testing.assert_close(swapped.flip(1), model.network(x))
+        more = refined_network(model, ("red", "nir", "blue"), ("bright", "other")).eval()(torch.randn(1, 3, 32, 32))
+        assert more.shape == (1, 2, 32, 32)
+
+
+def test_refining_through_the_command_line(lesson: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = lesson.parent / "refine.toml"
+    text = lesson.read_text().replace('bands = ["red", "nir"]\nlegend = "two.toml"\n', "")
+    start, end = text.index("[network]"), text.index("[augmentation]")
+    recipe.write_text(text[:start] + text[end:])
+    out = lesson.parent / "refined"
+    done = landcover(capsys, "train", recipe, "--init", trained, "-o", out, "--steps", "4", "--device", "cpu")
+    assert done.code == 0, done.err
+    spec = load_model(out).spec
+    assert spec.bands == ("red", "nir")
+    assert spec.legend == load_model(trained).spec.legend
+    assert spec.stats == load_model(trained).spec.stats
+    assert "Refined from lesson" in (out / "README.md").read_text()
+
+
+def test_a_frozen_encoder_stays_as_it_is(lesson: Path, tmp_path: Path) -> None:
+    init_model(
+        tmp_path / "base",
+        architecture="smp-unet",
+        bands=("red", "nir"),
+        classes=("bright", "dark"),
+        hyperparameters={"encoder_name": "resnet18", "decoder_channels": [16, 8, 8, 8, 8]},
+    )
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        lesson.read_text()
+        .replace('"scene.tif"', f'"{lesson.parent}/scene.tif"')
+        .replace('"labels.tif"', f'"{lesson.parent}/labels.tif"')
+        .replace('"two.toml"', f'"{lesson.parent}/two.toml"')
+    )
+    change(recipe, "hyperparameters = { width = 4, depth = 2 }", "freeze_encoder = true")
+    change(recipe, "chip = 32", "chip = 32\nhalf = false")
+    train(plan_training(recipe, tmp_path / "model", init=tmp_path / "base", device="cpu", changes={"steps": 3}))
+    before, after = (load_model(tmp_path / n).network for n in ("base", "model"))
+    for (name, a), b in zip(before.encoder.state_dict().items(), after.encoder.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(before.segmentation_head[0].weight, after.segmentation_head[0].weight)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_encoder_starts_from_a_file_of_weights(tmp_path: Path, suffix: str) -> None:
+    """Red, green and blue take their own filters; other bands take the mean of the three; all by 3 / 4."""
+    arguments = {"encoder_name": "resnet18", "decoder_channels": [16, 8, 8, 8, 8]}
+    donor = build_network("smp-unet", 3, 2, arguments).encoder.state_dict()
+    if suffix == "pth":
+        torch.save({f"encoder.{k}": v for k, v in donor.items()}, tmp_path / "w.pth")
+    else:
+        from safetensors.torch import save_file
+
+        save_file(donor, tmp_path / "w.safetensors")
+    from landcover.recipes import NetworkRecipe
+    from landcover.training.start import fresh_network
+
+    recipe = NetworkRecipe(
+        architecture="smp-unet", hyperparameters=arguments, encoder_weights=str(tmp_path / f"w.{suffix}")
+    )
+    own = fresh_network(recipe, ("blue", "green", "red", "nir"), 2).encoder.state_dict()
+    first = donor["conv1.weight"]
+    torch.testing.assert_close(own["conv1.weight"][:, 2], first[:, 0] * 0.75)
+    torch.testing.assert_close(own["conv1.weight"][:, 0], first[:, 2] * 0.75)
+    torch.testing.assert_close(own["conv1.weight"][:, 3], first.mean(dim=1) * 0.75)
+    assert torch.equal(own["layer1.0.conv1.weight"], donor["layer1.0.conv1.weight"])
+
+
+def test_a_student_learns_from_a_teacher_where_there_are_no_labels(lesson: Path, trained: Path) -> None:
+    """The student sees one band of two, and no labels."""
+    text = (
+        lesson.read_text().replace('bands = ["red", "nir"]', 'bands = ["nir"]').replace('labels = "labels.tif"\n', "")
+    )
+    recipe = lesson.parent / "student.toml"
+    recipe.write_text(text + f'[teacher]\nmodels = ["{trained}"]\nweight = 1.0\n')
+    out = lesson.parent / "student"
+    train(plan_training(recipe, out, device="cpu", changes={"steps": 40}))
+    predict(lesson.parent / "scene.tif", lesson.parent / "s.tif", model=out, device="cpu", overwrite=True)
+    assert (read_map(lesson.parent / "s.tif") == np.where(patches(128), 3, 7)).mean() > 0.9
+
+
+# ------------------------------------------------------------------------------------------------ laws
+
+
+def test_training_and_prediction_scale_pixels_alike(tmp_path: Path) -> None:
+    """What the loop gives the network is what prediction gives it, for a scene with an offset and missing pixels."""
+    dn = digital_numbers(32, 32)
+    dn[:, 3, 4] = 0
+    write_scene(tmp_path / "scene.tif", dn, nodata=0)
+    recipe = write_lesson(tmp_path, side=32)
+    change(recipe, 'labels = "labels.tif"', 'labels = "labels.tif"\nscale = 2e-4\noffset = -0.1')
+    write_scene(tmp_path / "scene.tif", dn, nodata=0)
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    view = View((0, 1), (0.2, 0.3), (0.1, 0.15))
+    trained_on = view(torch.from_numpy(piece.reflectance)[None], torch.from_numpy(piece.valid)[None])[0]
+    scene = open_scene(str(tmp_path / "scene.tif"), ("red", "nir"))
+    with scene.open(32) as reader:
+        pixels, valid = reader.read(Box(0, 32, 0, 32))
+    predicted_on = make_scaling([2e-4] * 2, [-0.1] * 2, [0.2, 0.3], [0.1, 0.15])(pixels, valid)
+    np.testing.assert_allclose(trained_on.numpy(), predicted_on, atol=2e-6)
+    assert not valid[3, 4]
+    assert (trained_on[:, 3, 4] == 0).all()
+
+
+def samples_at(origins: list[Origin], size: int = 16) -> Samples:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (len(origins), size, size)).astype(np.uint8)
+    shape = (len(origins), 1, size, size)
+    return Samples(
+        ("red",), np.zeros(shape, np.float32), labels > 0, labels, tuple(origins), np.ones(len(origins)), Path()
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 9), st.integers(0, 9)), min_size=8, max_size=40
+    ),
+    st.sampled_from(["group", "scene", "blocks"]),
+    st.integers(0, 20),
+    st.integers(2, 5),
+)
+def test_no_place_is_on_both_sides(chips: list, by: str, buffer: int, count: int) -> None:
+    origins = [Origin(s, f"scene-{s}-{p % 3}", f"place-{p}", 16 * r, 16 * c, None) for s, p, r, c in chips]
+    samples, split = samples_at(origins), Split(by=by, block=48, buffer=buffer)
+    names = places(samples, split)
+    held_out_in = np.zeros(len(origins), int)
+    for train_chips, out in folds(samples, split, 2, count):
+        assert not set(names[train_chips]) & set(names[out])
+        held_out_in[out] += 1
+        for i in train_chips:
+            for j in out:
+                a, b = origins[i], origins[j]
+                if (a.source, a.scene) == (b.source, b.scene) and buffer:
+                    assert max(abs(a.row - b.row), abs(a.col - b.col)) >= 16 + buffer
+    assert (held_out_in == 1).all()
+
+
+def labelled_by_colour(n: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Chips in patches of 8 pixels whose reflectance is a tenth of their label."""
+    rng = torch.Generator().manual_seed(3)
+    labels = (
+        torch.randint(1, 5, (n, side // 8, side // 8), generator=rng).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    )
+    return (labels[:, None] / 10).repeat(1, 2, 1, 1), torch.ones_like(labels, dtype=torch.bool), labels
+
+
+@pytest.mark.parametrize("zoom", [1.0, 3.0, 0.5, 0.34])
+def test_labels_stay_with_their_pixels(zoom: float) -> None:
+    """Wherever the colour is that of one class, the label is that class."""
+    chips = labelled_by_colour(8, 64)
+    reflectance, valid, labels = cut(chips, 32, torch.full((8, 2), zoom), torch.Generator().manual_seed(0))
+    tenth = reflectance[:, 0] * 10
+    pure = (
+        valid
+        & ((tenth - tenth.round()).abs() < 1e-4)
+        & (torch.nn.functional.avg_pool2d(tenth, 3, 1, 1) - tenth).abs().lt(1e-4)
+    )
+    assert pure.sum() > 200
+    assert (labels[pure] == tenth[pure].round()).all()
+
+
+def test_at_zoom_one_pixels_are_only_turned() -> None:
+    chips = labelled_by_colour(6, 32)
+    noise = torch.rand(6, 2, 32, 32)
+    reflectance, valid, _ = cut((noise, *chips[1:]), 32, torch.ones(6, 2), torch.Generator().manual_seed(0))
+    assert valid.all()
+    np.testing.assert_allclose(reflectance.flatten(2).sort().values, noise.flatten(2).sort().values, atol=1e-5)
+
+
+def test_coarser_pixels_are_means() -> None:
+    """At a third of the resolution the mean of a chip stays, and its noise falls by three."""
+    noise = torch.rand(4, 1, 96, 96)
+    ones = torch.ones(4, 96, 96, dtype=torch.bool)
+    reflectance, _, _ = cut((noise, ones, ones.long()), 32, torch.full((4, 2), 1 / 3), torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(reflectance.mean((1, 2, 3)), noise.mean((1, 2, 3)), atol=2e-3)
+    np.testing.assert_allclose(reflectance.std(), noise.std() / 3, rtol=0.1)
+
+
+def test_chips_of_30_m_are_made_to_look_like_10_m_and_the_other_way_round() -> None:
+    augment = Augmenter(Augmentation(size=32, gsd=(10, 30), zoom=(1, 2)), ("red",), np.zeros(1))
+    zoom = augment._zoom(torch.tensor([30.0, 10.0, float("nan")]))
+    np.testing.assert_allclose(zoom, [[1, 3], [1 / 3, 1], [1, 2]])
+
+
+def test_haze_falls_with_wavelength() -> None:
+    bands = ("blue", "green", "red", "nir", "swir16", "swir22")
+    augment = Augmenter(Augmentation(size=16, gain=0, noise=0, holes=0, haze=0.2), bands, np.zeros(6))
+    dark = (torch.zeros(64, 6, 16, 16), torch.ones(64, 16, 16, dtype=torch.bool), torch.ones(64, 16, 16).long())
+    reflectance, _, _ = augment(dark, torch.full((64,), 10.0), torch.Generator().manual_seed(0))
+    haze = reflectance[:, :, 0, 0]
+    assert (haze.diff(dim=1) <= 0).all()
+    assert 0.3 < (haze[:, 0] > 0).float().mean() < 0.7
+    assert haze.max() <= 0.2
+
+
+def test_turbid_water_stays_water_and_land_stays_land() -> None:
+    augment = Augmenter(
+        Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, turbid=1), ("red",), np.zeros(1), water=2
+    )
+    labels = torch.ones(16, 32, 32).long()
+    labels[:, :16] = 2
+    pixels = torch.where(labels == 2, 0.0, 0.5)[:, None]
+    reflectance, _, after = augment(
+        (pixels, labels > 0, labels), torch.full((16,), 10.0), torch.Generator().manual_seed(0)
+    )
+    assert (reflectance[:, 0][after == 1] == 0.5).all()
+    water = reflectance[:, 0][after == 2]
+    assert water.max() <= 0.45 * 0.5 + 1e-6
+    assert water.max() > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["unet", "smp-unet", "fpn", "deeplabv3plus", "segformer"])
+def test_softening_divides_the_scores(architecture: str) -> None:
+    arguments = {} if architecture == "unet" else {"encoder_name": "resnet18"}
+    network = build_network(architecture, 2, 3, arguments).eval()
+    x = torch.randn(1, 2, 64, 64)
+    with torch.inference_mode():
+        before = network(x)
+        soften(network, 2.5)
+        torch.testing.assert_close(network(x), before / 2.5, rtol=1e-4, atol=1e-5)
+
+
+@given(st.floats(0.4, 3.0))
+def test_the_temperature_that_was_applied_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 3)).astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (p.cumsum(axis=1) > rng.random((len(p), 1))).argmax(axis=1) + 1
+    assert find_temperature(logits * np.float32(temperature), labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [warm_cosine(i, 100, 0.1) for i in range(100)]
+    assert rates[:9] == pytest.approx([0.1 * (i + 1) for i in range(9)])
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] < 0.001
+
+
+def test_accuracy_on_a_worked_example() -> None:
+    reference = np.array([1, 1, 1, 2, 2, 3, 0, 0])
+    predicted = np.array([1, 1, 2, 2, 3, 3, 1, 2])
+    counts = confusion(reference, predicted, 4)
+    assert counts.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert overall_accuracy(counts) == pytest.approx(4 / 6)
+    np.testing.assert_allclose(f1_scores(counts), [0.8, 0.5, 2 / 3, np.nan])
+    assert macro_f1(counts) == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+
+
+def test_calibration_error_on_a_worked_example() -> None:
+    """Half the pixels are 95 % sure and right in 9 of 10; half are 55 % sure and right in 4 of 10."""
+    confidence = np.repeat([0.95, 0.55], 10)
+    right = np.array([1] * 9 + [0] + [1] * 4 + [0] * 6, bool)
+    assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.05 + 0.5 * 0.15)
+
+
+def test_recipes_that_come_along_are_recipes() -> None:
+    from landcover.specs import _config_folder
+
+    found = sorted((_config_folder() / "train").glob("*.toml"))
+    assert found
+    for path in found:
+        assert read_recipe(path).name
