@@ -223,22 +223,33 @@ def read_toml(spec: type[SpecT], path: Path) -> SpecT:
 
 def explain(e: ValidationError, spec: type[BaseModel] | None = None) -> str:
     """The first finding of a validation, as part of a sentence, with the nearest key of `spec` to one it has not."""
-    first = e.errors()[0]
+    first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelt key is missing too
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        meant = difflib.get_close_matches(str(first["loc"][-1]), _keys(spec) if spec else [], n=1)
+        meant = difflib.get_close_matches(str(first["loc"][-1]), _keys(spec, first["loc"][:-1]) if spec else [], n=1)
         return f"unknown key '{place}'; " + (
             f"did you mean '{meant[0]}'?" if meant else "remove it or correct its spelling"
         )
     return f"{place + ': ' if place else ''}{first['msg']}"
 
 
-def _keys(spec: Any) -> set[str]:
-    """The keys of a specification and of all those within it."""
-    if isinstance(spec, type) and issubclass(spec, BaseModel):
-        inner = (_keys(field.annotation) for field in spec.model_fields.values())
-        return set(spec.model_fields).union(*inner)
-    return set().union(*(_keys(part) for part in get_args(spec)))
+def _keys(spec: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
+    """The keys that exist at a place in a specification."""
+    at = {spec}
+    for part in place:
+        inner = {m for model in at if part in model.model_fields for m in _models(model.model_fields[part].annotation)}
+        if isinstance(part, str):  # a key; or the kind of one of several specifications
+            at = inner or {
+                m for m in at if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+            }
+    return {key for model in at for key in model.model_fields}
+
+
+def _models(annotation: Any) -> set[type[BaseModel]]:
+    """The specifications in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return set().union(*map(_models, get_args(annotation)))
 
 
 def _config_folder() -> Path:

@@ -15,7 +15,7 @@ RANKS = [
     {"scaling", "blend", "provenance", "regions", "bands", "recipes"},
     {"scene", "classmap", "cog", "network", "chips", "synthetic"},
     {"journal", "models", "engines"},
-    {"planning", "vectorization", "stats", "preview"},
+    {"planning", "vectorization", "stats", "preview", "export"},
     {"prediction"},
     {"inspection", "training"},
     {"cli"},
@@ -23,8 +23,8 @@ RANKS = [
 ]
 
 BORDERS = {
-    "torch": {"network", "engines", "models", "inspection", "training", "cli"},
-    "openvino": {"engines"},
+    "torch": {"network", "engines", "models", "inspection", "training", "export", "cli"},
+    "openvino": {"engines", "export"},
     "segmentation_models_pytorch": {"network", "training"},
     "geopandas": {"vectorization", "regions", "stats", "training"},
     "typer": {"cli"},

@@ -1,4 +1,4 @@
-"""`landcover models`: which models there are, what they are, and how to make an empty one."""
+"""`landcover models`: which models there are, what they are, and how to export one or make an empty one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +65,7 @@ def show(
         "training": spec.training,
         "sha256": found.sha256,
         "folder": found.folder,
+        "card": found.folder / "README.md" if (found.folder / "README.md").is_file() else "none",
     }
     for key, value in facts.items():
         typer.echo(f"{key}: {value}")
@@ -98,6 +99,26 @@ def init(
         overwrite=overwrite,
     )
     say(f"Wrote the untrained model {out}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
+    out: Annotated[Path, Option("--out", "-o", help="The file to write.")],
+    format_: Annotated[str, Option("--format", help="onnx, openvino or pt2 (torch.export).")] = "onnx",
+    scene: Annotated[str | None, Option(help="Check the result on chips of this scene too.")] = None,
+    sensor: Annotated[str | None, Option(help="The scene's sensor.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a model as one graph, from reflectance to scores, for other programs.
+
+    Example: landcover models export landcover-6band --format onnx --out landcover.onnx
+    """
+    from landcover.export import export_model
+    from landcover.models import load_model
+
+    apart = export_model(load_model(model), out, format_, scene=scene, sensor=sensor, overwrite=overwrite)
+    say(f"Wrote {out}; its scores lie within {apart:.1g} of the model's")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ def places(samples: Samples, split: Split) -> np.ndarray:
 def folds(samples: Samples, split: Split, classes: int, count: int) -> list[Halves]:
     """Split chips `count` times, so that each place is held out once.
 
-    Places without any label are learned from in every fold. The others go to folds from the largest to the smallest, each to the fold where its classes are rarest, so that every
-    fold holds about as much of each class.
+    Places without any label are learned from in every fold. The others go to folds from the largest to the smallest,
+    each to the fold where its classes are rarest, so that every fold holds about as much of each class.
     """
     names = places(samples, split)
     unique = sorted(set(names))

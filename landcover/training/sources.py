@@ -246,7 +246,9 @@ def _choice(source: ImageSource) -> Choice:
     return Choice(source.sensor, source.bands, source.scale, source.offset)
 
 
-def _windows(scene: Scene, reference: AbstractContextManager[ReadLabels] | None, chip: int, place: str) -> Iterator[Piece]:
+def _windows(
+    scene: Scene, reference: AbstractContextManager[ReadLabels] | None, chip: int, place: str
+) -> Iterator[Piece]:
     """The windows of a scene that hold a label, or all that hold a valid pixel if there is no reference."""
     gain, bias = (np.array([getattr(b, a) for b in scene.bands], np.float32) for a in ("scale", "offset"))
     with ExitStack() as stack:

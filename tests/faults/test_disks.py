@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from landcover.planning import Options, make_plan
 from landcover.prediction import predict
 from tests.commands import tree
 from tests.faults.runs import command, run, start
+from tests.lessons import change, write_lesson
 from tests.scenes import digital_numbers, write_scene
 
 
@@ -100,3 +102,17 @@ def test_the_disk_with_the_finished_rows_is_gone(tmp_path: Path, pointwise: Mode
     assert "lacks the finished rows" in done.stderr
     run(*args, "--no-resume")
     assert out.exists()
+
+
+def test_a_disk_that_is_full_while_training(small_disk: Path, tmp_path: Path) -> None:
+    """The checkpoint does not fit; when there is room the same command trains."""
+    recipe = change(write_lesson(tmp_path, side=64, steps=4), "width = 4", "width = 16")
+    args = [sys.executable, "-m", "landcover", "train", recipe, "-o", small_disk / "model", "--device", "cpu"]
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "checkpoint.pt cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (small_disk / "model").exists()
+    subprocess.run(["mount", "-o", "remount,size=9m", small_disk], check=True)
+    run(*map(str, args))
+    assert (small_disk / "model" / "model.safetensors").exists()

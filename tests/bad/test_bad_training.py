@@ -1,0 +1,190 @@
+"""Recipes, samples and weights that cannot be used: each is one sentence, exit code 3, and nothing left behind."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import torch
+from shapely.geometry import box
+
+from landcover.models import Model
+from tests.commands import landcover, refused
+from tests.lessons import change, write_labels, write_lesson
+from tests.scenes import UTM, write_scene
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_lesson(tmp_path, side=64, steps=4)
+
+
+@pytest.fixture
+def train(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run train, and give the sentence with which it refuses."""
+
+    def run(*options: str | Path, config: Path = recipe, out: Path = tmp_path / "model") -> str:
+        return refused(capsys, tmp_path, "train", config, "--out", out, "--device", "cpu", *options)
+
+    return run
+
+
+Train = Callable[..., str]
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path, train: Train) -> None:
+    assert "cannot be read" in train(config=tmp_path / "nowhere.toml")
+
+
+def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
+    recipe.write_text("steps: 5")
+    assert "is not valid TOML" in train()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("steps =", "step =", "unknown key 'loop.step'; did you mean 'steps'?"),
+        ("[augmentation]", "[augmentations]", "did you mean 'augmentation'?"),
+        ('kind = "scene"\nscene', 'kind = "scene"\nsence', "did you mean 'scene'?"),
+        ("rate = 1e-2", "rate = -1", "loop.rate: Input should be greater than 0"),
+        ("size = 32", "size = 33", "not a multiple of the network's stride, 4"),
+        ('architecture = "unet"', 'architecture = "unett"', "did you mean 'unet"),
+        ('legend = "two.toml"', 'legend = "three.toml"', "neither a known name nor a TOML file"),
+        ('bands = ["red", "nir"]', "", "names no bands"),
+        ('bands = ["red", "nir"]', 'bands = ["red", "swir16"]', "'swir16'"),
+        ('labels = "labels.tif"', "", "scene.tif has no labels; name them, or a [teacher]"),
+        ('labels = "labels.tif"', 'labels = "nowhere.tif"', "nowhere.tif cannot be opened"),
+        ('scene = "scene.tif"', 'scene = "nowhere.tif"', "does not exist"),
+        ('labels = "labels.tif"', 'labels = "labels.tif"\nband = 2', "has no band 2"),
+        ('labels = "labels.tif"', 'labels = "labels.tif"\nclasses = { 3 = "brihgt" }', "did you mean 'bright'?"),
+        ('labels = "labels.tif"', 'labels = "labels.tif"\nscale = 1.0', "its scale or offset is wrong"),
+        ('architecture = "unet"', 'architecture = "unet"\nencoder_weights = "w.pth"', "has no encoder"),
+        ('architecture = "unet"', 'architecture = "unet"\nfreeze_encoder = true', "no encoder to freeze"),
+    ],
+)
+def test_what_a_recipe_cannot_say(recipe: Path, train: Train, before: str, after: str, said: str) -> None:
+    change(recipe, before, after)
+    assert said in train()
+
+
+def test_labels_outside_the_legend_are_listed_with_their_counts(tmp_path: Path, train: Train) -> None:
+    labels = np.full((64, 64), 3, np.uint8)
+    labels[:10, :10], labels[20, 20] = 9, 8
+    write_labels(tmp_path / "labels.tif", labels)
+    assert "does not know: '9' (100 ×), '8' (1 ×)" in train()
+
+
+def test_polygons_of_an_unknown_class(tmp_path: Path, recipe: Path, train: Train) -> None:
+    left, top = UTM @ (0, 0)
+    shape = [box(left, top - 80, left + 80, top)]
+    geopandas.GeoDataFrame({"class": ["Bright"]}, geometry=shape, crs="EPSG:32633").to_file(tmp_path / "p.gpkg")
+    change(recipe, "labels.tif", "p.gpkg")
+    assert "does not know: 'Bright'" in train()
+
+
+def test_polygons_without_the_column(tmp_path: Path, recipe: Path, train: Train) -> None:
+    left, top = UTM @ (0, 0)
+    shape = [box(left, top - 80, left + 80, top)]
+    geopandas.GeoDataFrame({"kind": ["dark"]}, geometry=shape, crs="EPSG:32633").to_file(tmp_path / "p.gpkg")
+    change(recipe, "labels.tif", "p.gpkg")
+    assert "has no column 'class' with classes; it has kind" in train()
+
+
+def test_labels_that_lie_elsewhere(tmp_path: Path, train: Train) -> None:
+    write_labels(tmp_path / "labels.tif", np.full((64, 64), 3, np.uint8), UTM @ UTM.translation(1000, 0))
+    assert "do not overlap" in train()
+
+
+def test_a_class_without_samples(tmp_path: Path, train: Train) -> None:
+    write_labels(tmp_path / "labels.tif", np.full((64, 64), 3, np.uint8))
+    assert "no sample of the class 'dark' is left to learn from" in train()
+
+
+def test_chips_of_nothing_but_nodata(tmp_path: Path, train: Train) -> None:
+    write_scene(tmp_path / "scene.tif", np.zeros((2, 64, 64), np.uint16), nodata=0)
+    assert "labels no valid pixel" in train()
+
+
+def test_a_scene_of_nothing_but_nan(tmp_path: Path, train: Train) -> None:
+    write_scene(tmp_path / "scene.tif", np.full((2, 64, 64), np.nan, np.float32))
+    assert "labels no valid pixel" in train()
+
+
+def test_more_folds_than_places(recipe: Path, train: Train) -> None:
+    assert "fewer places than 9 folds" in train("--folds", "9")
+    assert "2 folds or more" in train("--folds", "1")
+
+
+def test_a_model_that_is_there_already(tmp_path: Path, train: Train) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious").touch()
+    assert "--overwrite" in train()
+
+
+def test_a_base_that_is_no_model(train: Train) -> None:
+    assert "neither a folder nor the name of an embedded model" in train("--init", "landcover-7band")
+
+
+def test_a_teacher_of_other_classes(recipe: Path, pointwise: Model, train: Train) -> None:
+    recipe.write_text(recipe.read_text() + f'[teacher]\nmodels = ["{pointwise.folder}"]\n')
+    assert "scores a, b, c, and the recipe's legend has bright, dark" in train()
+
+
+class Malice:
+    def __reduce__(self) -> tuple:
+        return print, ("code was run",)
+
+
+ENCODER = 'architecture = "smp-unet"\nencoder_weights = "w.pth"'
+ARGUMENTS = "hyperparameters = { encoder_name = 'resnet18' }"
+
+
+def test_weights_that_carry_code(
+    tmp_path: Path, recipe: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(change(recipe, 'architecture = "unet"', ENCODER), "hyperparameters = { width = 4, depth = 2 }", ARGUMENTS)
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"weights": Malice()}))
+    assert "cannot be read as plain tensors" in train()
+    torch.save({"weights": Malice()}, tmp_path / "w.pth")
+    assert "cannot be read as plain tensors" in train()
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_weights_of_another_encoder(tmp_path: Path, recipe: Path, train: Train) -> None:
+    change(change(recipe, 'architecture = "unet"', ENCODER), "hyperparameters = { width = 4, depth = 2 }", ARGUMENTS)
+    torch.save({"conv1.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "w.pth")
+    assert "are not those of this encoder" in train()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"images": np.zeros((1, 2, 8, 8))}, "has no array 'valid'"),
+        ({"images": np.zeros((1, 3, 8, 8))}, "the recipe names 2 bands"),
+        ({"labels": np.zeros((1, 8, 9), np.uint8)}, "labels has the shape (1, 8, 9)"),
+        ({"group": np.zeros(3)}, "the groups have the shape (3,)"),
+        ({"group": np.array([Malice()])}, "cannot be read as a pack"),
+    ],
+)
+def test_a_pack_that_does_not_fit(tmp_path: Path, recipe: Path, train: Train, arrays: dict, said: str) -> None:
+    fine = {
+        "images": np.ones((1, 2, 8, 8)),
+        "valid": np.ones((1, 8, 8), bool),
+        "labels": np.ones((1, 8, 8), np.uint8),
+        "group": np.zeros(1),
+    }
+    if said.startswith("has no array"):
+        fine = {}
+    np.savez(tmp_path / "pack.npz", **{**fine, **arrays})
+    pack = 'kind = "pack"\npath = "pack.npz"\nscale = 1e-4\nbands = ["red", "nir"]\n'
+    change(recipe, 'kind = "scene"\nscene = "scene.tif"\nlabels = "labels.tif"\n', pack)
+    assert said in train()
+
+
+def test_a_recipe_shows_its_keys_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    done = landcover(capsys, "train", "--help")
+    assert done.code == 0
+    assert "landcover train my-area.toml --init landcover-6band --out my-model" in " ".join(done.out.split())
