@@ -95,6 +95,11 @@ class Run:
             partial.replace(self._journal)
         self.progress = progress
 
+    def rewind(self) -> None:
+        """Drop what was written after the last mark; it will be written again."""
+        self._mapped = self.progress.mapped
+        self._written = False
+
     def forget(self) -> None:
         """Let nothing of this run be kept."""
         self._journal.unlink(missing_ok=True)

@@ -31,7 +31,10 @@ from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Scene, open_scene
 
 CPU_BATCH_SIZE = 1
-CUDA_BATCH_SIZE = 4
+CUDA_BATCH_PIXELS = 4 * TILE_SIZE**2
+"""Of the windows that a card scores at once; smaller windows are more to a batch."""
+
+CUDA_LARGEST_BATCH = 64
 BATCHES_AHEAD = 1
 """Batches that are cut while the engine is busy."""
 
@@ -352,10 +355,18 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
 def _batch_size(options: Options, choice: EngineChoice, grid: Grid) -> int:
     limit = options.batch_size
     if limit is None:
-        limit = CUDA_BATCH_SIZE if choice.device.startswith("cuda") else CPU_BATCH_SIZE
+        limit = _cuda_batch_size(grid) if choice.device.startswith("cuda") else CPU_BATCH_SIZE
     if limit < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {limit}")
     return even_batch_size(grid.cols.count, limit)
+
+
+def _cuda_batch_size(grid: Grid) -> int:
+    """As many windows as keep a card busy; it follows from the windows alone, so that every card gives the same map.
+
+    How many of them are scored at once is for the engine to say, from the memory that is free.
+    """
+    return min(max(1, CUDA_BATCH_PIXELS // (grid.rows.tile * grid.cols.tile)), CUDA_LARGEST_BATCH)
 
 
 def _check_outputs(options: Options) -> None:

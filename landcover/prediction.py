@@ -1,5 +1,6 @@
 """A scene → a class map: rows are read ahead, scored in windows, blended, classified and written behind."""
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -13,12 +14,14 @@ import numpy as np
 from landcover.blend import Blender
 from landcover.chips import CHUNK_ROWS, Batch, Chunk, Cutter, Pool, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
-from landcover.engines import Engine, open_engine
-from landcover.errors import OutputError, SceneError
+from landcover.engines import Engine, EngineChoice, open_engine, with_less
+from landcover.errors import DeviceError, OutputError, SceneError
 from landcover.grid import Box, Grid
 from landcover.journal import Progress, Run, finished_part, open_run
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
+
+_log = logging.getLogger(__name__)
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
@@ -55,19 +58,37 @@ def map_scene(plan: Plan) -> Generator[int, None, None]:
         _check_progress(plan, run.progress)
         done = sum(box.height * box.width for box in _finished(plan, run.progress))
         yield done
-        if left := _left(plan, run.progress):
-            how = (plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
-            engine = cache(partial(open_engine, *how))
-            with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
-                for number, grid in left:
-                    with closing(_map(plan, number, grid, engine)) as parts:
-                        for part in parts:
-                            give(part)
-                            done += part.box.height * part.box.width if isinstance(part, Block) else 0
-                            yield done
+        choice: EngineChoice | None = plan.choice
+        while choice and _left(plan, run.progress):
+            try:
+                for pixels in _map_left(plan, run, choice):
+                    done += pixels
+                    yield done
+            except DeviceError as e:
+                if not (choice := with_less(choice)):
+                    raise
+                _log.warning("%s: going on with %s from the last finished row", e, choice)
+                run.rewind()
+                done = sum(box.height * box.width for box in _finished(plan, run.progress))
         if not run.progress.mapped:
             run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+
+
+def _map_left(plan: Plan, run: Run, choice: EngineChoice) -> Generator[int, None, None]:
+    """Map and write what is left of a plan; yields the pixels that each window finishes.
+
+    Raises:
+        DeviceError: the device has not the memory for it.
+    """
+    how = (plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+    engine = cache(partial(open_engine, choice, *how))
+    with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
+        for number, grid in _left(plan, run.progress):
+            with closing(_map(plan, number, grid, engine)) as parts:
+                for part in parts:
+                    give(part)
+                    yield part.box.height * part.box.width if isinstance(part, Block) else 0
 
 
 def _check_progress(plan: Plan, progress: Progress) -> None:
@@ -150,9 +171,13 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
                     if box:
                         yield Block(box)
                     continue
-                blender.add(upcoming.scores, row, col)
-                if box:
-                    yield _classify(plan, engine, box, upcoming, grid.within(box, row, col))
+                try:
+                    blender.add(upcoming.scores, row, col)
+                    block = _classify(plan, engine, box, upcoming, grid.within(box, row, col)) if box else None
+                except engine.out_of_memory as e:
+                    raise DeviceError(f"{plan.choice.device} has not the memory to blend the scores of windows") from e
+                if block:
+                    yield block
                 upcoming = next(windows, None)
             _, below = grid.completed_rows(row)
             yield Mark(panel, below if below < grid.region.row1 else None)

@@ -118,6 +118,16 @@ def test_a_device_with_little_memory_takes_fewer_chips_at_once(
     assert len(caplog.messages) == {3: 1, 2: 2, 1: 3}[room], "said once for each step down, not for each batch"
 
 
+def test_as_many_chips_at_once_as_the_free_memory_holds(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    dn, valid = digital_numbers(64, 96, 10).reshape(5, 2, 64, 96), np.ones((5, 1, 64, 96), bool)
+    engine = TorchEngine(model, SCALING, "cpu")
+    engine._scorer = Small(engine._scorer, 2)
+    engine._free_bytes = lambda: 2 * 4 * 64 * 96 * engine._values + 1
+    (found,) = run(engine, (dn, valid))
+    assert len(found) == 5
+    assert not caplog.messages, "it never ran out of memory"
+
+
 def test_a_device_without_memory_for_one_window_is_an_error(model: Model) -> None:
     engine = TorchEngine(model, SCALING, "cpu")
     engine._scorer = Small(engine._scorer, 0)
@@ -278,7 +288,7 @@ def test_without_openvino_the_cpu_runs_torch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_cuda_device_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "cuda_devices", lambda: 2)
-    monkeypatch.setattr(choice, "_computes_in_bf16", lambda choice: choice.device != "cpu")
+    monkeypatch.setattr(choice, "computes_in_bf16", lambda choice: choice.device != "cpu")
     assert choose_engine().device == "cuda:0"
     assert choose_engine("cuda:1") == EngineChoice("torch", "cuda:1", "asked for", "bf16")
     assert choose_engine("cuda", precision="f32").precision == "f32"

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from landcover.chips import Batch
-from landcover.engines.choice import EngineChoice, choose_engine, cuda_devices
+from landcover.engines.choice import EngineChoice, choose_engine, cuda_devices, with_less
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
     from landcover.models import Model
 
-__all__ = ["Engine", "EngineChoice", "choose_engine", "cuda_devices", "open_engine"]
+__all__ = ["Engine", "EngineChoice", "choose_engine", "cuda_devices", "open_engine", "with_less"]
 
 
 class Engine(Protocol):
-    """Scores batches of one constant shape."""
+    """Scores batches of one constant shape.
+
+    Attributes:
+        out_of_memory: what is raised where the device has not the memory for what is done with its scores.
+    """
+
+    out_of_memory: type[BaseException]
 
     def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Any], None, None]:
         """Score batches, one after the other; the next one is under way while the last one is looked at.
@@ -62,4 +68,4 @@ def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: t
         return OpenVINOEngine(model, scaling, shape, dtype, choice.precision)
     from landcover.engines.torch import TorchEngine
 
-    return TorchEngine(model, scaling, choice.device, choice.precision)
+    return TorchEngine(model, scaling, choice.device, choice.precision, sums=choice.sums)

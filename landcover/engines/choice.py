@@ -21,15 +21,26 @@ class EngineChoice:
         device: "cpu" or "cuda:N".
         why: one clause for people.
         precision: of the network's arithmetic, "f32" or "bf16".
+        sums: where overlapping scores are added up, "device", or "host" where a card has not the memory for it.
     """
 
     engine: str
     device: str
     why: str
     precision: str = "f32"
+    sums: str = "device"
 
     def __str__(self) -> str:
         return f"{self.engine} on {self.device} in {self.precision} ({self.why})"
+
+
+def with_less(choice: EngineChoice) -> EngineChoice | None:
+    """How to go on where a device's memory did not suffice: sums on the host, then all on the CPU, then nothing."""
+    if choice.device == "cpu":
+        return None
+    if choice.sums == "device":
+        return replace(choice, sums="host", why="its memory did not suffice for the sums of scores")
+    return replace(_choose_device("cpu", "auto"), why="the CUDA device has not the memory for one window")
 
 
 def choose_engine(

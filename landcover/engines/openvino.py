@@ -27,6 +27,8 @@ class OpenVINOEngine:
     before is blended.
     """
 
+    out_of_memory: type[BaseException] = MemoryError
+
     def __init__(
         self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, precision: str = "f32"
     ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 
 from landcover.chips import Batch
 from landcover.errors import DeviceError
-from landcover.network import Scorer, fold_batch_norms, noise
+from landcover.network import Scorer, activation_count, fold_batch_norms, noise
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -23,14 +24,20 @@ class TorchEngine:
     """Torch, channels last; the softmax is in float32 whatever the precision.
 
     On CUDA three streams overlap: one copies the next batch from pinned memory, one runs the network, and one is for
-    what the caller does with the scores; a byte a pixel comes back. If the device's memory does not hold a batch, its
-    halves are scored one after the other, and all later batches too.
+    what the caller does with the scores; a byte a pixel comes back. Of a batch so many chips are scored at once as the
+    device's free memory holds; if that was too many, half as many, and so with all later batches.
     """
 
-    def __init__(self, model: "Model", scaling: Scaling, device: str, precision: str = "f32") -> None:
+    out_of_memory: type[BaseException] = torch.OutOfMemoryError
+
+    def __init__(
+        self, model: "Model", scaling: Scaling, device: str, precision: str = "f32", *, sums: str = "device"
+    ) -> None:
         self._device = torch.device(device)
         self._half = precision == "bf16"
+        self._sums = torch.device("cpu") if sums == "host" else self._device
         self._at_once: int | None = None  # chips; None for the whole batch
+        self._values = activation_count(model.network, len(model.spec.bands), model.stride)
         network = model.network
         if self._device.type == "cuda":  # the same bits every time, and f32 that is f32
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -53,7 +60,7 @@ class TorchEngine:
                 yield before[:2]
 
     def array(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._sums)
 
     def numpy(self, values: torch.Tensor) -> np.ndarray:
         return values.cpu().numpy()
@@ -64,10 +71,10 @@ class TorchEngine:
     def _submit(self, batch: Batch) -> list[torch.Tensor]:
         """Begin to score a batch; float32 (classes, h, w) for each chip, which may not be there yet on CUDA."""
         while True:
-            at_once = self._at_once or len(batch.dn)
+            at_once = self._at_once = self._at_once or self._that_fit(batch)
             try:
-                parts = [self._score(batch, i, i + at_once) for i in range(0, len(batch.dn), at_once)]
-                return [chip for part in parts for chip in part]
+                parts = (self._score(batch, i, i + at_once) for i in range(0, len(batch.dn), at_once))
+                return [chip for part in parts for chip in part.to(self._sums)]
             except torch.OutOfMemoryError as e:
                 height, width = batch.dn.shape[-2:]
                 if at_once == 1:
@@ -84,6 +91,17 @@ class TorchEngine:
                 )
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _that_fit(self, batch: Batch) -> int:
+        """How many chips of a batch the device's free memory holds while all layers of the network hold theirs."""
+        n, _, height, width = batch.dn.shape
+        chip = self._values * height * width * (2 if self._half else 4)
+        return min(n, max(1, self._free_bytes() // chip))
+
+    def _free_bytes(self) -> int:
+        if self._device.type != "cuda":
+            return sys.maxsize
+        return torch.cuda.mem_get_info(self._device)[0]
 
     def _score(self, batch: Batch, lo: int, hi: int) -> torch.Tensor:
         dn, valid = batch.dn[lo:hi], batch.valid[lo:hi]
@@ -110,7 +128,7 @@ class TorchEngine:
     @contextlib.contextmanager
     def _beside(self, scores: list[torch.Tensor], ready: Any) -> Iterator[None]:
         """Let what the caller does with scores run beside the network's work on the next batch."""
-        if self._device.type != "cuda":
+        if self._sums.type != "cuda":
             yield
             return
         self._using.wait_event(ready)
