@@ -41,6 +41,7 @@ class Scene:
         scale: reflectance = number * scale.
         bands: common names in file order; empty where the file names them as Sentinel-2 does.
         water_only: the reference says 1 = water, 0 = not, −1 = unknown.
+        gsd: metres per pixel.
         vary: score it through air and at 30 m too.
     """
 
@@ -51,6 +52,7 @@ class Scene:
     scale: float = 1e-4
     bands: tuple[str, ...] = ()
     water_only: bool = False
+    gsd: float = 10.0
     vary: bool = False
 
 
@@ -75,6 +77,7 @@ AERIAL = (
         "naip_md_1m/labels.tif",
         scale=1 / 255,
         bands=("red", "green", "blue", "nir"),
+        gsd=1.0,
     ),
 )
 
@@ -88,8 +91,8 @@ def evaluate(model: Model, data: Path, scenes: tuple[Scene, ...]) -> dict[str, d
     for scene in scenes:
         if not (data / scene.image).is_file():
             continue
-        for how, pixels in variants(read_scene(data, scene, model.spec.bands), model.spec.bands, vary=scene.vary):
-            counts = score(model, pixels, water_only=scene.water_only)
+        for how, gsd, pixels in variants(read_scene(data, scene, model.spec.bands), model.spec.bands, scene):
+            counts = score(model.for_gsd(gsd), pixels, water_only=scene.water_only)
             names = ("water", "not_water") if scene.water_only else CLASSES
             found[scene.title + how] = figures(counts, names)
     return found
@@ -107,13 +110,13 @@ def read_scene(data: Path, scene: Scene, bands: tuple[str, ...]) -> Pixels:
     return dn * scene.scale, valid, reference * valid
 
 
-def variants(pixels: Pixels, bands: tuple[str, ...], *, vary: bool) -> Iterator[tuple[str, Pixels]]:
-    """A scene as it is, and through air, averaged to a third, and both."""
-    yield "", pixels
-    if vary:
-        yield ", through air", through_air(pixels, bands)
-        yield ", at 30 m", averaged(pixels)
-        yield ", through air, at 30 m", averaged(through_air(pixels, bands))
+def variants(pixels: Pixels, bands: tuple[str, ...], scene: Scene) -> Iterator[tuple[str, float, Pixels]]:
+    """A scene as it is, and through air, averaged to a third, and both, with their metres per pixel."""
+    yield "", scene.gsd, pixels
+    if scene.vary:
+        yield ", through air", scene.gsd, through_air(pixels, bands)
+        yield ", at 30 m", 3 * scene.gsd, averaged(pixels)
+        yield ", through air, at 30 m", 3 * scene.gsd, averaged(through_air(pixels, bands))
 
 
 def through_air(pixels: Pixels, bands: tuple[str, ...]) -> Pixels:
@@ -152,16 +155,6 @@ def score(model: Model, pixels: Pixels, *, water_only: bool = False) -> np.ndarr
     if not water_only:
         return confusion(reference * valid, predicted, len(CLASSES))
     return confusion(reference, np.where(predicted == CLASSES.index("water") + 1, 1, 2), 2)
-
-
-def score_pack(model: Model, path: Path) -> np.ndarray:
-    """The confusion matrix over all chips of a pack."""
-    counts = np.zeros((len(CLASSES),) * 2, np.int64)
-    with np.load(path, allow_pickle=False) as z:
-        order = [list(WAVELENGTHS).index(b) for b in model.spec.bands]
-        for image, clear, labels in zip(z["images"], z["clear"], z["labels"], strict=True):
-            counts += score(model, (image[order] * np.float32(1e-4), clear, labels))
-    return counts
 
 
 def print_table(found: dict[str, dict[str, float]]) -> None:

@@ -6,7 +6,8 @@ References:
 
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,19 @@ class Model:
         spec: everything but the weights.
         folder: where it was read from.
         sha256: of the weights file, in hexadecimal.
+        factor: by which scenes are enlarged before the network sees them.
     """
 
     spec: ModelSpec
     folder: Path
     sha256: str
+    factor: int = 1
+
+    def for_gsd(self, gsd: float | None) -> "Model":
+        """The same model for scenes of so many metres per pixel: coarser than it sees, they are enlarged."""
+        if gsd is None or self.spec.sees is None:
+            return self
+        return replace(self, factor=max(1, round(gsd / self.spec.sees)))
 
     @cached_property
     def network(self) -> "nn.Module":
@@ -60,16 +69,21 @@ class Model:
         network.load_state_dict(weights)
         network = network.eval().requires_grad_(False)
         self._try_out(network)
-        return network
+        if self.factor == 1:
+            return network
+        from landcover.network import Enlarging
+
+        return Enlarging(network, self.factor).eval()
 
     @cached_property
     def stride(self) -> int:
-        """The network's total stride in pixels; told by the card, so that nothing need be built, or by the network."""
-        if self.spec.stride is not None:
-            return self.spec.stride
-        from landcover.network import total_stride
+        """The total stride in pixels of a scene; told by the card, so that nothing need be built, or by the network."""
+        stride = self.spec.stride
+        if stride is None:
+            from landcover.network import total_stride
 
-        return total_stride(self.spec.architecture, self.spec.hyperparameters, self._empty())
+            stride = total_stride(self.spec.architecture, self.spec.hyperparameters, self._empty())
+        return stride // math.gcd(stride, self.factor)
 
     def _try_out(self, network: "nn.Module") -> None:
         """Refuse a network that does not give one score per class and pixel, or whose stride the card belies."""
@@ -285,6 +299,7 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "landcover:legend": {"name": spec.legend.name, "title": spec.legend.title},
             "landcover:clip_stddev": CLIP,
             "landcover:gsd": spec.gsd and list(spec.gsd),
+            "landcover:sees": spec.sees,
             "landcover:stride": spec.stride,
             "landcover:bf16_safe": spec.bf16_safe,
             "landcover:training": spec.training,
@@ -327,6 +342,7 @@ def _spec_from_card(card: dict[str, Any], path: Path) -> ModelSpec:
                     ],
                 },
                 "gsd": p.get("landcover:gsd"),
+                "sees": p.get("landcover:sees"),
                 "stride": p.get("landcover:stride"),
                 "bf16_safe": p.get("landcover:bf16_safe", False),
                 "trained": p["mlm:pretrained"],

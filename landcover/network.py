@@ -145,6 +145,22 @@ def imagenet_encoder(hyperparameters: dict[str, Any]) -> nn.Module:
     return smp.encoders.get_encoder(name, in_channels=3, weights="imagenet")
 
 
+class Enlarging(nn.Module):
+    """Shows a network its input enlarged by a whole factor, and brings its scores back by their mean.
+
+    A U-Net halves its input at once and sees little of single pixels. So one that learned at 10 m maps a scene of 30 m
+    better if that is enlarged to 10 m before.
+    """
+
+    def __init__(self, network: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        enlarged = F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        return F.avg_pool2d(self.network(enlarged), self.factor)
+
+
 class Scorer(nn.Module):
     """A network with its scaling in front and a softmax behind: digital numbers in, probabilities out."""
 

@@ -56,7 +56,8 @@ class Options:
         sensor: name in `configs/sensors`, or a TOML file.
         bands: which band is which, common name → number or label in the scene.
         scale, offset: reflectance = digital number * scale + offset.
-        tile_size, overlap: of windows, in pixels; rounded up to multiples of the network's stride.
+        tile_size, overlap: of windows, in pixels that the network sees, so that of a scene that is enlarged a window
+            covers fewer; rounded up to multiples of the network's stride.
         batch_size: windows scored at once; None for a good one.
         device: "auto", "cpu", "cuda" or "cuda:N".
         engine: "auto", "openvino" or "torch".
@@ -255,7 +256,11 @@ class Plan:
                 [_identity(path) for path in scene.paths],
             ],
             "bands": [[b.source.index, b.scale, b.offset, str(b.nodata)] for b in scene.bands],
-            "model": [self.model.sha256, sha256(self.model.spec.model_dump_json().encode()).hexdigest()],
+            "model": [
+                self.model.sha256,
+                self.model.factor,
+                sha256(self.model.spec.model_dump_json().encode()).hexdigest(),
+            ],
             "engine": [self.choice.engine, self.choice.device.partition(":")[0], self.choice.precision],
             "windows": [[a.tile, a.step] for a in (grid.rows, grid.cols)] + [self.batch_size],
             "region": [region.row0, region.row1, region.col0, region.col1, len(self.panels)],
@@ -271,6 +276,9 @@ class Plan:
             "region": f"{region.height} × {region.width} pixels from row {region.row0}, column {region.col0}",
             "GSD": f"{self.scene.gsd:.4g} m" if self.scene.gsd else "unknown",
             "model": f"{self.model.spec.name}, sha256 {self.model.sha256[:12]}",
+            "enlarged": f"{self.model.factor} ×, to {self.scene.gsd / self.model.factor:.3g} m, as the network sees"
+            if self.model.factor > 1 and self.scene.gsd
+            else "no",
             "engine": str(self.choice),
             "bands": {
                 b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in self.scene.bands
@@ -315,15 +323,16 @@ def make_plan(options: Options) -> Plan:
     _check_inputs_are_kept(options, scene)
     _check_resolution(scene, model, allow=options.allow_resolution)
     area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
+    model = model.for_gsd(scene.gsd)
     grid = make_grid(
         scene.height,
         scene.width,
-        tile=options.tile_size,
-        overlap=options.overlap,
+        tile=-(-options.tile_size // model.factor),
+        overlap=-(-options.overlap // model.factor),
         stride=model.stride,
         region=_region(options, scene, area),
     )
-    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid))
+    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid, model.factor))
 
 
 def _identity(path: str) -> list[Any]:
@@ -352,21 +361,21 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
     return Box(row0, row1, col0, col1)
 
 
-def _batch_size(options: Options, choice: EngineChoice, grid: Grid) -> int:
+def _batch_size(options: Options, choice: EngineChoice, grid: Grid, factor: int) -> int:
     limit = options.batch_size
     if limit is None:
-        limit = _cuda_batch_size(grid) if choice.device.startswith("cuda") else CPU_BATCH_SIZE
+        limit = _cuda_batch_size(grid, factor) if choice.device.startswith("cuda") else CPU_BATCH_SIZE
     if limit < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {limit}")
     return even_batch_size(grid.cols.count, limit)
 
 
-def _cuda_batch_size(grid: Grid) -> int:
+def _cuda_batch_size(grid: Grid, factor: int) -> int:
     """As many windows as keep a card busy; it follows from the windows alone, so that every card gives the same map.
 
     How many of them are scored at once is for the engine to say, from the memory that is free.
     """
-    return min(max(1, CUDA_BATCH_PIXELS // (grid.rows.tile * grid.cols.tile)), CUDA_LARGEST_BATCH)
+    return min(max(1, CUDA_BATCH_PIXELS // (grid.rows.tile * grid.cols.tile * factor**2)), CUDA_LARGEST_BATCH)
 
 
 def _check_outputs(options: Options) -> None:

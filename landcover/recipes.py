@@ -171,7 +171,8 @@ class Augmentation(Spec):
 
     Attributes:
         size: side of the square that is cut out, in pixels.
-        gsd: metres per pixel that chips are made to look like, the finest and the coarsest.
+        gsd: metres per pixel that chips are made to look like, the finest and the coarsest; None for about what the
+            model sees.
         zoom: how much finer than the chip that square may be, least and most, where `gsd` or the chip's is not known.
         gain: how far a band may be brighter or darker, as a share; the same again for all bands together.
         haze: the most reflectance that is added to the shortest wave, and less to longer ones, as in the air.
@@ -256,6 +257,7 @@ class Recipe(Spec):
         bands: common names; None for those of the model that is refined.
         legend: its name or TOML file; None for that of the model that is refined, or the default.
         gsd: metres per pixel, the finest and the coarsest it is meant for.
+        sees: metres per pixel that the network is shown; coarser images are enlarged to about that. None for any.
         chip: side of the chips that samples are kept in, in pixels.
         half: store the weights as float16.
         temperature: scores are divided by it, so that confidences are honest; None to find it on the held-out places.
@@ -268,6 +270,7 @@ class Recipe(Spec):
     bands: tuple[str, ...] | None = None
     legend: NameOrPath | None = None
     gsd: tuple[float, float] | None = None
+    sees: Annotated[float, Field(gt=0)] | None = None
     chip: Annotated[int, Field(ge=16, le=4096)] = 128
     half: bool = True
     temperature: Annotated[float, Field(gt=0)] | None = None

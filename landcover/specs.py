@@ -141,6 +141,7 @@ class ModelSpec(Spec):
         bands: common names, in the order of the network's channels.
         stats: how reflectance is normalised, one per band.
         gsd: metres per pixel, the finest and the coarsest the model was trained for; None if any.
+        sees: metres per pixel that the network is shown; coarser scenes are enlarged to about that. None for any.
         stride: the network's total stride in pixels; None if nobody wrote it down.
         bf16_safe: it was measured in bf16: under one label in a hundred changes, and its accuracy stays within .002.
         trained: False for a model made by `landcover models init`.
@@ -154,6 +155,7 @@ class ModelSpec(Spec):
     stats: tuple[BandStats, ...]
     legend: Legend
     gsd: tuple[float, float] | None = None
+    sees: Annotated[float, Field(gt=0)] | None = None
     stride: Annotated[int, Field(ge=1, le=4096)] | None = None
     bf16_safe: bool = False
     trained: bool = True

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from landcover.errors import ModelError
 from landcover.models import CARD, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
 from landcover.network import architectures, build_network, total_stride
+from landcover.planning import Options, make_plan
 from landcover.prediction import predict
 from landcover.specs import load_legend
-from tests.scenes import digital_numbers, write_scene
+from tests.scenes import digital_numbers, read_map, write_scene
 
 
 @pytest.mark.parametrize("name", embedded_models())
@@ -256,3 +258,54 @@ def test_an_untrained_model_maps_nothing_unless_allowed(tmp_path: Path, pointwis
 def test_an_unknown_name_is_told_with_the_nearest() -> None:
     with pytest.raises(ModelError, match="did you mean 'landcover-6band'"):
         load_model("landcover-6bnd")
+
+
+# ------------------------------------------------------------------------------------ scenes coarser than it sees
+
+
+def test_a_scene_coarser_than_the_model_sees_is_enlarged(tmp_path: Path) -> None:
+    """A model of 10 m maps a scene of 30 m as it maps the scene enlarged three times, but for the mean of scores."""
+    folder = tmp_path / "model"
+    init_model(folder, architecture="unet", bands=("red", "nir"), classes=("a", "b"), hyperparameters={"depth": 2})
+    model = load_model(folder)
+    spec = model.spec.model_copy(update={"sees": 10.0})
+    coarse = replace(model, spec=spec).for_gsd(30.0)
+    assert (coarse.factor, coarse.stride) == (3, 4)
+    x = torch.rand(1, 2, 16, 20)
+    with torch.inference_mode():
+        whole = model.network(torch.nn.functional.interpolate(x, scale_factor=3, mode="bilinear"))
+        expected = torch.nn.functional.avg_pool2d(whole, 3)
+        torch.testing.assert_close(coarse.network(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("sees", "gsd", "factor"),
+    [(10, 10, 1), (10, 28.5, 3), (10, 20, 2), (10, 14, 1), (10, 3, 1), (None, 30, 1), (10, None, 1)],
+)
+def test_by_how_much_scenes_are_enlarged(sees: float | None, gsd: float | None, factor: int) -> None:
+    model = load_model()
+    assert replace(model, spec=model.spec.model_copy(update={"sees": sees})).for_gsd(gsd).factor == factor
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_the_map_of_an_enlarged_scene_has_no_seams(engine: str, tmp_path: Path) -> None:
+    """In windows and in one: the same labels but for a few where windows meet, on the grid of the scene."""
+    init_model(
+        tmp_path / "m",
+        architecture="unet",
+        bands=("red", "nir"),
+        classes=("a", "b"),
+        hyperparameters={"depth": 2, "width": 4},
+        seed=2,
+    )
+    card = json.loads((tmp_path / "m" / "model.json").read_text())
+    card["properties"]["landcover:sees"] = 5.0
+    (tmp_path / "m" / "model.json").write_text(json.dumps(card))
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(90, 110))
+    how = {"model": tmp_path / "m", "allow_untrained": True, "engine": engine, "device": "cpu", "overwrite": True}
+    whole = read_map(predict(scene, tmp_path / "map.tif", **how))
+    cut = read_map(predict(scene, tmp_path / "map.tif", tile_size=128, overlap=64, **how))
+    assert whole.shape == (90, 110)
+    assert (whole != cut).mean() < 0.01
+    with_explain = make_plan(Options(scene, tmp_path / "map.tif", **how)).describe()
+    assert with_explain["enlarged"] == "2 ×, to 5 m, as the network sees"

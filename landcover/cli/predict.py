@@ -95,7 +95,9 @@ def _run(plan: "Plan") -> float:
     from landcover.journal import finished_part
     from landcover.prediction import map_scene
 
-    say(f"Mapping with {plan.model.spec.name}, {plan.choice}")
+    factor = plan.model.factor
+    seen = f", enlarged {factor} × to the {plan.model.spec.sees:g} m it sees" if factor > 1 else ""
+    say(f"Mapping with {plan.model.spec.name}{seen}, {plan.choice}")
     began = time.perf_counter()
     pixels = plan.grid.region.height * plan.grid.region.width
     with closing(map_scene(plan)) as done:

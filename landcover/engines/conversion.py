@@ -31,11 +31,11 @@ _CONVERSION = 4
 """Counts the ways in which networks were converted, so that none of an earlier way is taken from the cache."""
 
 _CHILD = """
-import json, sys
+import dataclasses, json, sys
 from landcover.engines.conversion import keep
 from landcover.models import load_model
-model, shape, key = json.load(sys.stdin)
-keep(load_model(model), tuple(shape), key)
+model, factor, shape, key = json.load(sys.stdin)
+keep(dataclasses.replace(load_model(model), factor=factor), tuple(shape), key)
 """
 
 
@@ -52,7 +52,7 @@ def converted(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: s
 
     n, bands, height, width = shape
     fixed = (bands, height, width) if _attends(model) else (bands,)
-    facts = (_CONVERSION, model.sha256, model.spec.model_dump_json(), fixed, __version__, ov.__version__)
+    facts = (_CONVERSION, model.sha256, model.factor, model.spec.model_dump_json(), fixed, __version__, ov.__version__)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     folder = cache_folder() / "openvino" / key
     network = _read(folder)
@@ -100,7 +100,7 @@ def _convert_apart(model: "Model", shape: tuple[int, ...], key: str) -> None:
 
     If that fails, it is done in this process, where it fails again with a message.
     """
-    given = json.dumps([str(model.folder), shape, key]).encode()
+    given = json.dumps([str(model.folder), model.factor, shape, key]).encode()
     with contextlib.suppress(OSError):
         subprocess.run([sys.executable, "-P", "-c", _CHILD], input=given, capture_output=True, check=False)
 

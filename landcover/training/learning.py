@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from landcover.accuracy import confusion, macro_f1
 from landcover.errors import TrainingError
+from landcover.network import Enlarging
 from landcover.recipes import Loop, Recipe
 from landcover.scaling import scale
 from landcover.specs import Legend
@@ -61,6 +62,7 @@ class Task:
         train, held_out: numbers of the chips to learn from, and of those to be scored on.
         view: of the network.
         stride: the network's total stride.
+        sees: metres per pixel that the network is shown; None for any.
         teachers: networks that score the same classes, and how each sees the samples.
     """
 
@@ -71,6 +73,7 @@ class Task:
     held_out: np.ndarray
     view: View
     stride: int
+    sees: float | None = None
     teachers: tuple[tuple[nn.Module, View], ...] = ()
 
     @property
@@ -89,10 +92,26 @@ class Task:
         return torch.tensor([o.gsd or float("nan") for o in self.samples.origins])
 
     @cached_property
+    def factors(self) -> np.ndarray:
+        """By which each chip is enlarged before the network sees it, int64 (chips,)."""
+        sees = self.sees or float("nan")
+        return np.array([max(1, round((o.gsd or sees) / sees)) if sees == sees else 1 for o in self.samples.origins])
+
+    @cached_property
     def augment(self) -> Augmenter:
         water = self.classes.index("water") + 1 if "water" in self.classes else 0
         means, _ = self.samples.band_stats(self.train)
-        return Augmenter(self.recipe.augmentation, self.samples.bands, means, water)
+        recipe = self.recipe.augmentation
+        if recipe.gsd is None and self.sees:
+            recipe = recipe.model_copy(update={"gsd": (0.8 * self.sees, 1.5 * self.sees)})
+        return Augmenter(recipe, self.samples.bands, means, water)
+
+    def held_out_batches(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Chips that are held out, some at a time, in order, and by how much they are enlarged."""
+        for i in range(0, len(self.held_out), _EVALUATED_AT_ONCE):
+            chips = self.held_out[i : i + _EVALUATED_AT_ONCE]
+            for factor in np.unique(self.factors[chips]):
+                yield int(factor), chips[self.factors[chips] == factor]
 
     @cached_property
     def chances(self) -> Tensor:
@@ -170,22 +189,25 @@ def learn(
 def score(task: Task, network: nn.Module, device: torch.device) -> np.ndarray:
     """The confusion matrix of a network on the held-out chips, whole, as they are."""
     counts = np.zeros((len(task.classes),) * 2, np.int64)
-    for logits, labels in held_out_logits(task, network, device):
+    for _, logits, labels in held_out_logits(task, network, device):
         counts += confusion(labels, logits.argmax(axis=1) + 1, len(task.classes))
     return counts
 
 
-def held_out_logits(task: Task, network: nn.Module, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Logits float32 (N, classes, S, S) of held-out chips, and their labels (N, S, S), 0 where they are not valid."""
+def held_out_logits(
+    task: Task, network: nn.Module, device: torch.device
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Held-out chips (N,), logits float32 (N, classes, S, S), and labels (N, S, S), 0 where they are not valid."""
     was = network.training
     network.eval()
     beyond = -task.samples.size % task.stride
-    for i in range(0, len(task.held_out), _EVALUATED_AT_ONCE):
-        reflectance, valid, labels = task.take(task.held_out[i : i + _EVALUATED_AT_ONCE], device)
+    for factor, chips in task.held_out_batches():
+        reflectance, valid, labels = task.take(chips, device)
         with torch.inference_mode():
             x = nn.functional.pad(task.view(reflectance, valid), (0, beyond, 0, beyond))
-            logits = network(x)[..., : task.samples.size, : task.samples.size]
-        yield logits.float().cpu().numpy(), (labels * valid).cpu().numpy()
+            logits = (Enlarging(network, factor) if factor > 1 else network)(x)
+            logits = logits[..., : task.samples.size, : task.samples.size]
+        yield chips, logits.float().cpu().numpy(), (labels * valid).cpu().numpy()
     network.train(was)
 
 

@@ -26,7 +26,7 @@ from landcover.recipes import Test
 from landcover.scene import open_scene
 from landcover.specs import ModelSpec
 from landcover.training.card import write_card
-from landcover.training.learning import Task, held_out_logits
+from landcover.training.learning import Task, held_out_logits, score
 from landcover.training.sources import read_reference
 from landcover.training.start import soften
 
@@ -85,7 +85,7 @@ def write_model(
         before, after = (calibration_error(*_confidence(logits / t, labels)) for t in (1.0, temperature))
         calibration = before, after
     soften(network, temperature)
-    counts = _last_counts(task, network)
+    counts = score(task, network, torch.device("cpu")) if len(task.held_out) else None
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
         save_model(folder, spec, network.state_dict(), half=task.recipe.half)
@@ -133,7 +133,7 @@ def _held_out_pixels(task: Task, network: nn.Module) -> tuple[np.ndarray, np.nda
     every = max(1, -(-total // _PIXELS))
     found = [
         (np.moveaxis(logits, 1, -1)[labels > 0][::every], labels[labels > 0][::every])
-        for logits, labels in held_out_logits(task, network, torch.device("cpu"))
+        for _, logits, labels in held_out_logits(task, network, torch.device("cpu"))
     ]
     if not found:
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
@@ -144,15 +144,6 @@ def _confidence(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
     """Confidence (pixels,) of the class chosen, and whether it is right."""
     probability = torch.from_numpy(logits).softmax(dim=1).numpy()
     return probability.max(axis=1), probability.argmax(axis=1) + 1 == labels
-
-
-def _last_counts(task: Task, network: nn.Module) -> np.ndarray | None:
-    if not len(task.held_out):
-        return None
-    total = np.zeros((len(task.classes),) * 2, np.int64)
-    for logits, labels in held_out_logits(task, network, torch.device("cpu")):
-        total += confusion(labels, logits.argmax(axis=1) + 1, len(task.classes))
-    return total
 
 
 def _test(folder: Path, task: Task) -> tuple[dict[str, dict[str, float]], bool]:
@@ -258,12 +249,11 @@ def _draw_chips(task: Task, network: nn.Module, spec: ModelSpec, path: Path) -> 
     """Some chips held out: what they look like, what is predicted, and the reference."""
     chosen = task.held_out[:: max(1, len(task.held_out) // _SHOWN)][:_SHOWN]
     shown = replace(task, held_out=chosen)
-    logits, labels = (
-        np.concatenate(x) for x in zip(*held_out_logits(shown, network, torch.device("cpu")), strict=True)
-    )
+    batches = held_out_logits(shown, network, torch.device("cpu"))
+    chips, logits, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
     palette = np.array([(255, 255, 255), *(c.rgb for c in spec.legend.classes)], np.uint8)
     columns = []
-    for i, chip in enumerate(chosen):
+    for i, chip in enumerate(chips):
         valid = task.samples.valid[chip]
         bands = [task.samples.reflectance[chip][c] for c in _colours(task)]
         look = np.stack([stretch(b, valid) for b in bands], axis=-1)

@@ -62,6 +62,11 @@ class Training:
         """The bands that samples are kept in: those of the model, and those that only teachers see."""
         return tuple(dict.fromkeys([*self.bands, *(b for t in self.teachers for b in t.spec.bands)]))
 
+    @property
+    def sees(self) -> float | None:
+        """Metres per pixel that the network is shown."""
+        return self.recipe.sees or (self.base.spec.sees if self.base else None)
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with, so that the run can go on from it."""
@@ -225,7 +230,7 @@ def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, n
         (m.network, _view(samples, m.spec.bands, dict(zip(m.spec.bands, m.spec.stats, strict=True))))
         for m in training.teachers
     )
-    return Task(recipe, training.legend, samples, train, held_out, view, stride, teachers), network
+    return Task(recipe, training.legend, samples, train, held_out, view, stride, training.sees, teachers), network
 
 
 def _view(samples: Samples, bands: tuple[str, ...], stats: dict[str, BandStats]) -> View:
@@ -252,6 +257,7 @@ def _spec(training: Training, task: Task) -> Any:
         stats=tuple(BandStats(mean=m, stddev=s) for m, s in zip(task.view.mean, task.view.stddev, strict=True)),
         legend=training.legend,
         gsd=recipe.gsd or (base.spec.gsd if base else None),
+        sees=training.sees,
         stride=task.stride,
         licence=recipe.licence,
         training=" ".join(filter(None, [told, f"Refined from {base.spec.name}." if base else "", recipe.credits])),
