@@ -18,10 +18,11 @@ from landcover.engines import choose_engine, cuda_devices
 from landcover.errors import LandcoverError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.models import Model, init_model
+from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
 from landcover.products import BandSource, Product, read_product
-from landcover.scene import Scene, open_scene
+from landcover.scene import Scene
+from landcover.selection import select_model
 
 _PACKAGES = (
     "numpy",
@@ -38,7 +39,7 @@ _DRIVERS = ("GTiff", "COG", "JP2OpenJPEG", "HDF5", "netCDF", "Zarr", "VRT")
 _SAMPLE_SIDE = 256
 
 
-def inspect_scene(source: str, model: Model, choice: Choice) -> dict[str, Any]:
+def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, Any]:
     """Tell what a scene holds and what a model would see of it, as plain values.
 
     Raises:
@@ -96,16 +97,17 @@ def _stored_band(band: BandSource, file: rasterio.DatasetReader) -> dict[str, An
     }
 
 
-def _seen_by(source: str, model: Model, choice: Choice) -> dict[str, Any]:
+def _seen_by(source: str, name: str | None, choice: Choice) -> dict[str, Any]:
     """The bands a model would take and their reflectance in the middle of the scene, or why it cannot."""
-    wanted = model.spec.bands
+    wanted = load_model(name or DEFAULT_MODEL).spec
     try:
-        scene = open_scene(source, wanted, choice, allow_no_crs=True)
+        model, scene, why = select_model(name, source, choice, allow_no_crs=True, allow_resolution=bool(name))
         dn, valid = _sample(scene)
     except LandcoverError as e:
-        return {"name": model.spec.name, "bands": dict.fromkeys(wanted, ""), "problem": str(e)}
+        return {"name": wanted.name, "bands": dict.fromkeys(wanted.bands, ""), "problem": str(e)}
     return {
         "name": model.spec.name,
+        **({"why": why} if why else {}),
         "bands": {b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
         "valid_percent": round(100 * float(valid.mean()), 2),
         "sees": {

@@ -25,6 +25,8 @@ WEIGHTS = "model.safetensors"
 CARD = "model.json"
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "landcover-6band"
+EMBEDDED_BY_RANK = (DEFAULT_MODEL, "landcover-rgbn", "landcover-rgb", "landcover-aerial")
+"""The embedded models in the order in which they are tried; a scene may lack bands, or be much finer."""
 
 _EXTENSIONS = [
     "https://stac-extensions.github.io/mlm/v1.5.0/schema.json",

@@ -23,12 +23,13 @@ from landcover.cog import BLOCK, ENCODER_CACHE, Layer
 from landcover.engines import EngineChoice, choose_engine
 from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
-from landcover.models import DEFAULT_MODEL, Model, load_model
+from landcover.models import Model
 from landcover.outputs import check_destination
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
-from landcover.scene import Scene, open_scene
+from landcover.scene import Scene
+from landcover.selection import select_model
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_PIXELS = 4 * TILE_SIZE**2
@@ -52,7 +53,7 @@ class Options:
     Attributes:
         scene: any raster GDAL reads, a folder of band files, or a STAC item.
         out: the class map to write, a GeoTIFF.
-        model: a loaded model, the name of an embedded one, or a model folder.
+        model: a loaded model, the name of an embedded one, or a model folder; None for the embedded one that suits.
         sensor: name in `configs/sensors`, or a TOML file.
         bands: which band is which, common name → number or label in the scene.
         scale, offset: reflectance = digital number * scale + offset.
@@ -75,7 +76,7 @@ class Options:
 
     scene: str | Path
     out: str | Path
-    model: Model | str | Path = DEFAULT_MODEL
+    model: Model | str | Path | None = None
     sensor: str | None = None
     bands: dict[str, str] | None = None
     scale: float | None = None
@@ -114,6 +115,7 @@ class Plan:
         area: the polygons outside of which the map is nodata; None for all.
         choice: engine, device and precision.
         batch_size: windows scored at once.
+        why: the model was taken, where it was not named and is not the default.
     """
 
     options: Options
@@ -123,6 +125,7 @@ class Plan:
     area: Area | None
     choice: EngineChoice
     batch_size: int
+    why: str = ""
 
     @cached_property
     def scaling(self) -> Scaling:
@@ -307,21 +310,20 @@ def make_plan(options: Options) -> Plan:
     Raises:
         LandcoverError: the scene, the model, an option or the output cannot be used.
     """
-    model = options.model if isinstance(options.model, Model) else load_model(options.model)
+    model, scene, why = select_model(
+        options.model,
+        str(options.scene),
+        Choice(options.sensor, options.bands, options.scale, options.offset),
+        allow_no_crs=options.allow_no_crs,
+        allow_resolution=options.allow_resolution,
+    )
     if not model.spec.trained and not options.allow_untrained:
         raise ModelError(
             f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
         )
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     _check_outputs(options)
-    scene = open_scene(
-        str(options.scene),
-        model.spec.bands,
-        Choice(options.sensor, options.bands, options.scale, options.offset),
-        allow_no_crs=options.allow_no_crs,
-    )
     _check_inputs_are_kept(options, scene)
-    _check_resolution(scene, model, allow=options.allow_resolution)
     area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
     model = model.for_gsd(scene.gsd)
     grid = make_grid(
@@ -332,7 +334,7 @@ def make_plan(options: Options) -> Plan:
         stride=model.stride,
         region=_region(options, scene, area),
     )
-    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid, model.factor))
+    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid, model.factor), why)
 
 
 def _identity(path: str) -> list[Any]:
@@ -398,15 +400,3 @@ def _check_inputs_are_kept(options: Options, scene: Scene) -> None:
     for path in options.outputs:
         if path.resolve() in inputs:
             raise OutputError(f"{path} is an input of this run; choose another name for the output")
-
-
-def _check_resolution(scene: Scene, model: Model, *, allow: bool) -> None:
-    """Refuse a scene whose pixels are more than twice as fine or coarse as any the model was trained for."""
-    if scene.gsd is None or model.spec.gsd is None or allow:
-        return
-    finest, coarsest = model.spec.gsd
-    if not finest / 2 <= scene.gsd <= coarsest * 2:
-        raise SceneError(
-            f"{scene.name} has pixels of {scene.gsd:.3g} m, but the model '{model.spec.name}' was trained for "
-            f"{finest:g}–{coarsest:g} m; resample the scene, choose another model, or add --allow-resolution"
-        )

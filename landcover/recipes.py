@@ -68,8 +68,13 @@ class PackSource(Source):
 
 
 class ImageSource(Source):
-    """What the sources that are images say of their bands, as `landcover predict` would be told."""
+    """What the sources that are images say of their bands, as `landcover predict` would be told.
 
+    Attributes:
+        gsd: metres per pixel, of images that do not tell it.
+    """
+
+    gsd: Annotated[float, Field(gt=0)] | None = None
     sensor: NameOrPath | None = None
     bands: dict[str, str] | None = None
     scale: float | None = None
@@ -104,12 +109,14 @@ class ChipsSource(ImageSource):
     """A folder of images and one of label rasters with the same names.
 
     Attributes:
-        images, labels: the folders; images in one sub-folder show one place.
+        images, labels: the folders, or twice the same one; images in one sub-folder show one place.
+        band: of the raster of labels.
     """
 
     kind: Literal["chips"]
     images: FilePath
     labels: FilePath
+    band: Annotated[int, Field(ge=1)] = 1
 
 
 AnySource = Annotated[PackSource | SceneSource | ChipsSource, Field(discriminator="kind")]

@@ -15,6 +15,7 @@ RANKS = [
     {"scaling", "blend", "provenance", "regions", "bands", "recipes"},
     {"scene", "classmap", "cog", "network", "chips", "synthetic"},
     {"journal", "models", "engines"},
+    {"selection"},
     {"planning", "vectorization", "stats", "preview", "export"},
     {"prediction"},
     {"inspection", "training"},

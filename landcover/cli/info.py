@@ -24,9 +24,8 @@ def info(
     """
     from landcover.bands import Choice
     from landcover.inspection import inspect_scene
-    from landcover.models import DEFAULT_MODEL, load_model
 
-    facts = inspect_scene(scene, load_model(model or DEFAULT_MODEL), Choice(sensor, parse_bands(bands), scale, offset))
+    facts = inspect_scene(scene, model or None, Choice(sensor, parse_bands(bands), scale, offset))
     if json_:
         print_json(facts)
         return
@@ -38,6 +37,8 @@ def info(
         [[str("" if v is None else v) for v in band.values()] for band in stored],
     )
     typer.echo(f"\nmodel: {seen['name']} wants {', '.join(seen['bands'])}")
+    if "why" in seen:
+        typer.echo(seen["why"])
     if "problem" in seen:
         typer.echo(f"it cannot use this scene as it is: {seen['problem']}")
         return

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def predict(
     scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
-    model: Annotated[str, Option("--model", "-m", help="An embedded model's name, or a model folder.")] = "",
+    model: Annotated[
+        str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
+    ] = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
     bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
@@ -49,7 +51,6 @@ def predict(
 
     Example: landcover predict scene.tif --sensor sentinel2-l2a --out map.tif --confidence confidence.tif
     """
-    from landcover.models import DEFAULT_MODEL
     from landcover.planning import Options, make_plan
     from landcover.regions import parse_bbox
 
@@ -57,7 +58,7 @@ def predict(
         Options(
             scene=scene,
             out=out,
-            model=model or DEFAULT_MODEL,
+            model=model or None,
             sensor=sensor,
             bands=parse_bands(bands),
             scale=scale,
@@ -95,6 +96,8 @@ def _run(plan: "Plan") -> float:
     from landcover.journal import finished_part
     from landcover.prediction import map_scene
 
+    if plan.why:
+        say(plan.why)
     factor = plan.model.factor
     seen = f", enlarged {factor} × to the {plan.model.spec.sees:g} m it sees" if factor > 1 else ""
     say(f"Mapping with {plan.model.spec.name}{seen}, {plan.choice}")

@@ -6,7 +6,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Choice
-from landcover.errors import BandError, SamplesError
+from landcover.bands import Choice, open_file
+from landcover.errors import BandError, SamplesError, SceneError
 from landcover.grid import Box
 from landcover.recipes import ChipsSource, ImageSource, PackSource, SceneSource, Source
 from landcover.scene import Scene, open_scene
@@ -206,7 +206,8 @@ def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chi
         scene = open_scene(str(image), bands, _choice(source), allow_no_crs=True)
         inside = image.relative_to(source.images).parent
         place = str(inside) if inside.parts else image.stem
-        yield from _windows(scene, _LabelRaster(match[0], 1, scene, labels, same_shape=True), chip, place)
+        reference = _LabelRaster(match[0], source.band, scene, labels, same_shape=True)
+        yield from (replace(p, gsd=p.gsd or source.gsd) for p in _windows(scene, reference, chip, place))
     labels.check()
 
 
@@ -293,8 +294,8 @@ class _LabelRaster:
     def __enter__(self) -> "_LabelRaster":
         scene = self._scene
         try:
-            file = self._stack.enter_context(rasterio.open(self._path))
-        except RasterioError as e:
+            file = open_file(str(self._path), self._stack)
+        except SceneError as e:
             raise SamplesError(f"the labels {self._path} cannot be opened: {e}") from e
         if self._band > file.count:
             raise SamplesError(f"{self._path} has no band {self._band}; it holds {file.count}")

@@ -1,0 +1,77 @@
+"""Which model maps a scene: the one that is named, or the best embedded one that the scene has the bands for."""
+
+from pathlib import Path
+
+from landcover.bands import Choice
+from landcover.errors import BandError, SceneError
+from landcover.models import DEFAULT_MODEL, EMBEDDED_BY_RANK, Model, embedded_models, load_model
+from landcover.scene import Scene, open_scene
+
+
+def select_model(
+    model: Model | str | Path | None,
+    source: str,
+    choice: Choice,
+    *,
+    allow_no_crs: bool = False,
+    allow_resolution: bool = False,
+) -> tuple[Model, Scene, str]:
+    """Open a scene for a model.
+
+    Args:
+        model: a loaded one, a name or a folder; None for the first embedded one that the scene suits.
+        source: the scene.
+        choice: what the user says about bands and scaling.
+        allow_no_crs: accept a scene that is not placed on the earth.
+        allow_resolution: accept a scene far from the resolution the model was trained for.
+
+    Returns:
+        The model, the scene with the bands it wants, and why it was taken if it is not the default: a sentence, or "".
+
+    Raises:
+        ModelError: the model cannot be used.
+        SceneError, BandError: the scene suits no model; the error is the default model's.
+    """
+    if model is not None:
+        named = model if isinstance(model, Model) else load_model(model)
+        return named, _open(named, source, choice, allow_no_crs, allow_resolution), ""
+    first: BandError | SceneError | None = None
+    for name in EMBEDDED_BY_RANK:
+        if name not in embedded_models():
+            continue
+        embedded = load_model(name)
+        try:
+            scene = _open(embedded, source, choice, allow_no_crs, allow_resolution)
+        except (BandError, SceneError) as e:
+            first = first or e
+            continue
+        return embedded, scene, "" if name == DEFAULT_MODEL else f"{_worth(embedded)} ({first})"
+    assert first is not None, "at least the default model is embedded"
+    raise first
+
+
+def _open(model: Model, source: str, choice: Choice, allow_no_crs: bool, allow_resolution: bool) -> Scene:
+    scene = open_scene(source, model.spec.bands, choice, allow_no_crs=allow_no_crs)
+    if not allow_resolution:
+        _check_resolution(scene, model)
+    return scene
+
+
+def _check_resolution(scene: Scene, model: Model) -> None:
+    """Refuse a scene whose pixels are more than twice as fine or coarse as any the model was trained for."""
+    if scene.gsd is None or model.spec.gsd is None:
+        return
+    finest, coarsest = model.spec.gsd
+    if not finest / 2 <= scene.gsd <= coarsest * 2:
+        raise SceneError(
+            f"{scene.name} has pixels of {scene.gsd:.3g} m, but the model '{model.spec.name}' was trained for "
+            f"{finest:g}–{coarsest:g} m; resample the scene, choose another model, or add --allow-resolution"
+        )
+
+
+def _worth(model: Model) -> str:
+    """What a model that stands in for the default one sees, and how well it does."""
+    spec = model.spec
+    measured = ", ".join(f"{f['macro_f1']:.2f} on {title}" for title, f in spec.accuracy.items() if "macro_f1" in f)
+    worth = f"; its macro-F1 is {measured}" if measured else ""
+    return f"Taking the model {spec.name}, which sees {', '.join(spec.bands)}{worth}"

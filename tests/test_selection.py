@@ -1,0 +1,75 @@
+"""Which model maps a scene, where none is named."""
+
+from pathlib import Path
+
+import pytest
+
+from landcover import selection
+from landcover.bands import Choice
+from landcover.errors import BandError, SceneError
+from landcover.models import Model, init_model, load_model, save_model
+from landcover.selection import select_model
+from tests.commands import landcover
+from tests.scenes import UTM, digital_numbers, write_scene
+
+SIX = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedded models of six, four and three bands at 10 to 30 m, and of four bands at 1 m."""
+    kinds = {
+        "landcover-6band": (SIX, (10, 30)),
+        "landcover-rgbn": (SIX[:4], (10, 30)),
+        "landcover-rgb": (SIX[:3], (10, 30)),
+        "landcover-aerial": (("red", "green", "blue", "nir"), (0.6, 1.5)),
+    }
+    found: dict[str, Model] = {}
+    for name, (bands, gsd) in kinds.items():
+        model = init_model(tmp_path / name, architecture="pointwise", bands=bands, classes=("a", "b"))
+        told = {"name": name, "gsd": gsd, "trained": True, "accuracy": {"the moon": {"macro_f1": 0.5}}}
+        save_model(tmp_path / name, model.spec.model_copy(update=told), model.network.state_dict())
+        found[name] = load_model(tmp_path / name)
+    monkeypatch.setattr(selection, "embedded_models", lambda: tuple(found))
+    monkeypatch.setattr(selection, "load_model", found.__getitem__)
+
+
+def scene_of(folder: Path, bands: tuple[str, ...], metres: float = 10) -> str:
+    pixels = digital_numbers(20, 20, len(bands))
+    return str(write_scene(folder / "scene.tif", pixels, names=bands, transform=UTM @ UTM.scale(metres / 10)))
+
+
+@pytest.mark.parametrize(
+    ("bands", "metres", "taken"),
+    [
+        (SIX, 10, "landcover-6band"),
+        (SIX[:4], 10, "landcover-rgbn"),
+        (SIX[:3], 30, "landcover-rgb"),
+        (SIX[:4], 1, "landcover-aerial"),
+    ],
+)
+@pytest.mark.usefixtures("embedded")
+def test_the_first_model_that_suits_is_taken(tmp_path: Path, bands: tuple[str, ...], metres: float, taken: str) -> None:
+    model, scene, why = select_model(None, scene_of(tmp_path, bands, metres), Choice())
+    assert model.spec.name == taken
+    assert tuple(b.name for b in scene.bands) == model.spec.bands
+    if taken == "landcover-6band":
+        assert why == ""
+    else:
+        assert f"Taking the model {taken}" in why
+        assert "its macro-F1 is 0.50 on the moon" in why
+
+
+@pytest.mark.usefixtures("embedded")
+def test_a_scene_that_suits_none_is_refused_with_the_default_models_reason(tmp_path: Path) -> None:
+    with pytest.raises(BandError, match="no band that is known to be 'blue'"):
+        select_model(None, scene_of(tmp_path, ("red", "nir")), Choice())
+    with pytest.raises(SceneError, match="pixels of 200 m, but the model 'landcover-6band'"):
+        select_model(None, scene_of(tmp_path, SIX, 200), Choice())
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_choice_is_said_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = landcover(capsys, "predict", scene_of(tmp_path, SIX[:3]), "-o", tmp_path / "map.tif", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "Taking the model landcover-rgb, which sees blue, green, red" in done.err
