@@ -8,103 +8,96 @@ minutes for each pair on two cores.
 """
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812, torch's own name for it
-from packs import (
-    BANDS,
-    CLASSES,
-    PACK,
-    PLAIN,
-    Pack,
-    confusion,
-    f1_scores,
-    load_pack,
-    overall_accuracy,
-    pack_scaling,
-    predict_chips,
-    split_by_group,
-)
-from torch import Tensor, nn
-from train_embedded import Recipe, fit
 
+from landcover.accuracy import confusion, f1_scores, macro_f1, overall_accuracy
 from landcover.network import UNet
-from landcover.scaling import Scaling
+from landcover.recipes import Recipe, read_recipe
+from landcover.specs import load_legend
+from landcover.training.checkpoints import read_checkpoint
+from landcover.training.learning import Task, View, held_out_logits, learn
+from landcover.training.places import folds
+from landcover.training.samples import Samples, gather
+from landcover.training.sources import read_source
 
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "train" / "skip-connections.toml"
 REACH = 2
 """A pixel this near to another class, in pixels, counts as a border pixel."""
 
+Counts = tuple[np.ndarray, np.ndarray]
+"""Confusion matrices of all labelled pixels, and of those at the borders of classes."""
+
 
 def main() -> None:
-    a = _arguments()
-    torch.set_num_threads(a.threads)
-    train, held_out = split_by_group(load_pack(a.pack))
-    scaling = pack_scaling(train)
-    print(
-        f"{len(train)} chips to train on, {len(held_out)} held out, width {a.width}, depth {a.depth}, {a.steps} steps\n"
-    )
-    rows = {}
-    for seed in a.seeds:
-        for skips in (True, False):
-            start = time.monotonic()
-            network = train_unet(train, scaling, skips, seed, a)
-            minutes = (time.monotonic() - start) / 60
-            rows[f"{'with' if skips else 'without'} skips, seed {seed} ({minutes:.1f} min)"] = score(
-                network, held_out, scaling
-            )
-    print_table(rows)
-
-
-def train_unet(train: Pack, scaling: Scaling, skips: bool, seed: int, a: argparse.Namespace) -> nn.Module:
-    """Train the classic U-Net by the recipe of the embedded model, with flips and turns only.
-
-    The weights are not averaged: in a run this short from random weights, the averaged statistics of the batch
-    normalisation do not fit the averaged weights, and a network without skips then calls every pixel forest.
-    """
-    torch.manual_seed(seed)
-    network = UNet(len(BANDS), len(CLASSES), a.width, a.depth, skips)
-    recipe = Recipe(steps=a.steps, batch=a.batch, ema=0.0, seed=seed)
-    return fit(network, train, scaling, PLAIN, recipe)
-
-
-def score(network: nn.Module, pack: Pack, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion matrices of all labelled pixels and of those at the borders of classes."""
-    predicted, labels = predict_chips(network, pack, scaling), pack.labels * pack.valid
-    return confusion(labels, predicted), confusion(labels * near_border(labels, REACH), predicted)
-
-
-def near_border(labels: Tensor, reach: int) -> Tensor:
-    """Where another class lies within `reach` pixels, bool (N, H, W); label 0 is no class."""
-    present = torch.stack([labels == c for c in range(1, len(CLASSES) + 1)], 1).float()
-    near = F.max_pool2d(present, 2 * reach + 1, stride=1, padding=reach)
-    return near.sum(1) > 1
-
-
-def print_table(rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Print overall accuracy, macro-F1 and F1 by class as Markdown, once for each set of pixels."""
-    for which, title in enumerate(("all labelled pixels", f"pixels within {REACH} of a class border")):
-        columns = ("accuracy", "macro-F1", *CLASSES)
-        print(f"| {title} |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
-        for name, counts in rows.items():
-            f1 = f1_scores(counts[which])
-            values = (overall_accuracy(counts[which]), np.nanmean(f1), *f1)
-            print(f"| {name} |", " | ".join(f"{v:.3f}".removeprefix("0") for v in values), "|")
-        print()
-
-
-def _arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--pack", type=Path, default=PACK, help="the training pack, hls_worldcover.npz")
+    p.add_argument("--recipe", type=Path, default=RECIPE)
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    p.add_argument("--steps", type=int, default=400)
-    p.add_argument("--batch", type=int, default=8)
     p.add_argument("--width", type=int, default=16)
     p.add_argument("--depth", type=int, default=4)
-    p.add_argument("--threads", type=int, default=2)
-    return p.parse_args()
+    a = p.parse_args()
+    recipe, legend = read_recipe(a.recipe), load_legend("default")
+    assert recipe.bands is not None
+    rows: dict[str, Counts] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pieces = ((0, piece) for piece in read_source(recipe.sources[0], recipe.bands, legend, recipe.chip))
+        samples = gather(pieces, Path(folder), recipe.bands, recipe.chip, [1.0])
+        for seed in a.seeds:
+            for skips in (True, False):
+                start = time.monotonic()
+                network = UNet(len(recipe.bands), len(legend.classes), a.width, a.depth, skips)
+                counts = measure(recipe, samples, network, seed, 2**a.depth)
+                minutes = (time.monotonic() - start) / 60
+                rows[f"{'with' if skips else 'without'} skips, seed {seed} ({minutes:.1f} min)"] = counts
+    print_table(rows, legend.names)
+
+
+def measure(recipe: Recipe, samples: Samples, network: UNet, seed: int, stride: int) -> Counts:
+    """Train a network by a recipe, with a fifth of the places held out, and score it there."""
+    legend = load_legend("default")
+    torch.manual_seed(seed)
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    train, held_out = folds(samples, recipe.split, len(legend.classes), 5)[0]
+    mean, stddev = (tuple(map(float, values)) for values in samples.band_stats(train))
+    view = View(tuple(range(len(samples.bands))), mean, stddev)
+    recipe = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"seed": seed})})
+    task = Task(recipe, legend, samples, train, held_out, view, stride)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in learn(task, network, Path(folder), torch.device("cpu")):
+            pass
+        network.load_state_dict(read_checkpoint(Path(folder))["best"]["weights"])
+    n = len(legend.classes)
+    everywhere, borders = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
+    for _, logits, labels in held_out_logits(task, network.eval(), torch.device("cpu")):
+        predicted = logits.argmax(axis=1) + 1
+        everywhere += confusion(labels, predicted, n)
+        borders += confusion(labels * near_border(labels, n), predicted, n)
+    return everywhere, borders
+
+
+def near_border(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Where another class lies within REACH pixels, bool (N, H, W); label 0 is no class."""
+    present = torch.from_numpy(np.stack([labels == c for c in range(1, classes + 1)], axis=1)).float()
+    near = F.max_pool2d(present, 2 * REACH + 1, stride=1, padding=REACH)
+    return (near.sum(1) > 1).numpy()
+
+
+def print_table(rows: dict[str, Counts], classes: tuple[str, ...]) -> None:
+    """Print overall accuracy, macro-F1 and F1 by class as Markdown, once for each set of pixels."""
+    for which, title in enumerate(("all labelled pixels", f"pixels within {REACH} of a class border")):
+        columns = ("accuracy", "macro-F1", *classes)
+        print(f"| {title} |", " | ".join(columns), "|\n|---|" + "---:|" * len(columns))
+        for name, counts in rows.items():
+            values = (overall_accuracy(counts[which]), macro_f1(counts[which]), *f1_scores(counts[which]))
+            print(f"| {name} |", " | ".join(f"{v:.3f}".removeprefix("0") for v in values), "|")
+        print()
 
 
 if __name__ == "__main__":

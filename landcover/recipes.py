@@ -261,6 +261,8 @@ class Recipe(Spec):
     Attributes:
         name, description, licence: for its card.
         credits: of the data, for its card.
+        failures: where it is known to fail, for its card.
+        unseen: what it was never shown, for its card.
         bands: common names; None for those of the model that is refined.
         legend: its name or TOML file; None for that of the model that is refined, or the default.
         gsd: metres per pixel, the finest and the coarsest it is meant for.
@@ -274,6 +276,11 @@ class Recipe(Spec):
     description: str = ""
     licence: str = "other"
     credits: str = ""
+    failures: str = ""
+    unseen: str = (
+        "Anything but the places, seasons and sensors above. There its accuracy is unknown, not good: label some "
+        "pixels of your own scene and compare."
+    )
     bands: tuple[str, ...] | None = None
     legend: NameOrPath | None = None
     gsd: tuple[float, float] | None = None

@@ -23,9 +23,10 @@ def write_card(
         "## What it was measured on",
         _accuracy(spec),
         _calibration(temperature, calibration),
+        "## Where it fails" if recipe.failures else "",
+        recipe.failures.strip(),
         "## What it was never shown",
-        "Anything but the places, seasons and sensors above. There its accuracy is unknown, not good: label some "
-        "pixels of your own scene and compare.",
+        recipe.unseen.strip(),
     ]
     (folder / "README.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 

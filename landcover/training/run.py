@@ -70,8 +70,9 @@ class Training:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with, so that the run can go on from it."""
+        told = {"name", "description", "licence", "credits", "failures", "unseen"}
         return {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"name", "description", "licence", "credits"}),
+            "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
             "legend": self.legend.model_dump(mode="json"),
             "base": self.base.sha256 if self.base else None,
