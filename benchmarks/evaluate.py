@@ -163,8 +163,14 @@ def print_table(found: dict[str, dict[str, float]]) -> None:
     print("| scene | pixels | overall accuracy | macro-F1 |", " | ".join(f"F1 {c}" for c in CLASSES), "|")
     print("|---|" + "---:|" * len(columns))
     for title, row in found.items():
-        cells = (str(row[c]) if c == "pixels" else f"{row[c]:.3f}".removeprefix("0") if c in row else "" for c in columns)
+        cells = [_cell(c, row.get(c)) for c in columns]
         print(f"| {title} |", " | ".join(cells), "|")
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None or column == "pixels":
+        return "" if value is None else str(value)
+    return f"{value:.3f}".removeprefix("0")
 
 
 def main() -> None:
