@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -22,7 +21,6 @@ import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import Geod
-from rasterio.features import shapes
 
 from landcover.classmap import (
     CONFIDENCE_NODATA,
@@ -35,6 +33,7 @@ from landcover.classmap import (
 )
 from landcover.errors import ConfigError, MapError, OutputError
 from landcover.ground import Ground, coordinates
+from landcover.outlines import Patches, Tracer
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.specs import Legend
 
@@ -135,14 +134,25 @@ def vectorize(
     with open_map(map_path, legend) as (dataset, known):
         wanted = tuple(known.id_of(name) for name in classes) if classes is not None else known.ids
         ground = _ground(dataset, allow_no_crs=allow_no_crs, in_metres=min_area > 0 or simplify > 0)
-        ids = np.concatenate([block for _, block in strips(dataset)])
         crs, transform, name = dataset.crs, dataset.transform, dataset.name
         percent = _read_confidence(confidence, dataset) if confidence is not None else None
-    check_values(np.bincount(ids.ravel(), minlength=256), known, name)
-    if min_area > 0 and ground:
-        ids = sieve(ids, min_area, ground)
-    polygons, seeds = trace(ids, transform)
-    columns = {"class_id": ids[seeds].astype("int32")}
+        tracer = Tracer(dataset.width, junctions=simplify > 0)
+        counts = np.zeros(256, np.int64)
+        blocks: Iterator[np.ndarray] = (block for _, block in strips(dataset))
+        if min_area > 0 and ground:
+            ids = np.concatenate(list(blocks))
+            check_values(np.bincount(ids.ravel(), minlength=256), known, name)
+            blocks = iter([sieve(ids, min_area, ground)])
+        outlined, row = [], 0
+        for block in blocks:
+            counts += np.bincount(block.ravel(), minlength=256)
+            weights = _weights(percent[row : row + len(block)]) if percent is not None else None
+            outlined.append(tracer.add(block, weights))
+            row += len(block)
+        outlined.append(tracer.finish())
+    check_values(counts, known, name)
+    polygons = np.concatenate([polygons_of(patches, transform) for patches in outlined])
+    columns: dict[str, np.ndarray] = {"class_id": np.concatenate([p.values for p in outlined]).astype("int32")}
     columns["class_name"] = _names(known)[columns["class_id"]]
     if simplify > 0 and ground and len(polygons):
         polygons = shapely.coverage_simplify(polygons, simplify / ground.metres_per_unit)
@@ -151,10 +161,10 @@ def vectorize(
     if ground and chosen.any():
         columns["area_m2"][chosen], columns["perimeter_m"][chosen] = measure(polygons[chosen], ground)
     if percent is not None:
-        columns["mean_confidence"] = _patch_means(ids, percent, seeds)
+        columns["mean_confidence"] = np.concatenate([p.means for p in outlined])
     table = geopandas.GeoDataFrame(columns, geometry=polygons, crs=crs.to_wkt() if crs else None)[chosen]
     _write(table, out, known)
-    return _summary(table, out, known, wanted, bool(ids.any()), crs is not None)
+    return _summary(table, out, known, wanted, bool(counts[1:].any()), crs is not None)
 
 
 def _check_options(out: Path, min_area: float, simplify: float) -> None:
@@ -328,82 +338,17 @@ def _absorb(
         root, a, b = joined[root], joined[a], joined[b]
 
 
-def _patch_means(ids: np.ndarray, percent: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Mean of the known `percent` over the patches that hold the pixels `at`; NaN where none is known."""
-    patch = label_patches(ids)
-    known = percent != CONFIDENCE_NODATA
-    count = np.bincount(patch[known], minlength=int(patch.max()) + 1)
-    total = np.bincount(patch[known], weights=percent[known], minlength=len(count))
-    means = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    return means[patch[at]]
-
-
 # Outlines
 
 
-def trace(ids: np.ndarray, transform: Affine) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Outline every patch of a class as one polygon.
-
-    Every point where three patches meet, or two touch at a corner, is a vertex of all their polygons, so neighbours
-    share their borders vertex by vertex.
-
-    Args:
-        ids: uint8 (rows, cols), 0 = nodata.
-        transform: pixel corners (col, row) to coordinates.
-
-    Returns:
-        Polygons (n,), and of each the row and the column of one pixel in it, two of int64 (n,).
-    """
-    found = [p["coordinates"] for p, _ in shapes(ids, mask=ids != MAP_NODATA, connectivity=4)]
-    if not found:
-        return np.empty(0, object), (np.empty(0, np.int64), np.empty(0, np.int64))
-    rings = list(chain.from_iterable(found))
-    lengths = np.fromiter(map(len, rings), np.int64, len(rings))
-    flat = np.fromiter(chain.from_iterable(chain.from_iterable(rings)), np.float64, 2 * lengths.sum())
-    nodes = flat.reshape(-1, 2).astype(np.int32)
-    shells = _offsets(np.fromiter(map(len, found), np.int64, len(found)))
-    seeds = _seeds(nodes, _offsets(lengths)[shells], ids.shape[1])
-    nodes, lengths = _add_junctions(nodes, lengths, _corners(ids))
-    points = np.stack(coordinates(transform, nodes[:, 0], nodes[:, 1]), axis=1)
-    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (_offsets(lengths), shells))
-    return polygons, seeds
+def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
+    """The polygons of patches, (n,); `transform` from pixel corners (col, row) to coordinates."""
+    points = np.stack(coordinates(transform, patches.nodes[:, 0], patches.nodes[:, 1]), axis=1)
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (patches.rings, patches.shells))
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)])
-
-
-def _seeds(nodes: np.ndarray, begins: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel below and to the right of each polygon's first node in reading order lies inside of it."""
-    order = nodes[:, 1].astype(np.int64) * (width + 1) + nodes[:, 0]
-    return np.divmod(np.minimum.reduceat(order, begins[:-1]), width + 1)
-
-
-def _corners(ids: np.ndarray) -> np.ndarray:
-    """Where a border bends or borders meet, bool (rows + 1, cols + 1); all around the raster is nodata."""
-    padded = np.pad(ids, 1)
-    nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    return ~(((nw == ne) & (sw == se)) | ((nw == sw) & (ne == se)))
-
-
-def _add_junctions(nodes: np.ndarray, lengths: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Walk closed rings pixel edge by pixel edge, and keep the nodes (col, row) that are corners of any border."""
-    last = np.cumsum(lengths) - 1
-    is_edge = np.ones(len(nodes), bool)
-    is_edge[last] = False
-    start, way = nodes[:-1][is_edge[:-1]], np.diff(nodes, axis=0)[is_edge[:-1]]
-    steps = np.abs(way).sum(axis=1)
-    edge = np.repeat(np.arange(len(steps), dtype=np.int32), steps)
-    along = (np.arange(len(edge)) - np.repeat(_offsets(steps)[:-1], steps)).astype(np.int32)
-    walk = start[edge] + np.sign(way)[edge] * along[:, None]
-    kept = corners[walk[:, 1], walk[:, 0]]
-    ring = np.repeat(np.arange(len(lengths)), lengths - 1)[edge[kept]]
-    lengths = np.bincount(ring, minlength=len(lengths)) + 1
-    closed = np.empty((len(ring) + len(lengths), 2), np.int32)
-    closed[np.arange(len(ring)) + ring] = walk[kept]
-    offsets = _offsets(lengths)
-    closed[offsets[1:] - 1] = closed[offsets[:-1]]
-    return closed, lengths
+def _weights(percent: np.ndarray) -> np.ndarray:
+    return np.where(percent == CONFIDENCE_NODATA, np.nan, percent)
 
 
 def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarray]:

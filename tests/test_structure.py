@@ -13,7 +13,7 @@ RANKS = [
     {"errors", "accuracy"},
     {"grid", "specs", "pipeline", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes"},
-    {"scene", "classmap", "cog", "network", "chips", "synthetic"},
+    {"scene", "classmap", "cog", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines"},
     {"selection"},
     {"planning", "vectorization", "stats", "preview", "export"},
@@ -30,6 +30,7 @@ BORDERS = {
     "geopandas": {"vectorization", "regions", "stats", "training"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "numba": {"outlines"},
     "dask": set(),
 }
 

@@ -12,23 +12,27 @@ import geopandas
 import numpy as np
 import pyproj
 import pytest
+import rasterio
 import shapely
+import shapely.geometry
 import typer
 from affine import Affine
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from rasterio.features import rasterize
+from rasterio.features import rasterize, shapes
 from typer.testing import CliRunner
 
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.ground import Ground
+from landcover.outlines import Tracer, trace
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
-from landcover.vectorization import FORMATS, SHAPEFILE_NAMES, label_patches, measure, qml, sieve, trace, vectorize
+from landcover.vectorization import FORMATS, SHAPEFILE_NAMES, label_patches, measure, polygons_of, qml, sieve, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
 
+SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 GEOD = pyproj.Geod(ellps="WGS84")
 COLUMNS = ["class_id", "class_name", "area_m2", "perimeter_m", "mean_confidence"]
 
@@ -68,20 +72,95 @@ def burn(table: geopandas.GeoDataFrame, shape: tuple[int, int], transform: Affin
 
 @given(small_maps, transforms())
 def test_polygons_rasterise_back_to_the_identical_map(ids: np.ndarray, transform: Affine) -> None:
-    polygons, seeds = trace(ids, transform)
-    pairs = list(zip(polygons, ids[seeds], strict=True))
+    polygons, values, _ = outlined(ids, transform)
+    pairs = list(zip(polygons, values, strict=True))
     back = rasterize(pairs, out_shape=ids.shape, transform=transform, dtype="uint8") if pairs else ids * 0
     np.testing.assert_array_equal(back, ids)
     assert shapely.is_valid(polygons).all()
     assert shapely.coverage_is_valid(polygons)
 
 
-@given(small_maps)
-def test_every_patch_is_one_polygon_and_holds_its_seed(ids: np.ndarray) -> None:
-    polygons, (rows, cols) = trace(ids, Affine.identity())
-    assert shapely.contains_xy(polygons, cols + 0.5, rows + 0.5).all()
-    assert len(polygons) == len(set(label_patches(ids)[ids > 0]))
-    assert shapely.area(polygons).sum() == (ids > 0).sum()
+def outlined(ids: np.ndarray, transform: Affine, rows: int = 0, *, junctions: bool = True) -> tuple:
+    """Polygons, values and pixels of all patches of a map that is traced in strips of some rows; 0 for all at once."""
+    height = rows or len(ids)
+    strips = (ids[i : i + height] for i in range(0, len(ids), height))
+    found = list(trace(strips, ids.shape[1], junctions=junctions))
+    polygons = np.concatenate([polygons_of(p, transform) for p in found])
+    return polygons, np.concatenate([p.values for p in found]), np.concatenate([p.pixels for p in found])
+
+
+def as_set(polygons, values) -> list[tuple[bytes, int]]:
+    return sorted((shapely.to_wkb(shapely.normalize(p)), int(v)) for p, v in zip(polygons, values, strict=True))
+
+
+@settings(max_examples=600)
+@given(small_maps, st.integers(1, 7))
+def test_polygons_are_those_of_gdal_whatever_the_strips(ids: np.ndarray, rows: int) -> None:
+    polygons, values, pixels = outlined(ids, Affine.identity(), rows, junctions=False)
+    expected = list(shapes(ids, mask=ids > 0, connectivity=4))
+    assert as_set(polygons, values) == as_set(
+        [shapely.geometry.shape(g) for g, _ in expected], [v for _, v in expected]
+    )
+    assert shapely.is_valid(polygons).all()
+    np.testing.assert_array_equal(shapely.area(polygons), pixels)
+
+
+def test_polygons_of_a_real_map_are_those_of_gdal() -> None:
+    """A sample scene's labels and its brightness in steps, which is speckled, in strips of 1, 50 and all rows."""
+    with rasterio.open(SAMPLES / "landsat7_raleigh.tif") as file:
+        ids = (file.read(4) // 40 + 1).astype(np.uint8)
+    expected = list(shapes(ids, mask=ids > 0, connectivity=4))
+    wanted = as_set([shapely.geometry.shape(g) for g, _ in expected], [v for _, v in expected])
+    assert len(wanted) > 2000
+    for rows in (1, 50, 0):
+        polygons, values, _ = outlined(ids, Affine.identity(), rows, junctions=False)
+        assert as_set(polygons, values) == wanted
+
+
+def spiral(side: int) -> np.ndarray:
+    """A path of one pixel's width that winds to the middle."""
+    ids = np.full((side, side), 2, np.uint8)
+    for ring in range(0, side // 2 - 1, 2):
+        lo, hi = ring, side - ring
+        ids[lo, max(lo - 2, 0) : hi] = ids[lo:hi, hi - 1] = ids[hi - 1, lo:hi] = ids[lo + 2 : hi, lo] = 1
+    return ids
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.indices((40, 41)).sum(0).astype(np.uint8) % 2 + np.uint8(1),
+        np.indices((41, 40)).prod(0).astype(np.uint8) % 2 + np.uint8(1),
+        spiral(41),
+        spiral(41).T.copy(),
+        np.ones((5, 7), np.uint8),
+        np.zeros((5, 7), np.uint8),
+    ],
+    ids=["checkerboard", "holes", "spiral", "spiral turned", "one patch", "nodata"],
+)
+@pytest.mark.parametrize("rows", [1, 2, 7, 0])
+def test_awkward_maps(ids: np.ndarray, rows: int) -> None:
+    polygons, values, _ = outlined(ids, Affine.identity(), rows, junctions=False)
+    expected = list(shapes(ids, mask=ids > 0, connectivity=4))
+    assert as_set(polygons, values) == as_set(
+        [shapely.geometry.shape(g) for g, _ in expected], [v for _, v in expected]
+    )
+
+
+@given(small_maps, st.integers(1, 7))
+def test_a_patch_is_weighed_over_its_pixels(ids: np.ndarray, rows: int) -> None:
+    weights = np.random.default_rng(0).random(ids.shape)
+    weights[weights < 0.1] = np.nan
+    tracer, found = Tracer(ids.shape[1]), []
+    for i in range(0, len(ids), rows):
+        found.append(tracer.add(ids[i : i + rows], weights[i : i + rows]))
+    found.append(tracer.finish())
+    polygons = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
+    means = np.concatenate([p.means for p in found])
+    for polygon, mean in zip(polygons, means, strict=True):
+        inside = rasterize([polygon], out_shape=ids.shape, transform=Affine.identity()) > 0
+        known = weights[inside & ~np.isnan(weights)]
+        assert (np.isnan(mean) and not len(known)) or mean == pytest.approx(known.mean())
 
 
 @given(small_maps)
@@ -179,7 +258,7 @@ def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
 
 @given(small_maps, st.floats(0.1, 100), transforms())
 def test_simplified_polygons_stay_a_valid_coverage(ids: np.ndarray, tolerance: float, transform: Affine) -> None:
-    polygons, _ = trace(ids, transform)
+    polygons, _, _ = outlined(ids, transform)
     simple = shapely.coverage_simplify(polygons, tolerance) if len(polygons) else polygons
     assert shapely.is_valid(simple).all()
     assert shapely.coverage_is_valid(simple)
