@@ -27,10 +27,13 @@ from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.ground import Ground
 from landcover.outlines import Tracer, trace
+from landcover.sieve import label_patches, sieve
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
-from landcover.vectorization import FORMATS, SHAPEFILE_NAMES, label_patches, measure, polygons_of, qml, sieve, vectorize
+from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
+from landcover.vectorization import measure, polygons_of, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
+from tests.scenes import read_map
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -606,3 +609,75 @@ def test_a_folder_that_cannot_be_written_is_told(scene: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="cannot be written"):
         vectorize(scene, scene.with_name("p.gpkg"))
+
+
+# What can be asked for
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".fgb", ".geojson", ".shp"])
+def test_dissolved_classes_are_the_same_ground(scene: Path, suffix: str) -> None:
+    single, out = scene.with_name("single.gpkg"), scene.with_name(f"out{suffix}")
+    conf = scene.with_name("confidence.tif")
+    vectorize(scene, single, confidence=conf)
+    vectorize(scene, out, dissolve=True, confidence=conf)
+    before, after = read(single), read(out).rename(columns={v: k for k, v in SHAPEFILE_NAMES.items()})
+    assert sorted(after.class_id) == sorted(set(before.class_id))
+    assert after.geometry.is_valid.all()
+    ids = read_map(scene)
+    percent = read_map(conf).astype(float)
+    for row in after.itertuples():
+        part = before[before.class_id == row.class_id]
+        assert row.area_m2 == pytest.approx(part.area_m2.sum())
+        assert len(getattr(row.geometry, "geoms", [row.geometry])) == len(part)
+        known = percent[(ids == row.class_id) & (percent != 255)]
+        assert row.mean_confidence == pytest.approx(known.mean())
+
+
+def test_points_lie_in_their_polygons(scene: Path) -> None:
+    vectorize(scene, scene.with_name("polygons.gpkg"))
+    vectorize(scene, scene.with_name("points.gpkg"), points=True)
+    polygons, points = read(scene.with_name("polygons.gpkg")), read(scene.with_name("points.gpkg"))
+    assert set(points.geometry.geom_type) == {"Point"}
+    assert shapely.contains_properly(polygons.geometry.to_numpy(), points.geometry.to_numpy()).all()
+    np.testing.assert_allclose(points.area_m2, polygons.area_m2)
+
+
+def test_holes_are_filled(tmp_path: Path) -> None:
+    ids = np.ones((9, 9), np.uint8)
+    ids[3:5, 3:6] = 2
+    write_map(tmp_path / "map.tif", ids)
+    vectorize(tmp_path / "map.tif", tmp_path / "out.gpkg", fill_holes=True)
+    table = read(tmp_path / "out.gpkg").set_index("class_id")
+    assert not table.geometry[1].interiors
+    assert table.area_m2[1] == pytest.approx(81 / 6 * table.area_m2[2], rel=1e-3)
+
+
+def test_what_lies_outside_an_area_is_left_out(scene: Path) -> None:
+    left, top = NORTH_UP @ (0, 0)
+    half = shapely.box(left + 100, top - 300, left + 200, top)  # columns 10 to 20
+    area = geopandas.GeoDataFrame(geometry=[half], crs=UTM).to_crs(4326)
+    area.to_file(scene.with_name("area.geojson"))
+    vectorize(scene, scene.with_name("out.gpkg"), aoi=scene.with_name("area.geojson"))
+    ids = read_map(scene)
+    ids[:, :10] = ids[:, 20:] = 0
+    np.testing.assert_array_equal(burn(read(scene.with_name("out.gpkg")), ids.shape, NORTH_UP), ids)
+
+
+def test_another_crs_moves_nothing_and_changes_no_area(scene: Path) -> None:
+    vectorize(scene, scene.with_name("here.gpkg"))
+    vectorize(scene, scene.with_name("there.gpkg"), crs="EPSG:3035")
+    here, there = read(scene.with_name("here.gpkg")), read(scene.with_name("there.gpkg"))
+    assert there.crs.to_epsg() == 3035
+    assert here.to_crs(3035).geometry.geom_equals_exact(there.geometry, 1e-6).all()
+    np.testing.assert_allclose(here.area_m2, there.area_m2)
+
+
+def test_what_cannot_be_asked_for(scene: Path) -> None:
+    with pytest.raises(ConfigError, match="--crs 'EPSG:99' is not a coordinate reference system"):
+        vectorize(scene, scene.with_name("out.gpkg"), crs="EPSG:99")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        vectorize(scene, scene.with_name("out.gpkg"), dissolve=True, points=True)
+    write_map(scene.with_name("nowhere.tif"), blobs(30), crs=None)
+    with pytest.raises(ConfigError, match="the map has no CRS; leave it out"):
+        vectorize(scene.with_name("nowhere.tif"), scene.with_name("out.gpkg"), crs="EPSG:4326", allow_no_crs=True)
+    assert not scene.with_name("out.gpkg").exists()

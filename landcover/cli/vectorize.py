@@ -20,6 +20,13 @@ def vectorize(
         str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
     ] = "0",
     simplify: Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")] = 0.0,
+    fill_holes: Annotated[
+        bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
+    ] = False,
+    aoi: Annotated[Path | None, Option(help="Leave out what lies outside of these polygons; a vector file.")] = None,
+    dissolve: Annotated[bool, Option("--dissolve", help="Write one multipolygon for each class.")] = False,
+    points: Annotated[bool, Option("--points", help="Write a point inside each polygon, for labels.")] = False,
+    crs: Annotated[str | None, Option(help="Write in this CRS, as EPSG:4326.", show_default="the map's")] = None,
     confidence: Annotated[
         str | None, Option(help="The confidence of the map; adds the mean of each polygon, in percent.")
     ] = None,
@@ -43,6 +50,11 @@ def vectorize(
         classes=names,
         min_area=square_metres,
         simplify=simplify,
+        fill_holes=fill_holes,
+        aoi=aoi,
+        dissolve=dissolve,
+        points=points,
+        crs=crs,
         confidence=confidence,
         legend=legend,
         overwrite=overwrite,
