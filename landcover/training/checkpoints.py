@@ -54,7 +54,7 @@ class Checkpoint:
         self._path = folder / CHECKPOINT
         self._parts = parts
         self._history: list[dict[str, Any]] = []
-        self._seconds = 0.0
+        self._seconds = self._passed = 0.0
 
     def load(self, device: torch.device) -> tuple[int, Best]:
         """Set all parts to what was saved; returns the steps that were done, and the best evaluation."""
@@ -67,22 +67,25 @@ class Checkpoint:
         best = state["best"]
         return state["step"], Best(best["macro_f1"], best["step"], {k: v.cpu() for k, v in best["weights"].items()})
 
-    def save(self, step: int, best: Best, done: Step, seconds: float) -> None:
+    def note(self, done: Step | None, seconds: float) -> None:
+        """Note the time since this run began, and a step at which held-out places were looked at."""
+        self._passed = self._seconds + seconds
+        if done is not None:
+            counts = None if done.counts is None else done.counts.tolist()
+            entry = {"step": done.number, "loss": done.loss, "rate": done.rate}
+            self._history.append({**entry, "seconds": round(self._passed, 1), "counts": counts})
+
+    def save(self, step: int, best: Best) -> None:
         """Write all parts, so that the earlier checkpoint stays until this one is complete.
 
         Raises:
             OutputError: there is no room.
         """
-        counts = None if done.counts is None else done.counts.tolist()
-        passed = self._seconds + seconds
-        self._history.append(
-            {"step": step, "loss": done.loss, "rate": done.rate, "seconds": round(passed, 1), "counts": counts}
-        )
         state = {
             "step": step,
             "best": vars(best),
             "history": self._history,
-            "seconds": passed,
+            "seconds": self._passed,
             **{name: part.state_dict() for name, part in self._parts.items()},
         }
         content = io.BytesIO()

@@ -28,6 +28,7 @@ from landcover.training.samples import Samples
 from landcover.training.start import freeze
 
 _EVALUATED_AT_ONCE = 16
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def learn(
     step, best = checkpoint.load(device)
     together = DistributedDataParallel(network) if world > 1 else network
     half = _in_bf16(loop, device)
-    began = time.monotonic()
+    began = saved = time.monotonic()
     while step < loop.steps and not _patience_is_over(loop, step, best):
         rng = _random(loop.seed, step, rank)
         chips = _draw(task, _random(loop.seed, step), rank, world)
@@ -181,8 +182,14 @@ def learn(
                 if len(task.held_out):
                     done.counts = score(task, average.module, device)
                 best = _better(best, done, average.module, loop)
-                checkpoint.save(step, best, done, time.monotonic() - began)
+                checkpoint.note(done, time.monotonic() - began)
+                checkpoint.save(step, best)
+                saved = time.monotonic()
             best = _shared(best, world, device)
+        elif rank == 0 and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            checkpoint.note(None, time.monotonic() - began)
+            checkpoint.save(step, best)
+            saved = time.monotonic()
         yield done
 
 
