@@ -213,8 +213,8 @@ class Loop(Spec):
     """How a network learns.
 
     Attributes:
-        steps, batch: how many batches, and of how many chips.
-        rate, decay: of AdamW.
+        steps, batch: how many batches, and of how many chips; usually 400 steps where a model is refined.
+        rate, decay: of AdamW; the rate is usually 2e-4 where a model is refined.
         warmup: the share of the steps in which the rate rises.
         average: how much of the moving average of the weights remains at each step.
         balance: 0 counts all pixels alike, 1 all classes alike.
@@ -241,6 +241,10 @@ class Loop(Spec):
     patience: Annotated[int, Field(ge=0)] = 0
     evaluations: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+GENTLE = {"steps": 400, "rate": 2e-4}
+"""What is usual where a model is refined."""
 
 
 class Teacher(Spec):
@@ -295,6 +299,11 @@ class Recipe(Spec):
     augmentation: Augmentation = Augmentation()
     loop: Loop = Loop()
     teacher: Teacher | None = None
+
+    def for_refining(self) -> "Recipe":
+        """The recipe with what suits a model that has learned already, where it does not say otherwise."""
+        gentle = {k: v for k, v in GENTLE.items() if k not in self.loop.model_fields_set}
+        return self.model_copy(update={"loop": self.loop.model_copy(update=gentle)})
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Recipe":

@@ -517,3 +517,10 @@ def test_recipes_that_come_along_are_recipes() -> None:
     assert found
     for path in found:
         assert read_recipe(path).name
+
+
+def test_refining_is_gentle_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    recipe = read_recipe(change(write_lesson(tmp_path), "rate = 1e-2\n", ""))
+    assert (recipe.loop.steps, recipe.loop.rate) == (24, 1e-3)
+    refined = recipe.for_refining().loop
+    assert (refined.steps, refined.rate) == (24, 2e-4)

@@ -133,6 +133,8 @@ def plan_training(
     """
     config, out = Path(config), Path(out)
     recipe = read_recipe(config)
+    if init:
+        recipe = recipe.for_refining()
     set_ = {k: v for k, v in (changes or {}).items() if v is not None}
     if set_:
         loop = type(recipe.loop).model_validate({**recipe.loop.model_dump(), **set_})
