@@ -3,20 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LandcoverError", "load_legend", "load_model", "load_sensor", "predict", "vectorize"]
+__all__ = ["LandcoverError", "load_legend", "load_model", "load_sensor", "polygons", "predict", "vectorize"]
 
 if TYPE_CHECKING:
     from landcover.errors import LandcoverError
     from landcover.models import load_model
     from landcover.prediction import predict
     from landcover.specs import load_legend, load_sensor
-    from landcover.vectorization import vectorize
+    from landcover.vectorization import polygons, vectorize
 
 _HOMES = {
     "LandcoverError": "landcover.errors",
     "load_legend": "landcover.specs",
     "load_model": "landcover.models",
     "load_sensor": "landcover.specs",
+    "polygons": "landcover.vectorization",
     "predict": "landcover.prediction",
     "vectorize": "landcover.vectorization",
 }

@@ -52,17 +52,29 @@ def open_raster(path: str | Path, error: type[Exception] = MapError) -> Iterator
             with rasterio.open(path) as dataset:
                 yield dataset
     except RasterioError as e:
-        cause = str(e.__cause__ or e)
-        raise error(f"{path} cannot be read as a raster: {cause.removeprefix(f'{path}: ')}") from e
+        raise error(_unreadable(path, e)) from e
+
+
+def _unreadable(path: str | Path, e: RasterioError) -> str:
+    cause = str(e.__cause__ or e)
+    return f"{path} cannot be read as a raster: {cause.removeprefix(f'{path}: ')}"
 
 
 def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
-    """Read class ids in whole rows of blocks: the first row, and uint8 (rows, width) with 0 where there is no class."""
+    """Read class ids in whole rows of blocks: the first row, and uint8 (rows, width) with 0 where there is no class.
+
+    Raises:
+        MapError: the file is damaged.
+    """
     block = dataset.block_shapes[0][0]
     rows = max(1, STRIP_PIXELS // (dataset.width * block)) * block
     for start in range(0, dataset.height, rows):
         window = Window(0, start, dataset.width, min(rows, dataset.height - start))
-        yield start, dataset.read(1, window=window, masked=True).filled(MAP_NODATA)
+        try:
+            ids = dataset.read(1, window=window, masked=True).filled(MAP_NODATA)
+        except RasterioError as e:  # here, for whoever takes them may be writing something
+            raise MapError(_unreadable(dataset.name, e)) from e
+        yield start, ids
 
 
 def check_values(pixels: np.ndarray, legend: Legend, name: str) -> None:

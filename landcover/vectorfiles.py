@@ -1,7 +1,7 @@
 """Polygons on disk: which suffix is which format, files that appear when they are complete, and a QGIS style."""
 
-import io
-import shutil
+import itertools
+import json
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from xml.sax.saxutils import quoteattr
 
 import geopandas
 import pyarrow
+import pyarrow.parquet
 import pyogrio
+import pyproj
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from landcover.errors import ConfigError, OutputError
@@ -61,12 +63,23 @@ def _companions(out: Path) -> list[Path]:
     ]
 
 
-def write_layer(table: geopandas.GeoDataFrame, out: Path, legend: Legend) -> None:
-    """Write the polygons beside their destination, and move them there when they are complete."""
+def write_layer(tables: Iterator[geopandas.GeoDataFrame], out: Path, legend: Legend, kind: str = "Polygon") -> None:
+    """Write tables one after the other, beside their destination, and move the file there when it is complete.
+
+    Args:
+        tables: with the same columns and CRS, at least one; they are taken as they are made.
+        out: the file.
+        legend: for the style of a GeoPackage.
+        kind: of the geometries, "Polygon", "MultiPolygon" or "Point".
+
+    Raises:
+        OutputError: the disk is full, or the file cannot be written for another reason.
+        LandcoverError: whatever the making of a table raises.
+    """
     with _write_errors(out), disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
-        _WRITERS.get(out.suffix.lower(), _write_single)(table, done / out.name)
+        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind)
         if out.suffix.lower() == ".gpkg":
             add_style(done / out.name, legend)
         for stale in _companions(out):
@@ -83,41 +96,117 @@ def _write_errors(out: Path) -> Iterator[None]:
         raise OutputError(f"{out} cannot be written: {e}; is the disk full?") from e
 
 
-def _write_single(table: geopandas.GeoDataFrame, path: Path) -> None:
-    """Let GDAL write in memory and Python on disk, so that no write error is lost."""
+def _write_gdal(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: str) -> None:
+    """Let GDAL take the tables as a stream of Arrow batches; it is looked at afterwards whether all of them arrived."""
     driver = FORMATS[path.suffix.lower()]
-    options = {"RFC7946": "YES"} if driver == "GeoJSON" and table.crs is not None else {}
-    content = io.BytesIO()
-    _to_gdal(table, content, driver, **options)
-    content.seek(0)
-    with path.open("wb") as f:
-        shutil.copyfileobj(content, f, 1 << 24)
-
-
-def _write_shapefile(table: geopandas.GeoDataFrame, path: Path) -> None:
-    _to_gdal(table.rename(columns=SHAPEFILE_NAMES), path, "ESRI Shapefile", ENCODING="UTF-8")
-    if pyogrio.read_info(path, force_feature_count=True)["features"] != len(table):
+    first = _arrow(next(tables), driver)
+    given = _Stream(itertools.chain([first], (_arrow(t, driver) for t in tables)))
+    options = {"ESRI Shapefile": {"ENCODING": "UTF-8"}}.get(driver, {})
+    if driver == "GeoJSON" and given.crs(first) is not None:
+        options = {"RFC7946": "YES"}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*'crs' was not provided")  # allowed by the caller
+            pyogrio.raw.write_arrow(
+                pyarrow.RecordBatchReader.from_batches(first.schema, given.batches()),
+                path,
+                layer=LAYER,
+                driver=driver,
+                geometry_name="geometry",
+                geometry_type=kind,
+                crs=given.crs(first),
+                layer_options=options,
+            )
+    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError):
+        if given.failure is not None:
+            raise given.failure from None
+        raise
+    if not _arrived(path, driver, given.rows):
         raise DataLayerError("not all polygons arrived")
 
 
-def _write_parquet(table: geopandas.GeoDataFrame, path: Path) -> None:
-    table.to_parquet(path, index=False, compression="zstd")
+class _Stream:
+    """Arrow batches of tables, how many rows they had, and what went wrong while they were made."""
+
+    def __init__(self, tables: Iterator[pyarrow.Table]) -> None:
+        self._tables = tables
+        self.rows = 0
+        self.failure: Exception | None = None
+
+    def batches(self) -> Iterator[pyarrow.RecordBatch]:
+        try:
+            for table in self._tables:
+                self.rows += len(table)
+                yield from table.to_batches()
+        except Exception as e:
+            self.failure = e  # Arrow would pass on its text alone
+            raise
+
+    @staticmethod
+    def crs(table: pyarrow.Table) -> str | None:
+        """The CRS of a table's geometries, as WKT."""
+        told = json.loads(table.schema.field("geometry").metadata[b"ARROW:extension:metadata"]).get("crs")
+        return None if told is None else pyproj.CRS.from_user_input(told).to_wkt()
 
 
-_WRITERS = {".shp": _write_shapefile, ".parquet": _write_parquet, ".geoparquet": _write_parquet}
+def _arrow(table: geopandas.GeoDataFrame, driver: str) -> pyarrow.Table:
+    """A table with its geometries in WKB, and its columns named as a format allows."""
+    if driver == "ESRI Shapefile":
+        table = table.rename(columns=SHAPEFILE_NAMES)
+    return _typed(table)
 
 
-def _to_gdal(table: geopandas.GeoDataFrame, target: io.BytesIO | Path, driver: str, **options: str) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*'crs' was not provided")  # allowed by the caller
-        pyogrio.write_dataframe(
-            table, target, layer=LAYER, driver=driver, geometry_type=_geometry_type(table), use_arrow=True, **options
-        )
+def _typed(table: geopandas.GeoDataFrame) -> pyarrow.Table:
+    """A table in Arrow, geometries in WKB; text is text also where there are no rows."""
+    arrow = pyarrow.table(table.to_arrow(index=False, geometry_encoding="WKB"))
+    fields = [f.with_type(pyarrow.string()) if f.name == "class_name" else f for f in arrow.schema]
+    return arrow.cast(pyarrow.schema(fields, arrow.schema.metadata))
 
 
-def _geometry_type(table: geopandas.GeoDataFrame) -> str:
-    kinds = set(table.geometry.geom_type)
-    return kinds.pop() if len(kinds) == 1 else "MultiPolygon" if "MultiPolygon" in kinds else "Polygon"
+def _arrived(path: Path, driver: str, rows: int) -> bool:
+    """Whether a file holds so many rows, and ends as it should."""
+    if driver == "GeoJSON":
+        with path.open("rb") as f:
+            f.seek(max(0, path.stat().st_size - 16))
+            return f.read().rstrip().endswith(b"}")
+    return pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
+
+
+def _write_parquet(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: str) -> None:
+    """GeoParquet 1.1, with the bounding box of each row, so that readers can leave out what they do not need.
+
+    References:
+        GeoParquet specification 1.1.0, https://geoparquet.org/releases/v1.1.0.
+    """
+    writer: pyarrow.parquet.ParquetWriter | None = None
+    try:
+        for table in tables:
+            bounds = table.geometry.bounds
+            rows = _typed(table)
+            corners = [bounds[c].to_numpy() for c in ("minx", "miny", "maxx", "maxy")]
+            boxes = pyarrow.StructArray.from_arrays(corners, ["xmin", "ymin", "xmax", "ymax"])
+            rows = rows.append_column("bbox", boxes).cast(
+                pyarrow.schema([f.remove_metadata() for f in rows.schema] + [pyarrow.field("bbox", boxes.type)])
+            )
+            if writer is None:
+                crs = table.crs.to_json_dict() if table.crs is not None else None
+                told = rows.schema.with_metadata({"geo": json.dumps(_geo(crs, kind))})
+                writer = pyarrow.parquet.ParquetWriter(path, told, compression="zstd")
+            writer.write_table(rows.replace_schema_metadata(told.metadata))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _geo(crs: dict | None, kind: str) -> dict:
+    paths = {corner: ["bbox", corner] for corner in ("xmin", "ymin", "xmax", "ymax")}
+    column = {"encoding": "WKB", "geometry_types": [kind], "crs": crs, "covering": {"bbox": paths}}
+    if kind != "Point":
+        column["orientation"] = "counterclockwise"
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+_WRITERS = {".parquet": _write_parquet, ".geoparquet": _write_parquet}
 
 
 def add_style(path: Path, legend: Legend) -> None:

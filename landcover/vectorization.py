@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ _LONGEST_EDGE_METRES = 1000.0
 """Longer edges are divided before they are measured, since a straight line on a map is not the shortest on earth."""
 
 _GEOD = Geod(ellps="WGS84")
+
+_KNOWN = "_known"
+"""A column that is not written: how many pixels of a patch have a confidence."""
 
 
 @dataclass(frozen=True)
@@ -136,100 +140,151 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
+    with _open(map_path, how) as source:
+        tally = _Tally(source)
+        counted = tally.counted(_tables(source, how))
+        tables: Iterator[geopandas.GeoDataFrame] = (_as_asked(table, how) for table in counted)
+        if how.dissolve:
+            tables = iter([_dissolved(pandas.concat(list(tables)))])
+        kind = "MultiPolygon" if how.dissolve else "Point" if how.points else "Polygon"
+        write_layer((t.drop(columns=_KNOWN) for t in tables), out, source.legend, kind)
+    return tally.summary(out)
+
+
+def polygons(map_path: str | Path, **options: Any) -> Iterator[geopandas.GeoDataFrame]:
+    """Yield the polygons of a class map while they are made, some at a time, for a notebook or a pipeline.
+
+    Args:
+        map_path: a class map, uint8, 0 = nodata.
+        options: the attributes of `VectorOptions`; `dissolve` is not among them, for it takes all polygons.
+
+    Yields:
+        Tables with the columns that `vectorize` writes. Polygons leave when no further row of the map belongs to them.
+
+    Raises:
+        ConfigError, MapError: as for `vectorize`.
+
+    Example:
+        >>> for table in landcover.polygons("map.tif"):
+        ...     print(table.groupby("class_name").area_m2.sum())
+    """
+    how = VectorOptions(**options)
+    if how.dissolve:
+        raise ConfigError("dissolve takes all polygons of a map; use vectorize, or dissolve the tables yourself")
+    with _open(map_path, how) as source:
+        for table in _tables(source, how):
+            if len(table):
+                yield _as_asked(table, how).drop(columns=_KNOWN)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An open map, and what is known of it.
+
+    Attributes:
+        dataset: open.
+        legend: of its values.
+        wanted: class ids that are to be written.
+        ground: where it lies; None without a CRS.
+        counts: how often each value was seen, int64 (256,), as it is read.
+    """
+
+    dataset: rasterio.DatasetReader
+    legend: Legend
+    wanted: tuple[int, ...]
+    ground: Ground | None
+    counts: np.ndarray
+
+
+@contextmanager
+def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
     with open_map(map_path, how.legend) as (dataset, legend):
         wanted = tuple(legend.id_of(name) for name in how.classes) if how.classes is not None else legend.ids
-        ground = _ground(dataset, how)
-        outlined, counts = _outlined(dataset, legend, ground, how)
-        crs, transform = dataset.crs, dataset.transform
-    table = _table(outlined, transform, legend, ground, how)
-    table = table[table["class_id"].isin(wanted)].set_crs(crs.to_wkt() if crs else None)
-    summary = _summary(table, out, legend, wanted, bool(counts[1:].any()), crs is not None)
-    write_layer(_shaped(table, how), out, legend)
-    return summary
+        if how.crs is not None and dataset.crs is None:
+            raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
+        yield _Source(dataset, legend, wanted, _ground(dataset, how), np.zeros(256, np.int64))
 
 
-def _outlined(
-    dataset: rasterio.DatasetReader, legend: Legend, ground: Ground | None, how: VectorOptions
-) -> tuple[list[Patches], np.ndarray]:
-    """Trace the map strip by strip; returns its patches, and how often each value occurs, int64 (256,)."""
+def _tables(source: _Source, how: VectorOptions) -> Iterator[geopandas.GeoDataFrame]:
+    """Tables of patches as they are complete; all in one where they are simplified together."""
+    outlined = _outlined(source, how)
+    if how.simplify > 0:
+        yield _table(list(outlined), source, how)
+    else:
+        yield from (_table([patches], source, how) for patches in outlined)
+
+
+def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
+    """Trace the map strip by strip."""
+    dataset = source.dataset
     percent = _read_confidence(how.confidence, dataset) if how.confidence is not None else None
     area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
     tracer = Tracer(dataset.width, junctions=how.simplify > 0)
-    counts = np.zeros(256, np.int64)
-    found: list[Patches] = []
-    for row, ids in _rows(dataset, legend, area, ground if how.min_area > 0 else None, how.min_area):
-        counts += np.bincount(ids.ravel(), minlength=256)
+    for row, ids in _rows(source, area, how.min_area):
         weights = None
         if percent is not None:
             part = percent[row : row + len(ids)]
             weights = np.where(part == CONFIDENCE_NODATA, np.nan, part)
-        found.append(tracer.add(ids, weights))
-    found.append(tracer.finish())
-    return found, counts
+        yield tracer.add(ids, weights)
+    yield tracer.finish()
 
 
-def _rows(
-    dataset: rasterio.DatasetReader, legend: Legend, area: Area | None, ground: Ground | None, min_area: float
-) -> Iterator[tuple[int, np.ndarray]]:
+def _rows(source: _Source, area: Area | None, min_area: float) -> Iterator[tuple[int, np.ndarray]]:
     """The rows of the map, some at a time, with the first of each; all at once where patches are merged."""
-    blocks = _checked(dataset, legend, area)
-    if ground is None:
-        yield from blocks
+    blocks = _checked(source, area)
+    if min_area > 0 and source.ground:
+        yield 0, sieve(np.concatenate([ids for _, ids in blocks]), min_area, source.ground)
     else:
-        yield 0, sieve(np.concatenate([ids for _, ids in blocks]), min_area, ground)
+        yield from blocks
 
 
-def _checked(dataset: rasterio.DatasetReader, legend: Legend, area: Area | None) -> Iterator[tuple[int, np.ndarray]]:
+def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarray]]:
     """Rows whose values are all in the legend; nodata outside of an area."""
+    dataset = source.dataset
     for row, ids in strips(dataset):
-        check_values(np.bincount(ids.ravel(), minlength=256), legend, dataset.name)
+        check_values(np.bincount(ids.ravel(), minlength=256), source.legend, dataset.name)
         if area is not None:
             ids = np.where(area.mask(Box(row, row + len(ids), 0, dataset.width)), ids, 0).astype(np.uint8)
+        source.counts[:] += np.bincount(ids.ravel(), minlength=256)
         yield row, ids
 
 
-def _table(
-    outlined: list[Patches], transform: Affine, legend: Legend, ground: Ground | None, how: VectorOptions
-) -> geopandas.GeoDataFrame:
-    """One row for each patch, with what is known of it; no CRS yet."""
-    polygons = np.concatenate([polygons_of(patches, transform) for patches in outlined])
+def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geopandas.GeoDataFrame:
+    """One row for each patch of a class that is wanted, with what is known of it."""
+    dataset, ground = source.dataset, source.ground
+    shapes = np.concatenate([polygons_of(patches, dataset.transform) for patches in outlined])
     columns: dict[str, np.ndarray] = {"class_id": np.concatenate([p.values for p in outlined]).astype("int32")}
-    columns["class_name"] = _names(legend)[columns["class_id"]]
-    if how.simplify > 0 and ground and len(polygons):
-        polygons = shapely.coverage_simplify(polygons, how.simplify / ground.metres_per_unit)
-    if how.fill_holes and len(polygons):
-        polygons = shapely.polygons(shapely.get_exterior_ring(polygons))
-    columns["area_m2"], columns["perimeter_m"] = np.full((2, len(polygons)), np.nan)
-    if ground and len(polygons):
-        columns["area_m2"], columns["perimeter_m"] = measure(polygons, ground)
+    columns["class_name"] = _names(source.legend)[columns["class_id"]]
+    if how.simplify > 0 and ground and len(shapes):
+        shapes = shapely.coverage_simplify(shapes, how.simplify / ground.metres_per_unit)
+    if how.fill_holes and len(shapes):
+        shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
+    chosen = np.isin(columns["class_id"], source.wanted)
+    columns["area_m2"], columns["perimeter_m"] = np.full((2, len(shapes)), np.nan)
+    if ground and chosen.any():
+        columns["area_m2"][chosen], columns["perimeter_m"][chosen] = measure(shapes[chosen], ground)
     if how.confidence is not None:
         columns["mean_confidence"] = np.concatenate([p.means for p in outlined])
-    columns["_known"] = np.concatenate([p.known for p in outlined])
-    return geopandas.GeoDataFrame(columns, geometry=polygons)
+    columns[_KNOWN] = np.concatenate([p.known for p in outlined])
+    crs = dataset.crs.to_wkt() if dataset.crs else None
+    return geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)[chosen]
 
 
-def _shaped(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.GeoDataFrame:
-    """The table as it is to be written: dissolved, or as points, in the CRS asked for."""
-    known = table.pop("_known")
-    if how.dissolve:
-        table = _dissolved(table, known)
-    elif how.points:
+def _as_asked(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.GeoDataFrame:
+    """A table as it is to be written: as points, in the CRS asked for."""
+    if how.points:
         table = table.set_geometry(table.geometry.representative_point())
-    if how.crs is None:
-        return table
-    if table.crs is None:
-        raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
-    return table.to_crs(how.crs)
+    return table.to_crs(how.crs) if how.crs is not None else table
 
 
-def _dissolved(table: geopandas.GeoDataFrame, known: pandas.Series) -> geopandas.GeoDataFrame:
+def _dissolved(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     """One multipolygon for each class. Patches of a class touch at points at most, so nothing has to be merged."""
     rows = []
     for (number, name), part in table.groupby(["class_id", "class_name"], sort=True):
-        row = {"class_id": number, "class_name": name}
+        row = {"class_id": number, "class_name": name, _KNOWN: part[_KNOWN].sum()}
         row |= {c: part[c].sum(min_count=1) for c in ("area_m2", "perimeter_m")}
         if "mean_confidence" in part:
-            weight = known[part.index]
+            weight = part[_KNOWN]
             row["mean_confidence"] = (part["mean_confidence"] * weight).sum() / weight.sum() if weight.sum() else np.nan
         rows.append({**row, "geometry": shapely.multipolygons(part.geometry.to_numpy())})
     dissolved = geopandas.GeoDataFrame(rows, columns=list(table.columns), geometry="geometry", crs=table.crs)
@@ -293,21 +348,35 @@ def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarra
     return np.add.reduceat(area, shells[:-1]), np.add.reduceat(length, shells[:-1])
 
 
-def _summary(
-    table: geopandas.GeoDataFrame, out: Path, legend: Legend, wanted: Sequence[int], has_data: bool, has_crs: bool
-) -> VectorSummary:
-    by_class: pandas.DataFrame = table.groupby("class_id")["area_m2"].agg(["size", "sum"])
-    sizes, areas = by_class["size"].to_dict(), by_class["sum"].to_dict()
-    rows = tuple(
-        ClassCount(c.id, c.name, sizes.get(c.id, 0), areas.get(c.id, 0.0) / 1e4 if has_crs else None)
-        for c in legend.classes
-        if c.id in wanted
-    )
-    notes = []
-    if not has_data:
-        notes.append("the map holds nothing but nodata, so the layer is empty")
-    elif not len(table):
-        notes.append("the map holds none of the classes asked for, so the layer is empty")
-    if not has_crs:
-        notes.append("the map has no CRS, so area_m2 and perimeter_m are null")
-    return VectorSummary(out, rows, tuple(notes))
+class _Tally:
+    """Counts what is written."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+        self._polygons = np.zeros(256, np.int64)
+        self._square_metres = np.zeros(256)
+
+    def counted(self, tables: Iterator[geopandas.GeoDataFrame]) -> Iterator[geopandas.GeoDataFrame]:
+        """Pass tables on, and count them."""
+        for table in tables:
+            ids, areas = table["class_id"].to_numpy(), table["area_m2"].to_numpy()
+            self._polygons += np.bincount(ids, minlength=256)
+            self._square_metres += np.bincount(ids, areas, minlength=256)
+            yield table
+
+    def summary(self, out: Path) -> VectorSummary:
+        source = self._source
+        has_crs = source.ground is not None
+        rows = tuple(
+            ClassCount(c.id, c.name, int(self._polygons[c.id]), self._square_metres[c.id] / 1e4 if has_crs else None)
+            for c in source.legend.classes
+            if c.id in source.wanted
+        )
+        notes = []
+        if not source.counts[1:].any():
+            notes.append("the map holds nothing but nodata, so the layer is empty")
+        elif not self._polygons.any():
+            notes.append("the map holds none of the classes asked for, so the layer is empty")
+        if not has_crs:
+            notes.append("the map has no CRS, so area_m2 and perimeter_m are null")
+        return VectorSummary(out, rows, tuple(notes))

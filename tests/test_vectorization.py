@@ -10,6 +10,8 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
+import pyarrow.parquet
 import pyproj
 import pytest
 import rasterio
@@ -23,6 +25,7 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import rasterize, shapes
 from typer.testing import CliRunner
 
+from landcover import classmap
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.ground import Ground
@@ -31,7 +34,7 @@ from landcover.sieve import label_patches, sieve
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
-from landcover.vectorization import measure, polygons_of, vectorize
+from landcover.vectorization import measure, polygons, polygons_of, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
 from tests.scenes import read_map
 
@@ -681,3 +684,46 @@ def test_what_cannot_be_asked_for(scene: Path) -> None:
     with pytest.raises(ConfigError, match="the map has no CRS; leave it out"):
         vectorize(scene.with_name("nowhere.tif"), scene.with_name("out.gpkg"), crs="EPSG:4326", allow_no_crs=True)
     assert not scene.with_name("out.gpkg").exists()
+
+
+def test_polygons_are_yielded_while_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook gets all polygons of the file, in tables, and the first ones before the last rows are read."""
+    monkeypatch.setattr(classmap, "STRIP_PIXELS", 1)
+    ids = np.kron(np.random.default_rng(0).integers(0, 4, (90, 30)), np.ones((24, 24))).astype(np.uint8)
+    write_map(tmp_path / "map.tif", ids)
+    vectorize(tmp_path / "map.tif", tmp_path / "out.gpkg", classes=["forest", "water"])
+    tables = list(polygons(tmp_path / "map.tif", classes=["forest", "water"]))
+    assert len(tables) > 2
+    whole = pandas.concat(tables)
+    written = read(tmp_path / "out.gpkg")
+    assert as_set(whole.geometry, whole.class_id) == as_set(written.geometry, written.class_id)
+    assert list(whole.columns) == list(written.columns)
+    with pytest.raises(ConfigError, match="dissolve takes all polygons"):
+        next(polygons(tmp_path / "map.tif", dissolve=True))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_map_that_breaks_in_the_middle_is_told_and_leaves_nothing(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The polygons of the first rows are on their way to the file when the broken ones are met."""
+    monkeypatch.setattr(classmap, "STRIP_PIXELS", 1)
+    write_map(tmp_path / "whole.tif", np.random.default_rng(0).integers(1, 5, (2048, 700)).astype(np.uint8))
+    content = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "map.tif").write_bytes(content[: len(content) * 2 // 3])
+    before = {p.name for p in tmp_path.iterdir()}
+    with pytest.raises(MapError, match="cannot be read as a raster"):
+        vectorize(tmp_path / "map.tif", tmp_path / f"out{suffix}")
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_geoparquet_holds_the_bounds_of_each_row(scene: Path) -> None:
+    vectorize(scene, scene.with_name("out.parquet"))
+    table = read(scene.with_name("out.parquet"))
+    told = json.loads(pyarrow.parquet.read_schema(scene.with_name("out.parquet")).metadata[b"geo"])
+    assert told["version"] == "1.1.0"
+    assert told["columns"]["geometry"]["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+    some = table.geometry.iloc[3]
+    near = geopandas.read_parquet(scene.with_name("out.parquet"), bbox=some.bounds)
+    assert 0 < len(near) < len(table)
+    assert near.geometry.envelope.intersects(shapely.box(*some.bounds)).all()
