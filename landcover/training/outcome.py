@@ -165,7 +165,7 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
     """Map one test scene as `landcover predict` does; returns its figures, and the map as class numbers."""
     spec_bands = tuple(task.samples.bands[c] for c in task.view.channels)
     with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "map.tif"
+        out, confidence = Path(temporary) / "map.tif", Path(temporary) / "confidence.tif"
         predict(
             test.scene,
             out,
@@ -176,10 +176,10 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
             offset=test.offset,
             device="cpu",
             precision=precision,
+            confidence=confidence,
             allow_resolution=True,
         )
-        with rasterio.open(out) as dataset:
-            ids = dataset.read(1)
+        ids, percent = (_read(path) for path in (out, confidence))
     scene = open_scene(test.scene, spec_bands, Choice(test.sensor, test.bands, test.scale, test.offset))
     legend = task.legend
     numbers = np.zeros(256, np.uint8)
@@ -188,10 +188,18 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
     predicted = numbers[ids]
     reference = read_reference(test, scene, legend) * (predicted > 0)
     if test.only is None:
-        return figures(confusion(reference, predicted, len(task.classes)), task.classes), predicted
+        known = reference > 0
+        error = calibration_error(percent[known] / 100, (predicted == reference)[known])
+        found = figures(confusion(reference, predicted, len(task.classes)), task.classes)
+        return {**found, "calibration_error": round(error, 3)}, predicted
     number = task.classes.index(test.only) + 1
     one, other = (np.where(a > 0, np.where(a == number, 1, 2), 0) for a in (reference, predicted))
     return figures(confusion(one, other, 2), (test.only, "not_" + test.only)), predicted
+
+
+def _read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
 
 
 def _is_safe(exact: tuple[dict[str, float], np.ndarray], other: tuple[dict[str, float], np.ndarray]) -> bool:
