@@ -26,7 +26,8 @@ class Patches:
         known: how many pixels of each had a weight, int64 (patches,).
         nodes: columns and rows of pixel corners, int32 (nodes, 2); each ring ends where it begins.
         rings: the node at which each ring begins, and their number, int64 (rings + 1,).
-        shells: the ring with which each patch begins, its shell, and their number, int64 (patches + 1,).
+        shells: the ring with which each patch begins, a shell, and their number, int64 (patches + 1,).
+        diagonal: corners join pixels, so that a patch can have several shells, and holes that cut it apart.
     """
 
     values: np.ndarray
@@ -36,6 +37,7 @@ class Patches:
     nodes: np.ndarray
     rings: np.ndarray
     shells: np.ndarray
+    diagonal: bool
 
     def __len__(self) -> int:
         return len(self.values)
@@ -201,7 +203,7 @@ class Tracer:
         is_hole = _turns(nodes, offsets) > 0
         order = np.lexsort((is_hole, patch))
         closed, rings_at = _closed(nodes, offsets, order)
-        shells = np.flatnonzero(~is_hole[order])
+        shells = np.flatnonzero(np.diff(patch[order], prepend=-1))
         which = patch[order][shells]
         pixels, weighted, known = sums[:, which]
         return Patches(
@@ -212,6 +214,7 @@ class Tracer:
             closed,
             rings_at,
             np.append(shells, len(order)),
+            self._diagonal,
         )
 
 
@@ -369,7 +372,7 @@ def _walk(block, label, first_row, diagonal, junctions):
                             wider[:used] = nodes
                             nodes = wider
                         # an outline may come twice to where its patch touches itself; such nodes are marked
-                        nodes[used, 0] = ~x if turn == 1 and right == value else x
+                        nodes[used, 0] = ~x if right == value and left != value else x
                         nodes[used, 1] = first_row + y
                         used += 1
                     direction = (direction + turn) % 4

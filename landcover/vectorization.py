@@ -42,6 +42,7 @@ class VectorOptions:
     Attributes:
         classes: names or ids of the classes to write; None for all. The choice is made last, so it changes no shape.
         min_area: patches smaller than this, in m², are merged into a neighbour; see `landcover.sieve`.
+        connect: 4 if pixels are joined by their edges, 8 if by their corners too; then a patch can be a multipolygon.
         simplify: tolerance in metres; bends that span less than about its square are straightened.
         fill_holes: leave out the holes of polygons; what lies in them is then covered twice.
         aoi: vector file with polygons; what lies outside of them is left out.
@@ -59,6 +60,7 @@ class VectorOptions:
 
     classes: Sequence[str] | None = None
     min_area: float = 0.0
+    connect: int = 4
     simplify: float = 0.0
     fill_holes: bool = False
     aoi: str | Path | None = None
@@ -73,6 +75,8 @@ class VectorOptions:
         for name, value, unit in (("minimum area", self.min_area, "m²"), ("simplification", self.simplify, "m")):
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"the {name} cannot be {value} {unit}; give 0 or more")
+        if self.connect not in (4, 8):
+            raise ConfigError(f"--connect {self.connect} is not known; choose 4 or 8")
         if self.dissolve and self.points:
             raise ConfigError("--dissolve and --points exclude each other: a point stands for one polygon")
         if self.crs is not None:
@@ -146,7 +150,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         tables: Iterator[geopandas.GeoDataFrame] = (_as_asked(table, how) for table in counted)
         if how.dissolve:
             tables = iter([_dissolved(pandas.concat(list(tables)))])
-        kind = "MultiPolygon" if how.dissolve else "Point" if how.points else "Polygon"
+        kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
         write_layer((t.drop(columns=_KNOWN) for t in tables), out, source.legend, kind)
     return tally.summary(out)
 
@@ -219,7 +223,7 @@ def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     dataset = source.dataset
     percent = _read_confidence(how.confidence, dataset) if how.confidence is not None else None
     area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
-    tracer = Tracer(dataset.width, junctions=how.simplify > 0)
+    tracer = Tracer(dataset.width, diagonal=how.connect == 8, junctions=how.simplify > 0)
     for row, ids in _rows(source, area, how.min_area):
         weights = None
         if percent is not None:
@@ -258,7 +262,7 @@ def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geop
     if how.simplify > 0 and ground and len(shapes):
         shapes = shapely.coverage_simplify(shapes, how.simplify / ground.metres_per_unit)
     if how.fill_holes and len(shapes):
-        shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
+        shapes = _without_holes(shapes)
     chosen = np.isin(columns["class_id"], source.wanted)
     columns["area_m2"], columns["perimeter_m"] = np.full((2, len(shapes)), np.nan)
     if ground and chosen.any():
@@ -270,10 +274,20 @@ def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geop
     return geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)[chosen]
 
 
+def _without_holes(shapes: np.ndarray) -> np.ndarray:
+    if (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON).all():
+        return shapely.polygons(shapely.get_exterior_ring(shapes))
+    parts, of = shapely.get_parts(shapes, return_index=True)
+    return shapely.multipolygons(shapely.polygons(shapely.get_exterior_ring(parts)), indices=of)
+
+
 def _as_asked(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.GeoDataFrame:
     """A table as it is to be written: as points, in the CRS asked for."""
     if how.points:
         table = table.set_geometry(table.geometry.representative_point())
+    elif how.connect == 8:
+        several = [g if g.geom_type == "MultiPolygon" else shapely.multipolygons([g]) for g in table.geometry]
+        table = table.set_geometry(geopandas.GeoSeries(several, index=table.index, crs=table.crs))
     return table.to_crs(how.crs) if how.crs is not None else table
 
 
@@ -286,7 +300,7 @@ def _dissolved(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
         if "mean_confidence" in part:
             weight = part[_KNOWN]
             row["mean_confidence"] = (part["mean_confidence"] * weight).sum() / weight.sum() if weight.sum() else np.nan
-        rows.append({**row, "geometry": shapely.multipolygons(part.geometry.to_numpy())})
+        rows.append({**row, "geometry": shapely.multipolygons(shapely.get_parts(part.geometry.to_numpy()))})
     dissolved = geopandas.GeoDataFrame(rows, columns=list(table.columns), geometry="geometry", crs=table.crs)
     return dissolved.astype({"class_id": "int32"})
 
@@ -323,13 +337,26 @@ def _names(legend: Legend) -> np.ndarray:
 
 
 def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
-    """The polygons of patches, (n,); `transform` from pixel corners (col, row) to coordinates."""
+    """The polygons of patches, (n,), or multipolygons where corners join.
+
+    Args:
+        patches: as they were traced.
+        transform: pixel corners (col, row) to coordinates.
+    """
     points = np.stack(coordinates(transform, patches.nodes[:, 0], patches.nodes[:, 1]), axis=1)
-    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (patches.rings, patches.shells))
+    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (patches.rings, patches.shells))
+    if patches.diagonal:
+        apart = ~shapely.is_valid(found)
+        found[apart] = shapely.make_valid(found[apart])
+    return found
 
 
 def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarray]:
     """Area in m² and perimeter in m of every polygon on the WGS 84 ellipsoid; the perimeter includes the holes'."""
+    if (shapely.get_type_id(polygons) != shapely.GeometryType.POLYGON).any():
+        parts, of = shapely.get_parts(polygons, return_index=True)
+        areas, lengths = measure(parts, ground)
+        return np.bincount(of, areas, minlength=len(polygons)), np.bincount(of, lengths, minlength=len(polygons))
     polygons = shapely.segmentize(polygons, _LONGEST_EDGE_METRES / ground.metres_per_unit)
     _, points, (rings, shells) = shapely.to_ragged_array(polygons)
     inner = np.ones(len(points) - 1, bool)

@@ -727,3 +727,31 @@ def test_geoparquet_holds_the_bounds_of_each_row(scene: Path) -> None:
     near = geopandas.read_parquet(scene.with_name("out.parquet"), bbox=some.bounds)
     assert 0 < len(near) < len(table)
     assert near.geometry.envelope.intersects(shapely.box(*some.bounds)).all()
+
+
+@settings(max_examples=300)
+@given(small_maps, st.integers(1, 7))
+def test_with_corners_joined_polygons_are_those_of_gdal_made_valid(ids: np.ndarray, rows: int) -> None:
+    """GDAL lets a shell touch itself, which is not valid; the same ground in parts is."""
+    strips = (ids[i : i + rows] for i in range(0, len(ids), rows))
+    found = list(trace(strips, ids.shape[1], diagonal=True))
+    geometries = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
+    values = np.concatenate([p.values for p in found])
+    assert shapely.is_valid(geometries).all()
+    np.testing.assert_array_equal(shapely.area(geometries), np.concatenate([p.pixels for p in found]))
+    expected = list(shapes(ids, mask=ids > 0, connectivity=8))
+    valid = [shapely.make_valid(shapely.geometry.shape(g)) for g, _ in expected]
+    assert as_set(geometries, values) == as_set(valid, [v for _, v in expected])
+
+
+def test_corners_can_be_joined(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif", np.indices((6, 6)).sum(0).astype(np.uint8) % 2 + np.uint8(1))
+    for connect, count in ((4, 36), (8, 2)):
+        out = tmp_path / f"{connect}.gpkg"
+        assert vectorize(tmp_path / "map.tif", out, connect=connect).polygons == count
+        table = read(out)
+        assert table.geometry.is_valid.all()
+        area = table.area_m2.sum()
+        assert table.area_m2.groupby(table.class_name).sum().tolist() == pytest.approx([area / 2] * 2, rel=1e-3)
+    with pytest.raises(ConfigError, match="--connect 6 is not known"):
+        vectorize(tmp_path / "map.tif", tmp_path / "out.gpkg", connect=6)

@@ -19,6 +19,7 @@ def vectorize(
     min_area: Annotated[
         str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
     ] = "0",
+    connect: Annotated[int, Option(help="4: pixels are joined by their edges; 8: by their corners too.")] = 4,
     simplify: Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")] = 0.0,
     fill_holes: Annotated[
         bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
@@ -49,6 +50,7 @@ def vectorize(
         out,
         classes=names,
         min_area=square_metres,
+        connect=connect,
         simplify=simplify,
         fill_holes=fill_holes,
         aoi=aoi,
