@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landcover.bands import Choice
-from landcover.errors import ConfigError, ModelError, nearest
+from landcover.errors import ConfigError, ModelError, OutputError, nearest
 from landcover.grid import Box
 from landcover.models import Model
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
@@ -84,7 +84,8 @@ def export_model(
         raise ConfigError(f"--format '{format_}' is not known: {nearest(format_, tuple(_SUFFIXES))}")
     if out.suffix != _SUFFIXES[format_]:
         raise ConfigError(f"{out} should end in {_SUFFIXES[format_]} for the format {format_}")
-    check_destination(out, overwrite=overwrite)
+    for path in {out, out.with_suffix(".bin")} if format_ == "openvino" else {out}:
+        check_destination(path, overwrite=overwrite)
     network = Exported(model).eval()
     chips = [_synthetic(model), *(_chips_of(scene, sensor, model) if scene else [])]
     with work_folder(out) as folder:
@@ -93,8 +94,10 @@ def export_model(
             with warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")  # of what torch means to change in its exporters
                 _WRITERS[format_](network, model, written)
-        except (OSError, ConfigError):
+        except ConfigError:
             raise
+        except OSError as e:
+            raise OutputError(f"{out} cannot be written: {e.strerror or e}") from e
         except Exception as e:
             reason = str(e).strip().splitlines() or [type(e).__name__]
             raise ModelError(f"{model.spec.name} cannot be exported to {format_}: {reason[0]}") from e
@@ -116,6 +119,7 @@ def facts(model: Model) -> dict[str, str]:
         "sha256": model.sha256,
         "input": f"reflectance, float32 (n, {len(spec.bands)}, height, width), nan for no data; sides are multiples of "
         f"{model.stride}",
+        "metres per pixel": f"about {spec.sees:g}; enlarge coarser images" if spec.sees else "any",
         "bands": json.dumps(spec.bands),
         "output": "scores, float32 (n, classes, height, width), of sum 1",
         "classes": json.dumps({c.id: c.name for c in spec.legend.classes}),

@@ -56,7 +56,8 @@ class Model:
         """The same model for scenes of so many metres per pixel: coarser than it sees, they are enlarged."""
         if gsd is None or self.spec.sees is None:
             return self
-        return replace(self, factor=max(1, round(gsd / self.spec.sees)))
+        factor = max(1, round(gsd / self.spec.sees))
+        return self if factor == self.factor else replace(self, factor=factor)
 
     @cached_property
     def network(self) -> "nn.Module":

@@ -278,7 +278,7 @@ class Plan:
             "scene": f"{self.scene.name}, {self.scene.height} × {self.scene.width} {self.scene.dtype}",
             "region": f"{region.height} × {region.width} pixels from row {region.row0}, column {region.col0}",
             "GSD": f"{self.scene.gsd:.4g} m" if self.scene.gsd else "unknown",
-            "model": f"{self.model.spec.name}, sha256 {self.model.sha256[:12]}",
+            "model": f"{self.model.spec.name}, sha256 {self.model.sha256[:12]}" + (self.why and f"; {self.why}"),
             "enlarged": f"{self.model.factor} ×, to {self.scene.gsd / self.model.factor:.3g} m, as the network sees"
             if self.model.factor > 1 and self.scene.gsd
             else "no",

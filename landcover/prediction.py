@@ -43,6 +43,8 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
         >>> landcover.predict("scene.tif", "map.tif", sensor="sentinel2-l2a")
     """
     plan = make_plan(Options(scene, out, **options))
+    if plan.why:
+        _log.warning(plan.why)
     for _ in map_scene(plan):
         pass
     return Path(out)

@@ -19,13 +19,20 @@ def _source_from_folder(name: str, info: ValidationInfo) -> str:
 
 
 def _name_or_from_folder(name: str, info: ValidationInfo) -> str:
-    """A name that is known elsewhere, or a path counted from the recipe's folder if there is such a file or folder."""
+    """A name that is known elsewhere, or a path counted from the recipe's folder if there is such a file."""
     path = _from_folder(Path(name), info)
-    return str(path) if path.exists() else name
+    return str(path) if path.is_file() else name
+
+
+def _model_from_folder(name: str, info: ValidationInfo) -> str:
+    """The name of an embedded model, or a model folder counted from the recipe's folder."""
+    path = _from_folder(Path(name), info)
+    return str(path) if (path / "model.json").is_file() else name
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
 SceneName = Annotated[str, AfterValidator(_source_from_folder)]
+ModelName = Annotated[str, AfterValidator(_model_from_folder)]
 NameOrPath = Annotated[str, AfterValidator(_name_or_from_folder)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,7 +42,7 @@ class Source(Spec):
 
     Attributes:
         classes: what a label's value or name stands for, a class of the legend or "ignore"; empty where labels are
-            class ids or names already. 0 and nodata are always ignored.
+            class ids or names already. Nodata is always ignored, and 0 where nothing is said of it.
         weight: how often a chip of this source is drawn, relative to those of the others.
     """
 
@@ -71,10 +78,9 @@ class ImageSource(Source):
     """What the sources that are images say of their bands, as `landcover predict` would be told.
 
     Attributes:
-        gsd: metres per pixel, of images that do not tell it.
+        sensor, bands, scale, offset: as on the command line.
     """
 
-    gsd: Annotated[float, Field(gt=0)] | None = None
     sensor: NameOrPath | None = None
     bands: dict[str, str] | None = None
     scale: float | None = None
@@ -111,9 +117,11 @@ class ChipsSource(ImageSource):
     Attributes:
         images, labels: the folders, or twice the same one; images in one sub-folder show one place.
         band: of the raster of labels.
+        gsd: metres per pixel, of images that do not tell it.
     """
 
     kind: Literal["chips"]
+    gsd: Annotated[float, Field(gt=0)] | None = None
     images: FilePath
     labels: FilePath
     band: Annotated[int, Field(ge=1)] = 1
@@ -255,7 +263,7 @@ class Teacher(Spec):
         weight: of their opinion in the loss, from 0 to 1; the labels have the rest.
     """
 
-    models: Annotated[tuple[NameOrPath, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
     weight: Share = 0.7
 
 

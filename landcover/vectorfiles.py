@@ -80,7 +80,7 @@ def write_layer(tables: Iterator[geopandas.GeoDataFrame], out: Path, legend: Leg
         done = work / "done"
         done.mkdir()
         _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind)
-        if out.suffix.lower() == ".gpkg":
+        if out.suffix.lower() == ".gpkg" and kind != "Point":
             add_style(done / out.name, legend)
         for stale in _companions(out):
             if not (done / stale.name).exists():
@@ -131,14 +131,14 @@ class _Stream:
     def __init__(self, tables: Iterator[pyarrow.Table]) -> None:
         self._tables = tables
         self.rows = 0
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def batches(self) -> Iterator[pyarrow.RecordBatch]:
         try:
             for table in self._tables:
                 self.rows += len(table)
                 yield from table.to_batches()
-        except Exception as e:
+        except BaseException as e:
             self.failure = e  # Arrow would pass on its text alone
             raise
 
@@ -201,8 +201,6 @@ def _write_parquet(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: s
 def _geo(crs: dict | None, kind: str) -> dict:
     paths = {corner: ["bbox", corner] for corner in ("xmin", "ymin", "xmax", "ymax")}
     column = {"encoding": "WKB", "geometry_types": [kind], "crs": crs, "covering": {"bbox": paths}}
-    if kind != "Point":
-        column["orientation"] = "counterclockwise"
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 

@@ -1,8 +1,8 @@
 """From a class map to polygons: small patches merged, outlines traced and simplified with their shared borders kept."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import shapely
 from affine import Affine
 from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
-from landcover.classmap import CONFIDENCE_NODATA, check_values, open_map, open_raster, strips
+from landcover.classmap import CONFIDENCE_NODATA, STRIP_PIXELS, check_values, open_map, open_raster, strips
 from landcover.errors import ConfigError, MapError
 from landcover.grid import Box
 from landcover.ground import Ground, coordinates
@@ -77,6 +79,10 @@ class VectorOptions:
                 raise ConfigError(f"the {name} cannot be {value} {unit}; give 0 or more")
         if self.connect not in (4, 8):
             raise ConfigError(f"--connect {self.connect} is not known; choose 4 or 8")
+        if self.connect == 8 and self.min_area > 0:
+            raise ConfigError("--connect 8 and --min-area exclude each other: patches are merged by their edges")
+        if self.fill_holes and (self.dissolve or self.connect == 8):
+            raise ConfigError("--fill-holes goes with single polygons; leave out --dissolve and --connect 8")
         if self.dissolve and self.points:
             raise ConfigError("--dissolve and --points exclude each other: a point stands for one polygon")
         if self.crs is not None:
@@ -221,25 +227,23 @@ def _tables(source: _Source, how: VectorOptions) -> Iterator[geopandas.GeoDataFr
 def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     """Trace the map strip by strip."""
     dataset = source.dataset
-    percent = _read_confidence(how.confidence, dataset) if how.confidence is not None else None
     area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
     tracer = Tracer(dataset.width, diagonal=how.connect == 8, junctions=how.simplify > 0)
-    for row, ids in _rows(source, area, how.min_area):
-        weights = None
-        if percent is not None:
-            part = percent[row : row + len(ids)]
-            weights = np.where(part == CONFIDENCE_NODATA, np.nan, part)
-        yield tracer.add(ids, weights)
-    yield tracer.finish()
+    with ExitStack() as stack:
+        read = stack.enter_context(_confidence(how.confidence, dataset)) if how.confidence is not None else None
+        for row, ids in _rows(source, area, how.min_area):
+            yield tracer.add(ids, read(row, len(ids)) if read else None)
+        yield tracer.finish()
 
 
 def _rows(source: _Source, area: Area | None, min_area: float) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of the map, some at a time, with the first of each; all at once where patches are merged."""
+    """The rows of the map, some at a time, with the first of each; where patches are merged, after all were read."""
     blocks = _checked(source, area)
     if min_area > 0 and source.ground:
-        yield 0, sieve(np.concatenate([ids for _, ids in blocks]), min_area, source.ground)
-    else:
-        yield from blocks
+        sieved = sieve(np.concatenate([ids for _, ids in blocks]), min_area, source.ground)
+        rows = max(1, STRIP_PIXELS // source.dataset.width)
+        blocks = ((row, sieved[row : row + rows]) for row in range(0, len(sieved), rows))
+    yield from blocks
 
 
 def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarray]]:
@@ -293,6 +297,8 @@ def _as_asked(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.Ge
 
 def _dissolved(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     """One multipolygon for each class. Patches of a class touch at points at most, so nothing has to be merged."""
+    if not len(table):
+        return table
     rows = []
     for (number, name), part in table.groupby(["class_id", "class_name"], sort=True):
         row = {"class_id": number, "class_name": name, _KNOWN: part[_KNOWN].sum()}
@@ -316,8 +322,12 @@ def _ground(dataset: rasterio.DatasetReader, how: VectorOptions) -> Ground | Non
     return None
 
 
-def _read_confidence(path: str | Path, like: rasterio.DatasetReader) -> np.ndarray:
-    """The confidence on the grid of the map, uint8 (rows, width) in percent."""
+@contextmanager
+def _confidence(path: str | Path, like: rasterio.DatasetReader) -> Iterator[Callable[[int, int], np.ndarray]]:
+    """Open the confidence, which must lie on the grid of the map; gives a function of first row and rows.
+
+    It returns percent, float64 (rows, width), nan where it is not known.
+    """
     with open_raster(path) as dataset:
         if dataset.count != 1 or dataset.dtypes[0] != "uint8":
             raise MapError(f"{path} is not a confidence raster: it must have one band of uint8, 0–100 %")
@@ -326,7 +336,15 @@ def _read_confidence(path: str | Path, like: rasterio.DatasetReader) -> np.ndarr
             raise MapError(f"{path} is not on the grid of {like.name}: {size} rows and columns, not {wanted}")
         if dataset.crs != like.crs or not dataset.transform.almost_equals(like.transform, 1e-6):
             raise MapError(f"{path} is not on the grid of {like.name}: its CRS or its transform differs")
-        return dataset.read(1)
+
+        def read(row: int, rows: int) -> np.ndarray:
+            try:
+                percent = dataset.read(1, window=Window(0, row, dataset.width, rows))
+            except RasterioError as e:
+                raise MapError(f"{path} cannot be read: {e}; the file may be cut short") from e
+            return np.where(percent == CONFIDENCE_NODATA, np.nan, percent)
+
+        yield read
 
 
 def _names(legend: Legend) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training: what is learned, from what, held out where, and that a stopped run ends as an undisturbed one."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
+import rasterio
+import rasterio.warp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +32,7 @@ from landcover.training import plan_training, train
 from landcover.training.augmentation import Augmenter, cut
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import find_temperature
-from landcover.training.places import folds, places
+from landcover.training.places import folds, hold_out, places
 from landcover.training.samples import Origin, Samples
 from landcover.training.sources import read_source
 from landcover.training.start import refined_network, soften
@@ -118,7 +121,7 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:
-    """Labels of 20 m in another zone: each pixel of 10 m takes the one under its centre."""
+    """Labels of 80 m on the scene's CRS: each pixel of 10 m takes the one under its centre."""
     recipe = write_lesson(tmp_path)
     coarse = patches(128)[4::8, 4::8]
     write_labels(tmp_path / "labels.tif", np.where(coarse, 3, 7).astype(np.uint8), UTM @ UTM.scale(8))
@@ -126,6 +129,41 @@ def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:
     pieces = list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
     whole = np.block([[pieces[0].labels, pieces[1].labels], [pieces[2].labels, pieces[3].labels]])
     assert (whole == np.where(patches(128), 1, 2)).all()
+
+
+def test_a_label_raster_in_another_crs(tmp_path: Path) -> None:
+    """Labels in longitude and latitude, ten times as fine as the scene: the scene's pixels find their own again."""
+    recipe = write_lesson(tmp_path, side=32)
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        ids, bounds = file.read(1), file.bounds
+        transform, width, height = rasterio.warp.calculate_default_transform(file.crs, "EPSG:4326", 320, 320, *bounds)
+        fine = np.zeros((height, width), np.uint8)
+        rasterio.warp.reproject(
+            ids, fine, src_transform=file.transform, src_crs=file.crs, dst_transform=transform, dst_crs="EPSG:4326"
+        )
+    write_labels(tmp_path / "labels.tif", fine, transform, "EPSG:4326")
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    known = piece.labels > 0
+    assert known.mean() > 0.95
+    assert (piece.labels == np.where(patches(32), 1, 2))[known].mean() > 0.98
+
+
+def test_a_class_can_be_stored_as_zero(tmp_path: Path) -> None:
+    """Also where the labels lie on another grid and have no nodata."""
+    recipe = change(
+        write_lesson(tmp_path, side=64),
+        'labels = "labels.tif"',
+        'labels = "zero.tif"\nclasses = { 0 = "dark", 1 = "bright" }',
+    )
+    for transform in (UTM, UTM @ UTM.scale(8)):
+        bright = patches(64) if transform == UTM else patches(64)[4::8, 4::8]
+        profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:32633", "transform": transform}
+        with rasterio.open(tmp_path / "zero.tif", "w", height=len(bright), width=len(bright), **profile) as file:
+            file.write(bright.astype(np.uint8), 1)
+        (source,) = read_recipe(recipe).sources
+        (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64)
+        assert (piece.labels == np.where(patches(64), 1, 2)).all()
 
 
 def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,7 +205,8 @@ scale = 1e-4
     for a, b in zip(chips, pack, strict=True):
         assert (a.labels == b.labels).all()
         np.testing.assert_allclose(a.reflectance, b.reflectance, rtol=1e-6)
-        assert a.place == b.place == "here"
+        assert a.place.endswith("images/here")
+        assert b.place.endswith("pack.npz#here")
 
 
 def test_folds_hold_every_place_out_once(lesson: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,8 +224,9 @@ def test_folds_hold_every_place_out_once(lesson: Path, capsys: pytest.CaptureFix
 
 def test_several_processes_learn_together(lesson: Path) -> None:
     out = lesson.parent / "together"
-    train(plan_training(lesson, out, device="cpu", workers=2, changes={"steps": 8}))
+    train(plan_training(lesson, out, device="cpu", workers=2))
     assert {p.name for p in out.iterdir()} == OUTCOME
+    assert load_model(out).spec.accuracy["places held out"]["macro_f1"] > 0.8
 
 
 # ------------------------------------------------------------------------------------------------ going on
@@ -290,7 +330,8 @@ def test_a_frozen_encoder_stays_as_it_is(lesson: Path, tmp_path: Path) -> None:
         .replace('"labels.tif"', f'"{lesson.parent}/labels.tif"')
         .replace('"two.toml"', f'"{lesson.parent}/two.toml"')
     )
-    change(recipe, "hyperparameters = { width = 4, depth = 2 }", "freeze_encoder = true")
+    network = 'architecture = "unet"\nhyperparameters = { width = 4, depth = 2 }'
+    change(recipe, network, "freeze_encoder = true")
     change(recipe, "chip = 32", "chip = 32\nhalf = false")
     train(plan_training(recipe, tmp_path / "model", init=tmp_path / "base", device="cpu", changes={"steps": 3}))
     before, after = (load_model(tmp_path / n).network for n in ("base", "model"))
@@ -379,7 +420,7 @@ def samples_at(origins: list[Origin], size: int = 16) -> Samples:
     st.integers(2, 5),
 )
 def test_no_place_is_on_both_sides(chips: list, by: str, buffer: int, count: int) -> None:
-    origins = [Origin(s, f"scene-{s}-{p % 3}", f"place-{p}", 16 * r, 16 * c, None) for s, p, r, c in chips]
+    origins = [Origin(s, f"scene-{p % 3}", f"place-{p}", 16 * r, 16 * c, None) for s, p, r, c in chips]
     samples, split = samples_at(origins), Split(by=by, block=48, buffer=buffer)
     names = places(samples, split)
     held_out_in = np.zeros(len(origins), int)
@@ -389,7 +430,7 @@ def test_no_place_is_on_both_sides(chips: list, by: str, buffer: int, count: int
         for i in train_chips:
             for j in out:
                 a, b = origins[i], origins[j]
-                if (a.source, a.scene) == (b.source, b.scene) and buffer:
+                if a.scene == b.scene and buffer:
                     assert max(abs(a.row - b.row), abs(a.col - b.col)) >= 16 + buffer
     assert (held_out_in == 1).all()
 
@@ -526,3 +567,18 @@ def test_refining_is_gentle_unless_the_recipe_says_otherwise(tmp_path: Path) -> 
     assert (recipe.loop.steps, recipe.loop.rate) == (24, 1e-3)
     refined = recipe.for_refining().loop
     assert (refined.steps, refined.rate) == (24, 2e-4)
+
+
+def test_what_is_held_out_is_about_the_share_asked_for() -> None:
+    """Not the largest place, if smaller ones come nearer; and never all labels."""
+    sizes = {"large": 40, "small": 2, "smaller": 8}
+    origins = [Origin(0, name, name, 16 * i, 0, None) for name, n in sizes.items() for i in range(n)]
+    samples = samples_at(origins)
+    train_chips, out = hold_out(samples, Split(validation=0.2), 2)
+    assert {origins[i].place for i in out} == {"smaller", "small"} or {origins[i].place for i in out} == {"smaller"}
+    alone = [Origin(0, "here", "here", 0, 0, None), Origin(1, "there", "there", 0, 0, None)]
+    labels = np.stack([np.ones((16, 16)), np.zeros((16, 16))]).astype(np.uint8)
+    one = dataclasses.replace(samples_at(alone), labels=labels)
+    train_chips, out = hold_out(one, Split(validation=0.5), 2)
+    assert len(train_chips) == 2
+    assert not len(out)

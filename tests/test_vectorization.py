@@ -680,6 +680,10 @@ def test_what_cannot_be_asked_for(scene: Path) -> None:
         vectorize(scene, scene.with_name("out.gpkg"), crs="EPSG:99")
     with pytest.raises(ConfigError, match="exclude each other"):
         vectorize(scene, scene.with_name("out.gpkg"), dissolve=True, points=True)
+    with pytest.raises(ConfigError, match="--connect 8 and --min-area exclude"):
+        vectorize(scene, scene.with_name("out.gpkg"), connect=8, min_area=500)
+    with pytest.raises(ConfigError, match="--fill-holes goes with single polygons"):
+        vectorize(scene, scene.with_name("out.gpkg"), fill_holes=True, dissolve=True)
     write_map(scene.with_name("nowhere.tif"), blobs(30), crs=None)
     with pytest.raises(ConfigError, match="the map has no CRS; leave it out"):
         vectorize(scene.with_name("nowhere.tif"), scene.with_name("out.gpkg"), crs="EPSG:4326", allow_no_crs=True)
@@ -755,3 +759,24 @@ def test_corners_can_be_joined(tmp_path: Path) -> None:
         assert table.area_m2.groupby(table.class_name).sum().tolist() == pytest.approx([area / 2] * 2, rel=1e-3)
     with pytest.raises(ConfigError, match="--connect 6 is not known"):
         vectorize(tmp_path / "map.tif", tmp_path / "out.gpkg", connect=6)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_nothing_dissolved_is_an_empty_layer(tmp_path: Path, suffix: str) -> None:
+    write_map(tmp_path / "map.tif", np.zeros((9, 9), np.uint8))
+    summary = vectorize(tmp_path / "map.tif", tmp_path / f"out{suffix}", dissolve=True)
+    assert summary.polygons == 0
+    assert len(read(tmp_path / f"out{suffix}")) == 0
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_an_interrupt_while_polygons_are_made_ends_the_command(
+    scene: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tracer, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(scene, scene.with_name(f"out{suffix}"))
+    assert {p.name for p in scene.parent.iterdir() if p.name.startswith((".", "out"))} == set()

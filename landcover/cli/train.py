@@ -50,7 +50,7 @@ def train(
     with _Watch(training.legend.names, tensorboard) as watch:
         try:
             trained = run(training, resume=not no_resume, watch=watch)
-        except BaseException:
+        except KeyboardInterrupt:
             if kept := stopped_training(out):
                 say(f"What was learned is kept in {kept}: the same command goes on from there")
             raise
@@ -101,7 +101,9 @@ class _Watch:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = self._writers.setdefault(name, SummaryWriter(str(self._folder / name)))
+        if name not in self._writers:
+            self._writers[name] = SummaryWriter(str(self._folder / name))
+        writer = self._writers[name]
         values = {"loss": step.loss, "rate": step.rate}
         if step.counts is not None:
             from landcover.accuracy import figures

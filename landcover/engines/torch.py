@@ -96,12 +96,16 @@ class TorchEngine:
         """How many chips of a batch the device's free memory holds while all layers of the network hold theirs."""
         n, _, height, width = batch.dn.shape
         chip = self._values * height * width * (2 if self._half else 4)
-        return min(n, max(1, self._free_bytes() // chip))
+        fit = min(n, max(1, self._free_bytes() // chip))
+        if fit < n:
+            _log.warning("%s has free memory for %d of %d windows at once", self._device, fit, n)
+        return fit
 
     def _free_bytes(self) -> int:
         if self._device.type != "cuda":
             return sys.maxsize
-        return torch.cuda.mem_get_info(self._device)[0]
+        held = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return torch.cuda.mem_get_info(self._device)[0] + held
 
     def _score(self, batch: Batch, lo: int, hi: int) -> torch.Tensor:
         dn, valid = batch.dn[lo:hi], batch.valid[lo:hi]

@@ -27,7 +27,9 @@ from landcover.training.checkpoints import Best, Checkpoint, Step
 from landcover.training.samples import Samples
 from landcover.training.start import freeze
 
-_EVALUATED_AT_ONCE = 16
+_EVALUATED_AT_ONCE = 16 * 384**2
+"""Pixels, as the network sees them."""
+
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
@@ -109,10 +111,10 @@ class Task:
 
     def held_out_batches(self) -> Iterator[tuple[int, np.ndarray]]:
         """Chips that are held out, some at a time, in order, and by how much they are enlarged."""
-        for i in range(0, len(self.held_out), _EVALUATED_AT_ONCE):
-            chips = self.held_out[i : i + _EVALUATED_AT_ONCE]
-            for factor in np.unique(self.factors[chips]):
-                yield int(factor), chips[self.factors[chips] == factor]
+        for factor in np.unique(self.factors[self.held_out]):
+            chips = self.held_out[self.factors[self.held_out] == factor]
+            size = max(1, _EVALUATED_AT_ONCE // int(self.samples.size * factor) ** 2)
+            yield from ((int(factor), chips[i : i + size]) for i in range(0, len(chips), size))
 
     @cached_property
     def chances(self) -> Tensor:
@@ -154,8 +156,8 @@ def learn(
     half = _in_bf16(loop, device)
     began = saved = time.monotonic()
     while step < loop.steps and not _patience_is_over(loop, step, best):
-        rng = _random(loop.seed, step, rank)
-        chips = _draw(task, _random(loop.seed, step), rank, world)
+        chips = _draw(task, _random(0, loop.seed, step), rank, world)  # the same in all processes
+        rng = _random(1, loop.seed, step, rank)
         reflectance, valid, labels = task.augment(task.take(chips, device), task.gsd[chips], rng)
         opinion = _opinion(task, reflectance, valid, half)
         rate = loop.rate * warm_cosine(step, loop.steps, loop.warmup)
@@ -309,7 +311,9 @@ def _better(best: Best, done: Step, network: nn.Module, loop: Loop) -> Best:
 
 def _patience_is_over(loop: Loop, step: int, best: Best) -> bool:
     return (
-        bool(loop.patience) and best.step > 0 and step - best.step >= loop.patience * (loop.steps // loop.evaluations)
+        bool(loop.patience)
+        and best.step > 0
+        and step - best.step >= loop.patience * max(1, loop.steps // loop.evaluations)
     )
 
 

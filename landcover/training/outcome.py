@@ -17,7 +17,7 @@ from landcover.accuracy import calibration_error, confusion, figures
 from landcover.bands import Choice
 from landcover.engines import choose_engine
 from landcover.engines.choice import computes_in_bf16
-from landcover.errors import LandcoverError
+from landcover.errors import LandcoverError, SamplesError
 from landcover.models import save_model
 from landcover.outputs import disk_errors
 from landcover.prediction import predict
@@ -187,6 +187,8 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
         numbers[id_] = k
     predicted = numbers[ids]
     reference = read_reference(test, scene, legend) * (predicted > 0)
+    if not reference.any():
+        raise SamplesError(f"{test.labels} labels no pixel that was mapped")
     if test.only is None:
         known = reference > 0
         error = calibration_error(percent[known] / 100, (predicted == reference)[known])

@@ -10,13 +10,13 @@ Halves = tuple[np.ndarray, np.ndarray]
 
 
 def places(samples: Samples, split: Split) -> np.ndarray:
-    """The place of each chip, as text (chips,)."""
+    """The place of each chip, as text (chips,). Two sources that show one scene show one place."""
     if split.by == "group":
-        names = [f"{o.source}:{o.place}" for o in samples.origins]
+        names = [o.place for o in samples.origins]
     elif split.by == "scene":
-        names = [f"{o.source}:{o.scene}" for o in samples.origins]
+        names = [o.scene for o in samples.origins]
     else:
-        names = [f"{o.source}:{o.scene}:{o.row // split.block}:{o.col // split.block}" for o in samples.origins]
+        names = [f"{o.scene}:{o.row // split.block}:{o.col // split.block}" for o in samples.origins]
     return np.array(names)
 
 
@@ -44,12 +44,22 @@ def folds(samples: Samples, split: Split, classes: int, count: int) -> list[Halv
 
 
 def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
-    """Split chips once, by the share of the recipe; nothing is held out where there is one place alone."""
+    """Split chips once: of as many folds as the share asks for, the one whose share of labels is nearest to it.
+
+    Nothing is held out where no label would be left to learn from, or none held out.
+    """
     every = np.arange(len(samples))
-    if split.validation == 0 or len(set(places(samples, split))) < 2:
-        return every, every[:0]
-    count = max(2, round(1 / split.validation)) if split.validation <= 0.5 else 2
-    return folds(samples, split, classes, count)[0]
+    nothing = every, every[:0]
+    total = samples.counts(every, classes).sum()
+    if split.validation == 0 or not total or len(set(places(samples, split))) < 2:
+        return nothing
+
+    def apart(halves: Halves) -> float:
+        share = samples.counts(halves[1], classes).sum() / total
+        return abs(share - split.validation) if 0 < share < 1 else np.inf
+
+    nearest = min(folds(samples, split, classes, max(2, round(1 / split.validation))), key=apart)
+    return nearest if np.isfinite(apart(nearest)) else nothing
 
 
 def _halves(samples: Samples, split: Split, out: np.ndarray) -> Halves:
@@ -61,6 +71,6 @@ def _halves(samples: Samples, split: Split, out: np.ndarray) -> Halves:
             one = samples.origins[i]
             for j in np.flatnonzero(~out & ~near):
                 other = samples.origins[j]
-                if (one.source, one.scene) == (other.source, other.scene):
+                if one.scene == other.scene:
                     near[j] = abs(one.row - other.row) < reach and abs(one.col - other.col) < reach
     return np.flatnonzero(~out & ~near), np.flatnonzero(out)

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def learn_on(task: Task, network: nn.Module, folder: Path, devices: tuple[str, .
         device = torch.device(devices[0])
         for teacher, _ in task.teachers:
             teacher.to(device)
-        yield from learn(task, network, folder, device)
+        with _memory_errors(device):
+            yield from learn(task, network, folder, device)
         return
     steps: Any = mp.get_context("spawn").SimpleQueue()
     address = f"tcp://127.0.0.1:{_free_port()}"
@@ -57,12 +59,23 @@ def _learn(
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", init_method=address, rank=rank, world_size=len(devices)
         )
-        for step in learn(task, network, folder, device, rank, len(devices)):
-            if rank == 0:
-                steps.put(step)
+        with _memory_errors(device):
+            for step in learn(task, network, folder, device, rank, len(devices)):
+                if rank == 0:
+                    steps.put(step)
         dist.destroy_process_group()
     except LandcoverError as e:
         steps.put(e)
+
+
+@contextmanager
+def _memory_errors(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as e:
+        raise TrainingError(
+            f"{device} has not the memory to train with this recipe; lower batch or augmentation.size"
+        ) from e
 
 
 def _free_port() -> int:

@@ -11,25 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from landcover.accuracy import macro_f1
-from landcover.errors import ConfigError, ModelError, SamplesError, TrainingError
-from landcover.models import Model, load_model
+from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError, nearest
+from landcover.models import CARD, Model, load_model
 from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
 from landcover.recipes import Recipe, SceneSource, read_recipe
-from landcover.specs import BandStats, Legend, load_legend
+from landcover.specs import BandStats, Legend, explain, load_legend
 from landcover.training.checkpoints import CHECKPOINT, Step, read_checkpoint
 from landcover.training.learning import Task, View
 from landcover.training.outcome import Result, write_model
 from landcover.training.places import Halves, folds, hold_out
 from landcover.training.processes import learn_on
 from landcover.training.samples import Samples, gather
-from landcover.training.sources import read_source
+from landcover.training.sources import Labels, read_source
 from landcover.training.start import fresh_network, refined_network
 
 _FACTS = "training.json"
+_FOLDS = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Training:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with, so that the run can go on from it."""
-        told = {"name", "description", "licence", "credits", "failures", "unseen"}
+        told = {"name", "description", "licence", "credits", "failures", "unseen", "tests"}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
@@ -137,9 +139,12 @@ def plan_training(
         recipe = recipe.for_refining()
     set_ = {k: v for k, v in (changes or {}).items() if v is not None}
     if set_:
-        loop = type(recipe.loop).model_validate({**recipe.loop.model_dump(), **set_})
+        try:
+            loop = type(recipe.loop).model_validate({**recipe.loop.model_dump(), **set_})
+        except ValidationError as e:
+            raise ConfigError(f"--{explain(e)}") from e
         recipe = recipe.model_copy(update={"loop": loop})
-    _check_destination(out, overwrite=overwrite)
+    _check_destination(out, recipe, config, overwrite=overwrite)
     base = load_model(init) if init else None
     bands = recipe.bands or (base.spec.bands if base else None)
     if bands is None:
@@ -152,6 +157,8 @@ def plan_training(
                 f"the teacher {model.folder} scores {', '.join(model.spec.legend.names)}, and the recipe's legend has "
                 f"{', '.join(legend.names)}; they must be the same"
             )
+    _check_tests(recipe, legend)
+    _check_honoured(recipe, base, teachers)
     if folds == 1 or folds < 0:
         raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
     devices = _devices(device, workers)
@@ -181,9 +188,10 @@ def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: 
         finished = folder / "model" / "result"
         if training.folds:
             finished = folder / "result"
-            finished.mkdir(exist_ok=True)
-            for name in names:
-                if (folder / name / "result").exists():
+            with disk_errors(out):
+                shutil.rmtree(finished, ignore_errors=True)  # what an earlier run had put together
+                finished.mkdir()
+                for name in names:
                     (folder / name / "result").replace(finished / name)
             _write_folds(training, results, finished)
         _publish(finished, out)
@@ -304,16 +312,44 @@ def _devices(device: str, workers: int | None) -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(workers or there))
 
 
-def _check_destination(out: Path, *, overwrite: bool) -> None:
-    from landcover.errors import OutputError
-
+def _check_destination(out: Path, recipe: Recipe, config: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, or that holds anything but a model."""
     with disk_errors(out):
-        if out.exists() and not overwrite:
-            raise OutputError(f"{out} exists already; add --overwrite to replace it")
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file; give the name of a folder for the model")
         if not out.parent.is_dir():
             raise OutputError(f"the folder {out.parent} does not exist; make it first")
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise OutputError(f"{out} is a file; give the name of a folder for the model")
+        if not overwrite:
+            raise OutputError(f"{out} exists already; add --overwrite to replace it, if it is a model")
+        trained = any((out / name).is_file() for name in (CARD, _FOLDS))
+        if not trained and any(out.iterdir()):
+            raise OutputError(f"{out} holds files that are no model, and is not replaced; give another --out")
+    inside = [p for p in (config, *_files(recipe)) if p.resolve().is_relative_to(out.resolve())]
+    if inside:
+        raise OutputError(f"{inside[0]} lies in {out}, which would be replaced; give another --out")
+
+
+def _check_honoured(recipe: Recipe, base: Model | None, teachers: tuple[Model, ...]) -> None:
+    """Refuse what a recipe says and what would not be done."""
+    if base and (given := recipe.network.model_fields_set - {"freeze_encoder"}):
+        raise ConfigError(f"[network] {min(given)} cannot be chosen where {base.spec.name} is refined; leave it out")
+    sees = recipe.sees or (base.spec.sees if base else None)
+    for teacher in teachers:
+        if teacher.spec.sees != sees:
+            raise ConfigError(
+                f"the teacher {teacher.folder} sees {teacher.spec.sees} m per pixel, and the recipe {sees}; they must "
+                "see the same"
+            )
+
+
+def _check_tests(recipe: Recipe, legend: Legend) -> None:
+    """Find what is wrong with the scenes a model is to be scored on before it is trained."""
+    for test in recipe.tests:
+        Labels.of_source(test, legend, str(test.labels))
+        if test.only is not None and test.only not in legend.names:
+            raise ConfigError(f"the test '{test.title}' scores '{test.only}': {nearest(test.only, legend.names)}")
 
 
 def _check_facts(training: Training, folder: Path) -> None:
@@ -375,5 +411,5 @@ def _write_folds(training: Training, results: tuple[Result, ...], folder: Path) 
     }
     document = {"folds": rows, "summary": summary, "recipe": sha256(training.text.encode()).hexdigest()}
     with disk_errors(folder):
-        (folder / "folds.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (folder / _FOLDS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         (folder / "recipe.toml").write_text(training.text, encoding="utf-8")

@@ -38,6 +38,8 @@ _VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".shp", ".gml", ".
 ReadLabels = Callable[[Box], np.ndarray]
 """Gives the class numbers of a box of a scene, uint8 (rows, cols), 0 = ignore."""
 
+_RASTERS = (".tif", ".tiff", ".jp2", ".png")
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -105,8 +107,9 @@ class Labels:
         for value, count in zip(*np.unique(values[known], return_counts=True), strict=True):
             if not np.isfinite(value):
                 continue
-            if (number := self.of.get(f"{value:g}")) is None:
-                self.unknown[f"{value:g}"] += int(count)
+            text = str(int(value)) if float(value).is_integer() else f"{value:g}"
+            if (number := self.of.get(text)) is None:
+                self.unknown[text] += int(count)
             elif number:
                 out[known & (values == value)] = number
         return out
@@ -159,7 +162,12 @@ def _read_pack(source: PackSource, bands: tuple[str, ...], legend: Legend, chip:
         pixels[:, ~valid] = 0
         reflectance = np.where(valid, pixels * np.float32(source.scale) + np.float32(source.offset), 0)
         whole = Piece(
-            reflectance, valid, labels.numbers(values, valid), f"{source.path}#{i}", f"{group}", gsd=source.gsd
+            reflectance,
+            valid,
+            labels.numbers(values, valid),
+            f"{source.path}#{i}",
+            f"{source.path}#{group}",
+            gsd=source.gsd,
         )
         yield from _cut(whole, chip)
     labels.check()
@@ -191,21 +199,20 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
 
 
 def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
-    images = sorted(p for p in source.images.rglob("*") if p.suffix.lower() in (".tif", ".tiff", ".jp2", ".png"))
+    images = sorted(p for p in source.images.rglob("*") if p.suffix.lower() in _RASTERS)
     if not images:
         raise SamplesError(f"{source.images} holds no image (.tif, .jp2, .png)")
     labels = Labels.of_source(source, legend, str(source.labels))
     for image in images:
         beside = source.labels / image.relative_to(source.images).parent
-        match = sorted(beside.glob(image.stem + ".*"))
-        match = [p for p in match if not p.name.endswith(".aux.xml")]
+        match = [p for p in beside.iterdir() if p.stem == image.stem and p.suffix.lower() in _RASTERS]
         if len(match) != 1:
             raise SamplesError(
                 f"{image} has {'no' if not match else 'several'} label rasters {image.stem}.* in {beside}"
             )
         scene = open_scene(str(image), bands, _choice(source), allow_no_crs=True)
         inside = image.relative_to(source.images).parent
-        place = str(inside) if inside.parts else image.stem
+        place = str(source.images / inside) if inside.parts else str(image)
         reference = _LabelRaster(match[0], source.band, scene, labels, same_shape=True)
         yield from (replace(p, gsd=p.gsd or source.gsd) for p in _windows(scene, reference, chip, place))
     labels.check()
@@ -305,9 +312,8 @@ class _LabelRaster:
         if not self._same_shape and not self._on_grid(file):
             _check_overlap(str(self._path), scene, file.crs, file.bounds)
             _warn_of_shift(str(self._path), file, scene)
-            missing = file.nodata if file.nodata is not None else 0
             grid = {"crs": scene.crs, "transform": scene.transform, "height": scene.height, "width": scene.width}
-            view = WarpedVRT(file, **grid, resampling=Resampling.nearest, nodata=missing, src_nodata=missing)
+            view = WarpedVRT(file, **grid, resampling=Resampling.nearest, add_alpha=file.nodata is None)
             self._file = self._stack.enter_context(view)
         return self
 
@@ -317,7 +323,10 @@ class _LabelRaster:
     def __call__(self, box: Box) -> np.ndarray:
         """Class numbers of a box, uint8 (rows, cols)."""
         window = Window(box.col0, box.row0, box.width, box.height)
-        values = self._file.read(self._band, window=window, masked=True)
+        try:
+            values = self._file.read(self._band, window=window, masked=True)
+        except RasterioError as e:
+            raise SamplesError(f"the labels {self._path} cannot be read; the file may be cut short: {e}") from e
         return self._labels.numbers(values.data, ~np.ma.getmaskarray(values))
 
     def _on_grid(self, file: rasterio.DatasetReader) -> bool:

@@ -188,3 +188,39 @@ def test_a_recipe_shows_its_keys_in_help(capsys: pytest.CaptureFixture[str]) -> 
     done = landcover(capsys, "train", "--help")
     assert done.code == 0
     assert "landcover train my-area.toml --init landcover-6band --out my-model" in " ".join(done.out.split())
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(tmp_path: Path, train: Train) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious.gpkg").touch()
+    assert "holds files that are no model" in train("--overwrite")
+
+
+def test_the_recipe_does_not_lie_in_the_folder_that_is_replaced(tmp_path: Path, train: Train) -> None:
+    """Nor its scene or labels: an earlier model lies there, so that it could be replaced."""
+    (tmp_path / "model.json").touch()
+    assert "lies in" in train("--overwrite", out=tmp_path)
+
+
+def test_options_that_cannot_be(train: Train) -> None:
+    assert "--steps: Input should be greater than or equal to 1" in train("--steps", "0")
+    assert "--seed: Input should be greater than or equal to 0" in train("--seed", "-1")
+
+
+def test_a_test_that_scores_an_unknown_class(recipe: Path, train: Train) -> None:
+    """It is found before the training, not after it."""
+    recipe.write_text(
+        recipe.read_text() + '[[tests]]\ntitle = "t"\nscene = "scene.tif"\nlabels = "labels.tif"\nonly = "brihgt"\n'
+    )
+    assert "the test 't' scores 'brihgt': did you mean 'bright'?" in train()
+
+
+def test_labels_that_are_cut_short(tmp_path: Path, train: Train) -> None:
+    content = (tmp_path / "labels.tif").read_bytes()
+    (tmp_path / "labels.tif").write_bytes(content[: len(content) // 2])
+    assert "the labels" in (said := train())
+    assert "may be cut short" in said
+
+
+def test_a_network_cannot_be_chosen_where_a_model_is_refined(pointwise: Model, train: Train) -> None:
+    assert "[network] architecture cannot be chosen where" in train("--init", pointwise.folder)
