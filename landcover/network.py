@@ -157,7 +157,7 @@ class Enlarging(nn.Module):
         self.network, self.factor = network, factor
 
     def forward(self, x: Tensor) -> Tensor:
-        enlarged = F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        enlarged = F.interpolate(x, scale_factor=self.factor, mode="bicubic", align_corners=False)
         return F.avg_pool2d(self.network(enlarged), self.factor)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CACHED_GRAPHS = 8
 """How many converted networks are kept for the next run; the ones used longest ago are dropped."""
 
-_CONVERSION = 4
+_CONVERSION = 5
 """Counts the ways in which networks were converted, so that none of an earlier way is taken from the cache."""
 
 _CHILD = """
