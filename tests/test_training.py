@@ -28,7 +28,7 @@ from landcover.recipes import Augmentation, Split, read_recipe
 from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import load_legend
-from landcover.training import plan_training, train
+from landcover.training import plan_training, sources, train
 from landcover.training.augmentation import Augmenter, cut
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import find_temperature
@@ -166,12 +166,15 @@ def test_a_class_can_be_stored_as_zero(tmp_path: Path) -> None:
         assert (piece.labels == np.where(patches(64), 1, 2)).all()
 
 
-def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(sources._log, "warning", lambda text, *values: said.append(text % values))
     recipe = write_lesson(tmp_path)
     write_labels(tmp_path / "labels.tif", np.full((128, 128), 3, np.uint8), UTM @ UTM.translation(0.5, 0.5))
     (source,) = read_recipe(recipe).sources
     list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
-    assert "0.50 of a pixel beside the grid" in caplog.text
+    assert len(said) == 1
+    assert "0.50 of a pixel beside the grid" in said[0]
 
 
 def test_folders_of_chips_and_packs_give_the_same_samples(tmp_path: Path) -> None:
