@@ -4,8 +4,9 @@
 
 Amazon and Buffalo have hand-drawn polygons, the Spanish flood a hand-drawn water mask, Maryland a map drawn at one
 metre. Scenes of 10 m are also scored with air that imitates the top of the atmosphere laid over them, averaged to
-30 m, and both. `--agreement` adds the scenes whose reference is itself a map, Google's Dynamic World; some models learned
-from these scenes, with labels of other models. The aerial scene is one that its model learned from, but for a fifth.
+30 m, and both. `--agreement` adds the scenes whose reference is itself a map, Google's Dynamic World; some models
+learned from these scenes, with labels of other models. The aerial scene is one that its model learned from, but for a
+fifth.
 """
 
 import argparse
