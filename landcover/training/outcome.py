@@ -106,7 +106,7 @@ def write_model(
 
 
 def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with which softened scores are most likely, by halving an interval of its logarithm.
+    """The temperature with which softened scores are most likely, by narrowing an interval of its logarithm.
 
     Args:
         logits: (pixels, classes).
