@@ -131,11 +131,13 @@ class VectorSummary:
 def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> VectorSummary:
     """Turn a class map into polygons, to use it in a GIS.
 
-    Neighbouring polygons share their borders vertex by vertex, also after simplification. Without simplification
-    they are those of GDAL, and rasterise back to the identical map. Columns are class_id, class_name, area_m2,
-    perimeter_m (with that of holes; both geodesic on WGS 84) and, with `confidence`, mean_confidence; a shapefile whose
-    field names are short, calls the last two perim_m and mean_conf. GeoJSON is written in WGS 84 longitude and latitude
-    (RFC 7946).
+    Neighbouring polygons share their borders vertex by vertex, so that no gap opens between them when they are
+    simplified or brought to another CRS. Without simplification they cover what GDAL's cover, and rasterise back to the
+    identical map.
+
+    Columns are class_id, class_name, area_m2, perimeter_m (with that of holes; both geodesic on WGS 84) and, with
+    `confidence`, mean_confidence. A shapefile, whose field names are short, calls the last two perim_m and mean_conf.
+    GeoJSON is written in WGS 84 longitude and latitude (RFC 7946).
 
     Args:
         map_path: a class map, uint8, 0 = nodata.
@@ -228,7 +230,7 @@ def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     """Trace the map strip by strip."""
     dataset = source.dataset
     area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
-    tracer = Tracer(dataset.width, diagonal=how.connect == 8, junctions=how.simplify > 0)
+    tracer = Tracer(dataset.width, diagonal=how.connect == 8, junctions=True)
     with ExitStack() as stack:
         read = stack.enter_context(_confidence(how.confidence, dataset)) if how.confidence is not None else None
         for row, ids in _rows(source, area, how.min_area):
@@ -266,7 +268,7 @@ def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geop
     if how.simplify > 0 and ground and len(shapes):
         shapes = shapely.coverage_simplify(shapes, how.simplify / ground.metres_per_unit)
     if how.fill_holes and len(shapes):
-        shapes = _without_holes(shapes)
+        shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
     chosen = np.isin(columns["class_id"], source.wanted)
     columns["area_m2"], columns["perimeter_m"] = np.full((2, len(shapes)), np.nan)
     if ground and chosen.any():
@@ -276,13 +278,6 @@ def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geop
     columns[_KNOWN] = np.concatenate([p.known for p in outlined])
     crs = dataset.crs.to_wkt() if dataset.crs else None
     return geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)[chosen]
-
-
-def _without_holes(shapes: np.ndarray) -> np.ndarray:
-    if (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON).all():
-        return shapely.polygons(shapely.get_exterior_ring(shapes))
-    parts, of = shapely.get_parts(shapes, return_index=True)
-    return shapely.multipolygons(shapely.polygons(shapely.get_exterior_ring(parts)), indices=of)
 
 
 def _as_asked(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.GeoDataFrame:

@@ -780,3 +780,11 @@ def test_an_interrupt_while_polygons_are_made_ends_the_command(
     with pytest.raises(KeyboardInterrupt):
         vectorize(scene, scene.with_name(f"out{suffix}"))
     assert {p.name for p in scene.parent.iterdir() if p.name.startswith((".", "out"))} == set()
+
+
+@pytest.mark.parametrize(("suffix", "crs"), [(".gpkg", None), (".gpkg", "EPSG:3035"), (".geojson", None)])
+def test_no_gap_opens_in_a_file_whatever_its_crs(scene: Path, suffix: str, crs: str | None) -> None:
+    """Neighbours have the same vertices, so they also meet where straight lines are bent by another CRS."""
+    out = scene.with_name(f"out{suffix}")
+    vectorize(scene, out, crs=crs)
+    assert shapely.coverage_is_valid(read(out).geometry.to_numpy())

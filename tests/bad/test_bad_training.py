@@ -184,7 +184,7 @@ def test_a_pack_that_does_not_fit(tmp_path: Path, recipe: Path, train: Train, ar
     assert said in train()
 
 
-def test_a_recipe_shows_its_keys_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     done = landcover(capsys, "train", "--help")
     assert done.code == 0
     assert "landcover train my-area.toml --init landcover-6band --out my-model" in " ".join(done.out.split())
