@@ -41,6 +41,18 @@ class OutputError(LandcoverError):
     """A result cannot be written where it was asked for."""
 
 
+class BusyError(OutputError):
+    """Another run is writing the same result."""
+
+
+class CatalogError(LandcoverError):
+    """A catalog of scenes cannot be read, or names no scene."""
+
+
+class BatchError(LandcoverError):
+    """A batch cannot be run, or cannot go on."""
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Say which of `known` was probably meant by `name`, as the end of an error sentence."""
     import difflib

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from landcover.errors import ConfigError
@@ -125,11 +126,18 @@ class Grid:
 
         A panel is computed like any region: it needs also the window columns to its left that reach into it.
         """
-        cols, region = self.window_cols, self.region
-        each = math.ceil(len(cols) / math.ceil(len(cols) / most))
-        inner = [edge for k in cols[each::each] if region.col0 < (edge := self.cols.start(k)) < region.col1]
-        edges = [region.col0, *inner, region.col1]
-        return [replace(self, region=replace(region, col0=a, col1=b)) for a, b in itertools.pairwise(edges)]
+        region = self.region
+        edges = _edges(self.cols, self.window_cols, most, region.col0, region.col1)
+        return [replace(self, region=replace(region, col0=a, col1=b)) for a, b in edges]
+
+    def parts(self, most: int) -> list["Grid"]:
+        """Cut the region, from top to bottom, into parts of about equal height, each at most `most` steps high.
+
+        A part, too, is computed like any region: it repeats the window row of the part above that reaches into it.
+        """
+        region = self.region
+        edges = _edges(self.rows, self.window_rows, most, region.row0, region.row1)
+        return [replace(self, region=replace(region, row0=a, row1=b)) for a, b in edges]
 
     @property
     def read_box(self) -> Box:
@@ -152,6 +160,13 @@ class Grid:
     def work(self) -> float:
         """Pixels the network sees for each pixel of the region."""
         return self.windows * self.rows.tile * self.cols.tile / (self.region.height * self.region.width)
+
+
+def _edges(axis: Axis, windows: range, most: int, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    """Cut pixels [lo, hi) of an axis where windows start, into pieces of about equal length, at most `most` steps."""
+    each = math.ceil(len(windows) / math.ceil(len(windows) / most))
+    inner = [edge for k in windows[each::each] if lo < (edge := axis.start(k)) < hi]
+    return itertools.pairwise([lo, *inner, hi])
 
 
 def make_grid(height: int, width: int, *, tile: int, overlap: int, stride: int = 1, region: Box | None = None) -> Grid:

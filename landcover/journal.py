@@ -8,7 +8,7 @@ be relied on. It is replaced as a whole, and only after the pixels it speaks of 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,8 +53,11 @@ class Run:
         progress: how far an earlier run had come, and then this one.
     """
 
-    def __init__(self, layers: dict[str, Layer], folders: dict[str, Path], facts: dict[str, Any]) -> None:
+    def __init__(
+        self, layers: dict[str, Layer], folders: dict[str, Path], facts: dict[str, Any], complete: "Complete"
+    ) -> None:
         self._folders = folders
+        self._complete = complete
         self._out = next(iter(layers.values())).path
         self._journal = next(iter(folders.values())) / _NAME
         self._facts = json.loads(json.dumps(facts))
@@ -105,8 +108,8 @@ class Run:
         self._journal.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Path]:
-        """Encode all layers; returns the folders with the finished files."""
-        return {name: file.finish() for name, file in self._files.items()}
+        """Complete all layers; returns the folders with the finished files."""
+        return {name: file.finish(self._complete) for name, file in self._files.items()}
 
     def close(self) -> None:
         for file in self._files.values():
@@ -136,9 +139,23 @@ class Run:
         return entry.progress
 
 
+Complete = Callable[[Layer, Path, Path], None]
+"""Makes the file of a layer from its raw pixels, in a folder."""
+
+
+def keep_raw(layer: Layer, raw: Path, folder: Path) -> None:
+    """Let the raw pixels be the file: those of a part, which is joined with others before it is encoded."""
+    raw.replace(folder / layer.path.name)
+
+
 @contextmanager
 def open_run(
-    layers: dict[str, Layer], *, facts: dict[str, Any] | None = None, resume: bool = True, overwrite: bool = False
+    layers: dict[str, Layer],
+    *,
+    facts: dict[str, Any] | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    complete: Complete = encode,
 ) -> Iterator[Run]:
     """Write layers; they appear under their names when all of them are complete, and not before.
 
@@ -149,6 +166,7 @@ def open_run(
         facts: what the pixels depend on, as plain values by name.
         resume: False to drop what an earlier run left.
         overwrite: replace outputs that exist.
+        complete: what makes the files of the raw pixels.
 
     Raises:
         OutputError: an output exists and `overwrite` is False, its folder cannot be written, another run is writing
@@ -164,7 +182,7 @@ def open_run(
             )
             for name, layer in layers.items()
         }
-        run = Run(layers, folders, facts or {})
+        run = Run(layers, folders, facts or {}, complete)
         try:
             yield run
             finished = run.finish()
@@ -223,12 +241,12 @@ class _RawFile:
         with suppress(OSError):
             self._file.close()
 
-    def finish(self) -> Path:
-        """Encode the layer; returns the folder with the finished file."""
+    def finish(self, complete: Complete) -> Path:
+        """Complete the layer; returns the folder with the finished file."""
         with disk_errors(self._layer.path):
             self._file.close()
             done = self._folder / "done"
             shutil.rmtree(done, ignore_errors=True)
             done.mkdir()
-            encode(self._layer, self._path, done)
+            complete(self._layer, self._path, done)
         return done

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from landcover.errors import OutputError
+from landcover.errors import BusyError, OutputError
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -67,7 +67,7 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
         try:
             lock.acquire(timeout=0)
         except Timeout as e:
-            raise OutputError(f"another run is writing {path}; wait for it or choose another --out") from e
+            raise BusyError(f"another run is writing {path}; wait for it or choose another --out") from e
     finished = False
     try:
         with disk_errors(path):

@@ -1,7 +1,7 @@
 """What is decided before the first pixel is read: bands, windows, engine, outputs, and what may be wrong with them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -210,6 +210,23 @@ class Plan:
             if sum(self._memory_by_width(widest).values()) - fixed <= PANEL_BYTES:
                 return panels
         return self.grid.panels(1)
+
+    def parts(self, rows: int, folder: Path) -> list["Plan"]:
+        """Cut the plan into parts, which can be mapped apart and joined.
+
+        Args:
+            rows: of windows in a part, at most.
+            folder: where the pixels of the parts go.
+        """
+        return [self._part(grid, folder) for grid in self.grid.parts(rows)]
+
+    def _part(self, grid: Grid, folder: Path) -> "Plan":
+        options = self.options
+        name = f"rows-{grid.region.row0}-{grid.region.row1}"
+        confidence = folder / f"{name}.confidence" if options.confidence is not None else None
+        scores = folder / f"{name}.scores" if options.scores is not None else None
+        here = replace(options, out=folder / f"{name}.map", confidence=confidence, scores=scores)
+        return replace(self, grid=grid, options=here)
 
     @property
     def work(self) -> float:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -14,10 +14,11 @@ import numpy as np
 from landcover.blend import Blender
 from landcover.chips import CHUNK_ROWS, Batch, Chunk, Cutter, Pool, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
+from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine, with_less
 from landcover.errors import DeviceError, OutputError, SceneError
 from landcover.grid import Box, Grid
-from landcover.journal import Progress, Run, finished_part, open_run
+from landcover.journal import Progress, Run, finished_part, keep_raw, open_run
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
 
@@ -50,41 +51,95 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
     return Path(out)
 
 
-def map_scene(plan: Plan) -> Generator[int, None, None]:
+OpenEngine = Callable[..., Engine]
+
+
+def map_scene(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int, None, None]:
     """Carry out a plan; yields the pixels done so far: at first those of an earlier run, then after each window.
 
     Closing the generator early stops the run; what is finished is kept for the next one.
+
+    Args:
+        plan: from `make_plan`.
+        get_engine: what gives the engine in place of `landcover.engines.open_engine`, such as one that gives the same
+            engine again for the next scene of the same shape.
     """
     options = plan.options
     with open_run(plan.layers, facts=plan.facts, resume=options.resume, overwrite=options.overwrite) as run:
-        _check_progress(plan, run.progress)
-        done = sum(box.height * box.width for box in _finished(plan, run.progress))
-        yield done
-        choice: EngineChoice | None = plan.choice
-        while choice and _left(plan, run.progress):
-            try:
-                for pixels in _map_left(plan, run, choice):
-                    done += pixels
-                    yield done
-            except DeviceError as e:
-                if not (choice := with_less(choice)):
-                    raise
-                _log.warning("%s: going on with %s from the last finished row", e, choice)
-                run.rewind()
-                done = sum(box.height * box.width for box in _finished(plan, run.progress))
+        yield from _map_into(run, plan, get_engine or open_engine)
         if not run.progress.mapped:
             run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
 
 
-def _map_left(plan: Plan, run: Run, choice: EngineChoice) -> Generator[int, None, None]:
+def map_part(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int, None, None]:
+    """Carry out the plan of a part (`Plan.part`), as `map_scene` does, but leave its pixels as they are, not encoded.
+
+    A part may be all nodata.
+    """
+    with open_run(plan.layers, facts=plan.facts, resume=plan.options.resume, overwrite=True, complete=keep_raw) as run:
+        yield from _map_into(run, plan, get_engine or open_engine)
+
+
+def join_parts(plan: Plan, parts: Iterable[Plan]) -> Generator[int, None, None]:
+    """Make the layers of a plan from those of its parts, encoding them once; yields the pixels done so far.
+
+    The files are, byte for byte, those that `map_scene` would have made.
+
+    Raises:
+        SceneError: all is nodata.
+    """
+    top, width, mapped = plan.grid.region.row0, plan.grid.region.width, 0
+    with open_run(plan.layers, resume=False, overwrite=plan.options.overwrite) as run:
+        for part in parts:
+            region = part.grid.region
+            pixels = {name: _raw_pixels(layer) for name, layer in part.layers.items()}
+            for row in range(0, region.height, CHUNK_ROWS):
+                rows = min(CHUNK_ROWS, region.height - row)
+                blocks = {name: np.array(p[:, row : row + rows]) for name, p in pixels.items()}
+                count = int(np.count_nonzero(blocks["map"] != MAP_NODATA))
+                mapped += count
+                run.write(region.row0 - top + row, 0, (rows, width), blocks if count else {}, count)
+                yield (region.row0 - top + row + rows) * width
+        if not mapped:
+            raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+
+
+def _raw_pixels(layer: Layer) -> np.ndarray:
+    """The pixels of a part's layer, (bands, height, width) of its dtype, in the file that holds nothing else."""
+    shape = (len(layer.bands), layer.height, layer.width)
+    try:
+        return np.memmap(layer.path, layer.dtype, "r", shape=shape)
+    except (OSError, ValueError) as e:
+        raise OutputError(f"the finished part {layer.path} cannot be read: {e}; delete it to map it again") from e
+
+
+def _map_into(run: Run, plan: Plan, get_engine: OpenEngine) -> Generator[int, None, None]:
+    """Map what an earlier run has not finished of a plan; yields the pixels done so far, also by that."""
+    _check_progress(plan, run.progress)
+    done = sum(box.height * box.width for box in _finished(plan, run.progress))
+    yield done
+    choice: EngineChoice | None = plan.choice
+    while choice and _left(plan, run.progress):
+        try:
+            for pixels in _map_left(plan, run, partial(get_engine, choice)):
+                done += pixels
+                yield done
+        except DeviceError as e:
+            if not (choice := with_less(choice)):
+                raise
+            _log.warning("%s: going on with %s from the last finished row", e, choice)
+            run.rewind()
+            done = sum(box.height * box.width for box in _finished(plan, run.progress))
+
+
+def _map_left(plan: Plan, run: Run, get_engine: OpenEngine) -> Generator[int, None, None]:
     """Map and write what is left of a plan; yields the pixels that each window finishes.
 
     Raises:
         DeviceError: the device has not the memory for it.
     """
-    how = (plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
-    engine = cache(partial(open_engine, choice, *how))
+    engine = cache(partial(get_engine, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype))
     with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
         for number, grid in _left(plan, run.progress):
             with closing(_map(plan, number, grid, engine)) as parts:
