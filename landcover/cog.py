@@ -117,6 +117,41 @@ def encode(layer: Layer, raw: Path, folder: Path) -> None:
     predictor = {"PREDICTOR": "YES"} if layer.legend is None else {}
     with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
         rasterio.shutil.copy(_vrt(levels[0]), folder / layer.path.name, driver="COG", **_OPTIONS, **predictor)
+    _check_whole(folder / layer.path.name)
+
+
+def _check_whole(path: Path) -> None:
+    """See that every block is in the file: where the disk is full, GDAL says so only on the screen.
+
+    In a cloud-optimised GeoTIFF of GDAL's the size of a block, in 4 bytes, goes before it, and its last 4 bytes are
+    repeated after it.
+
+    Raises:
+        OSError: a block is not, or not as a whole.
+    """
+    with rasterio.open(path) as dataset, path.open("rb") as file:
+        for overview, (x, y) in _blocks(dataset):
+            offset, size = (
+                dataset.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=1, ovr=overview)
+                for what in ("OFFSET", "SIZE")
+            )
+            if offset is None:
+                continue  # it is empty, and left out
+            file.seek(int(offset) - 4)
+            leader = int.from_bytes(file.read(4), "little")
+            file.seek(int(offset) + int(size) - 4)
+            end = file.read(8)
+            if leader != int(size) or len(end) < 8 or end[:4] != end[4:]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _blocks(dataset: rasterio.DatasetReader) -> Iterator[tuple[int | None, tuple[int, int]]]:
+    """Column and row of every block, with the number of the overview that it belongs to, or None."""
+    for overview, factor in [(None, 1), *enumerate(dataset.overviews(1))]:
+        cols, rows = (-(-size // factor) for size in (dataset.width, dataset.height))
+        for y in range(-(-rows // BLOCK)):
+            for x in range(-(-cols // BLOCK)):
+                yield overview, (x, y)
 
 
 def halve_mode(pixels: np.ndarray) -> np.ndarray:
@@ -260,9 +295,12 @@ def _scale(layer: Layer) -> str:
 
 
 def _colours(layer: Layer) -> str:
-    if layer.legend is None:
-        return ""
-    classes = {c.id: c for c in layer.legend.classes}
+    return "" if layer.legend is None else palette(layer.legend)
+
+
+def palette(legend: Legend) -> str:
+    """Describe the colours and names of a band of class ids to GDAL, as elements of a virtual raster."""
+    classes = {c.id: c for c in legend.classes}
     top = max(classes)
     names = "".join(
         f"<Category>{escape(classes[v].name if v in classes else 'nodata' if v == 0 else '')}</Category>"
