@@ -21,6 +21,10 @@ class ConfigError(LandcoverError):
     """A sensor, legend or option has an unknown name or an impossible value."""
 
 
+class CatalogError(LandcoverError):
+    """A catalog of scenes cannot be read, or does not say which scenes it means."""
+
+
 class MapError(LandcoverError):
     """A class map cannot be read as one."""
 
@@ -45,8 +49,8 @@ class BusyError(OutputError):
     """Another run is writing the same result."""
 
 
-class CatalogError(LandcoverError):
-    """A catalog of scenes cannot be read, or names no scene."""
+class StaleError(OutputError):
+    """What a stopped run has left is that of another run, or cannot be relied on."""
 
 
 class BatchError(LandcoverError):

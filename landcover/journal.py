@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from landcover.cog import Layer, encode
-from landcover.errors import OutputError
+from landcover.errors import StaleError
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 
 _NAME = "journal.json"
@@ -119,7 +119,7 @@ class Run:
         """How far the run had come that left its journal.
 
         Raises:
-            OutputError: the journal is that of another run, or cannot be relied on.
+            StaleError: the journal is that of another run, or cannot be relied on.
         """
         if not self._journal.exists():
             return Progress()
@@ -128,11 +128,11 @@ class Run:
         try:
             entry = Entry.model_validate_json(self._journal.read_bytes())
         except (OSError, ValidationError) as e:
-            raise OutputError(f"{where}, but its journal cannot be read; {over}") from e
+            raise StaleError(f"{where}, but its journal cannot be read; {over}") from e
         keys = [*self._facts, *(k for k in entry.facts if k not in self._facts)]
         other = [k for k in keys if self._facts.get(k) != entry.facts.get(k)]
         if other:
-            raise OutputError(
+            raise StaleError(
                 f"{where}, but not of this one: {', '.join(other)} {'differ' if len(other) > 1 else 'differs'}; "
                 f"repeat the command as it was to go on, or {over}"
             )
@@ -210,7 +210,7 @@ class _RawFile:
         size = len(layer.bands) * layer.height * layer.width * self._dtype.itemsize
         with disk_errors(layer.path):
             if not fresh and (not self._path.exists() or self._path.stat().st_size != size):
-                raise OutputError(
+                raise StaleError(
                     f"{folder} lacks the finished rows that its journal tells of; add --no-resume to start over"
                 )
             self._file: BinaryIO = self._path.open("wb" if fresh else "r+b")

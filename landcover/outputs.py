@@ -41,6 +41,21 @@ def publish(folder: Path, path: Path) -> None:
         (folder / name).replace(path.parent / name)
 
 
+def publish_text(path: Path, text: str) -> None:
+    """Write a small file, which is there as a whole or not at all, whatever happens.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.new")
+    with disk_errors(path):
+        with partial.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Say of an error of the system, or of GDAL, while `path` is written, what it means for the user."""

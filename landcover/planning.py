@@ -67,6 +67,7 @@ class Options:
         aoi: vector file with polygons; what lies outside becomes nodata.
         confidence: where to write the confidence, uint8 percent, 255 = nodata; None for not.
         scores: where to write the scores, one band per class, uint16 ten-thousandths, 65535 = nodata; None for not.
+        stac: describe the map as a STAC Item too, in a file of its name that ends in .json.
         overwrite: replace outputs that exist.
         resume: go on from what a run that was stopped has finished; False to start over.
         allow_no_crs: map a scene that is not placed on the earth.
@@ -92,6 +93,7 @@ class Options:
     aoi: str | Path | None = None
     confidence: str | Path | None = None
     scores: str | Path | None = None
+    stac: bool = False
     overwrite: bool = False
     resume: bool = True
     allow_no_crs: bool = False
@@ -102,6 +104,11 @@ class Options:
     def outputs(self) -> list[Path]:
         """The files to be written."""
         return [Path(p) for p in (self.out, self.confidence, self.scores) if p is not None]
+
+    @property
+    def item(self) -> Path | None:
+        """The STAC Item to be written, if one is asked for."""
+        return Path(self.out).with_suffix(".json") if self.stac else None
 
 
 @dataclass(frozen=True)
@@ -405,15 +412,17 @@ def _check_outputs(options: Options) -> None:
         if path.resolve() == Path(options.scene).resolve():
             raise OutputError(f"{path} is the scene itself; choose another name for the output")
         check_destination(path, overwrite=options.overwrite)
+    if options.item is not None:
+        check_destination(options.item, overwrite=options.overwrite)
     if len({p.resolve() for p in outputs}) < len(outputs):
         raise OutputError(f"two outputs have the same name {outputs[0]}; give each its own")
 
 
 def _check_inputs_are_kept(options: Options, scene: Scene) -> None:
-    """Refuse to write over a band of the scene or the area of interest."""
-    inputs = {Path(b.source.path).resolve() for b in scene.bands}
+    """Refuse to write over the scene, a band of it, or the area of interest."""
+    inputs = {Path(options.scene).resolve(), *(Path(b.source.path).resolve() for b in scene.bands)}
     if options.aoi is not None:
         inputs.add(Path(options.aoi).resolve())
-    for path in options.outputs:
+    for path in (*options.outputs, *([options.item] if options.item else [])):
         if path.resolve() in inputs:
             raise OutputError(f"{path} is an input of this run; choose another name for the output")

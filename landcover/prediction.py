@@ -16,8 +16,9 @@ from landcover.chips import CHUNK_ROWS, Batch, Chunk, Cutter, Pool, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
 from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine, with_less
-from landcover.errors import DeviceError, OutputError, SceneError
+from landcover.errors import DeviceError, OutputError, SceneError, StaleError
 from landcover.grid import Box, Grid
+from landcover.items import map_item, write_item
 from landcover.journal import Progress, Run, finished_part, keep_raw, open_run
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
@@ -70,6 +71,14 @@ def map_scene(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int
         if not run.progress.mapped:
             run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+    if options.item is not None:
+        write_item(_item(plan, options.item), options.item)
+
+
+def _item(plan: Plan, out: Path) -> dict[str, Any]:
+    """Describe a finished map."""
+    assets = {name: layer.path for name, layer in plan.layers.items()}
+    return map_item(out, name=out.stem, assets=assets, source=plan.scene.name, datetime=plan.scene.datetime)
 
 
 def map_part(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int, None, None]:
@@ -153,7 +162,7 @@ def _check_progress(plan: Plan, progress: Progress) -> None:
     panels = len(plan.panels)
     inside = progress.panel < panels and progress.row < plan.grid.region.height
     if not inside and (progress.panel, progress.row) != (panels, 0):
-        raise OutputError(
+        raise StaleError(
             f"{finished_part(Path(plan.options.out))} holds a journal that cannot be relied on; "
             "add --no-resume to drop it and start over"
         )

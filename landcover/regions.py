@@ -153,7 +153,7 @@ def _floor(value: float) -> int:
 def _crs(text: str) -> CRS:
     try:
         return CRS.from_user_input(text)
-    except CRSError as e:
+    except (CRSError, ValueError) as e:
         raise ConfigError(
             f"--bbox-crs '{text}' is not a coordinate reference system; write for example EPSG:4326"
         ) from e

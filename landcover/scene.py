@@ -1,5 +1,6 @@
 """A scene: the bands a model wants, on one grid, with their scaling; read in strips of rows."""
 
+import datetime as dt
 import re
 import time
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class Scene:
         dtype: of the digital numbers as they are read.
         blocks: of each file, height and width of a block, width of the file, and bytes of a pixel in all its bands.
         spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
+        datetime: when it was taken, in UTC; None where the product does not tell it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Scene:
     dtype: str
     blocks: tuple[tuple[int, int, int, int], ...]
     spectral_alpha: bool = False
+    datetime: dt.datetime | None = None
 
     @cached_property
     def gsd(self) -> float | None:
@@ -289,6 +292,7 @@ def open_scene(
             dtype=dtype if dtype in _AS_STORED else "float32",
             blocks=tuple(_blocks(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
+            datetime=product.datetime,
         )
 
 

@@ -35,6 +35,7 @@ def predict(
     aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
     confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
     scores: Annotated[Path | None, Option(help="Write the scores too: one band per class.")] = None,
+    stac: Annotated[bool, Option("--stac", help="Write a STAC Item too, beside the map.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace outputs that exist.")] = False,
     no_resume: Annotated[
         bool, Option("--no-resume", help="Start over, where a run that was stopped left finished rows.")
@@ -74,6 +75,7 @@ def predict(
             aoi=aoi,
             confidence=confidence,
             scores=scores,
+            stac=stac,
             overwrite=overwrite,
             resume=not no_resume,
             allow_no_crs=allow_no_crs,

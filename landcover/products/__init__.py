@@ -3,12 +3,43 @@
 from pathlib import Path
 
 from landcover.errors import SceneError
-from landcover.products.folder import read_folder
+from landcover.products.folder import is_product, read_folder
+from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import is_local, read_raster
-from landcover.products.stac import is_item, read_item
+from landcover.products.raster import SUFFIXES, is_local, read_raster
+from landcover.products.stac import (
+    OTHER_TIME,
+    absolute_href,
+    bundled,
+    check_item,
+    is_item,
+    item_datetime,
+    item_product,
+    item_size,
+    parse_datetime,
+    raster_hrefs,
+    read_item,
+)
 
-__all__ = ["BandSource", "Product", "read_product"]
+__all__ = [
+    "OTHER_TIME",
+    "SUFFIXES",
+    "BandSource",
+    "Product",
+    "absolute_href",
+    "bundled",
+    "check_item",
+    "is_item",
+    "is_local",
+    "is_product",
+    "item_datetime",
+    "item_product",
+    "item_size",
+    "parse_datetime",
+    "raster_hrefs",
+    "read_product",
+    "time_taken",
+]
 
 
 def read_product(source: str) -> Product:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from landcover.errors import SceneError
 from landcover.products.landsat import landsat_files, read_landsat
-from landcover.products.names import file_ending
+from landcover.products.names import file_ending, time_taken
 from landcover.products.product import Product
 from landcover.products.raster import SUFFIXES, only_band
 from landcover.products.safe import is_safe, read_safe
@@ -35,12 +35,32 @@ def read_folder(folder: Path) -> Product:
     return _read_hls(folder, hls) if hls else _read_any(folder, files)
 
 
+def is_product(folder: Path, rasters: list[str]) -> bool:
+    """Tell by names alone whether a folder is one product, whose rasters are its bands, not scenes of their own.
+
+    Args:
+        folder: it.
+        rasters: the names of the rasters in it.
+    """
+    if is_safe(folder):
+        return True
+    if not rasters:
+        return False
+    if landsat_files([folder / name for name in rasters]) or any(map(_HLS.match, rasters)):
+        return True
+    stems = [Path(name).stem for name in rasters]
+    named = [ending for stem in stems if (ending := file_ending(stem))]
+    product = named[0].product if named else ""
+    alike = {ending.product for ending in named} == {product} and len({e.label.lower() for e in named}) > 1
+    return alike and (len(named) == len(stems) or (product != "" and all(stem.startswith(product) for stem in stems)))
+
+
 def _read_hls(folder: Path, names: list[re.Match[str]]) -> Product:
     products = sorted({m["product"] for m in names})
     if len(products) > 1:
         raise SceneError(f"{folder} holds bands of {len(products)} products ({', '.join(products)}); give one a folder")
     bands = tuple(only_band(folder / m.string, m["label"]) for m in names)
-    return Product(str(folder), bands, f"hls-{names[0]['kind'].lower()}")
+    return Product(str(folder), bands, f"hls-{names[0]['kind'].lower()}", time_taken(products[0]))
 
 
 def _read_any(folder: Path, files: list[Path]) -> Product:
@@ -64,7 +84,8 @@ def _read_any(folder: Path, files: list[Path]) -> Product:
             raise SceneError(f"{folder} holds band {ending.label} twice ({best[key][1].name}, {path.name}); remove one")
         if key not in best or ending.resolution < best[key][0]:
             best[key] = (ending.resolution, path, ending.label)
-    return Product(str(folder), tuple(only_band(path, label) for _, path, label in best.values()))
+    bands = tuple(only_band(path, label) for _, path, label in best.values())
+    return Product(str(folder), bands, datetime=time_taken(products[0]))
 
 
 def _hint(folder: Path) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from landcover.errors import SceneError
+from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
 from landcover.products.raster import only_band
 
@@ -42,12 +43,13 @@ def read_landsat(folder: Path, names: list[re.Match[str]]) -> Product:
             f"{folder} holds a product of {first['craft']}, which is not Landsat 4–9 with TM, ETM+ or OLI; "
             "give one raster of its bands and name them with --bands"
         )
+    taken = time_taken(first["product"])
     surface = [m for m in names if "sr_" in m["label"].lower()]
     if first["level"].upper().startswith("L1") and not surface:
-        return Product(str(folder), _level_1(folder, first["product"], names, _NUMBERS[instrument]))
+        return Product(str(folder), _level_1(folder, first["product"], names, _NUMBERS[instrument]), datetime=taken)
     name = "landsat-sr" if first["collection"] == "01" else "landsat-c2-l2"
     bands = [only_band(folder / m.string, m["label"]) for m in _sorted(surface or names)]
-    return Product(str(folder), tuple(bands), name + ("-tm" if instrument is _TM else ""))
+    return Product(str(folder), tuple(bands), name + ("-tm" if instrument is _TM else ""), taken)
 
 
 def _level_1(folder: Path, product: str, names: list[re.Match[str]], numbers: dict[int, str]) -> tuple[BandSource, ...]:

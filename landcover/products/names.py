@@ -1,5 +1,6 @@
-"""Band names in words: which texts are common names, and where a band label ends a file name."""
+"""What names tell: which texts are common names of bands, which band a file is, and when a product was taken."""
 
+import datetime as dt
 import re
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ _SYNONYMS = {
 }
 _BAND = r"(?:(?:sr_)?(?:b|band_?)\d{1,2}|b8a)"
 _RESOLUTION = re.compile(r"_(\d{2})m$", re.IGNORECASE)
+_TIMES = (
+    (re.compile(r"^(?:S2[A-D]_MSIL\w\w|T\d\d[A-Z]{3})_(\d{8}T\d{6})", re.IGNORECASE), "%Y%m%dT%H%M%S"),
+    (re.compile(r"^HLS\.[LS]30\.T\w{5}\.(\d{7}T\d{6})", re.IGNORECASE), "%Y%jT%H%M%S"),
+    (re.compile(r"^L[A-Z]\d\d_L\w{3}_\d{6}_(\d{8})_", re.IGNORECASE), "%Y%m%d"),
+)
+"""Where the names of Sentinel-2, HLS and Landsat products tell when they were taken."""
 
 
 def _key(text: str) -> str:
@@ -56,3 +63,14 @@ def file_ending(stem: str) -> Ending | None:
     if not match:
         return None
     return Ending(match["product"], match["label"], int(resolution[1]) if resolution else 0)
+
+
+def time_taken(name: str) -> dt.datetime | None:
+    """When a product was taken, in UTC, where its name is one of Sentinel-2, HLS or Landsat; else None."""
+    for pattern, form in _TIMES:
+        if match := pattern.match(name):
+            try:
+                return dt.datetime.strptime(match[1].upper(), form).replace(tzinfo=dt.UTC)
+            except ValueError:
+                return None
+    return None

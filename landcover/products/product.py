@@ -1,5 +1,6 @@
 """What a product is to the rest of the tool: a list of bands and where each of them lies."""
 
+import datetime as dt
 from dataclasses import dataclass
 
 
@@ -33,8 +34,11 @@ class Product:
         name: what the user gave.
         bands: in the order of the product.
         sensor: the name of the sensor's configuration, where the product's names or metadata tell it; else None.
+        datetime: when it was taken, in UTC, where the product's names or metadata tell it; else None. Names of Landsat
+            tell the day alone.
     """
 
     name: str
     bands: tuple[BandSource, ...]
     sensor: str | None = None
+    datetime: dt.datetime | None = None

@@ -10,7 +10,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from landcover.errors import SceneError
-from landcover.products.names import common_name
+from landcover.products.names import common_name, time_taken
 from landcover.products.product import BandSource, Product
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
@@ -30,7 +30,7 @@ which there are two."""
 
 def read_raster(source: str) -> Product:
     """Read one file, or whatever else GDAL opens under one name, as a product."""
-    return Product(source, raster_bands(gdal_path(source)))
+    return Product(source, raster_bands(gdal_path(source)), datetime=time_taken(Path(source).name))
 
 
 def gdal_path(source: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from landcover.errors import SceneError
+from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
 from landcover.products.raster import only_band
 
@@ -48,7 +49,7 @@ def read_safe(folder: Path) -> Product:
         _scaled(only_band(path, label), quantification, offsets, metadata)
         for label, path in sorted(_images(folder).items(), key=lambda item: _BANDS.index(item[0]))
     ]
-    return Product(str(folder), tuple(bands), f"sentinel2-{level.lower()}")
+    return Product(str(folder), tuple(bands), f"sentinel2-{level.lower()}", time_taken(folder.name))
 
 
 def _find_metadata(folder: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """STAC Items, versions 1.0 and 1.1: assets, their bands, and what catalogs say of their scaling."""
 
+import datetime as dt
 import http.client
 import json
 import re
@@ -15,6 +16,9 @@ from landcover.products.names import common_name
 from landcover.products.product import BandSource, Product
 from landcover.products.raster import SUFFIXES, gdal_path
 
+OTHER_TIME = "landcover:datetime_is"
+"""The property of an Item that says of what its time is, where it is not that of the scene."""
+
 _TIMEOUT = 30
 _LARGEST = 16_000_000
 _REMOTE_SCHEMES = ("http", "https", "s3", "gs")
@@ -22,6 +26,7 @@ _REMOTE_FILESYSTEMS = ("/vsicurl/", "/vsis3/", "/vsigs/", "/vsiaz/")
 _FILESYSTEMS = (*_REMOTE_FILESYSTEMS, "/vsizip/", "/vsitar/", "/vsigzip/")
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff", "application/x-geotiff")
 _PICTURES = {"thumbnail", "overview", "visual", "metadata"}
+_OWN = ("nodata", "raster:scale", "raster:offset", "eo:common_name")
 _FIRST_WITH_OFFSET = 4.0
 _SENTINEL2_SCALE = 1e-4
 
@@ -61,7 +66,7 @@ class _Asset:
 
 def is_item(source: str) -> bool:
     """True for what is meant as a STAC Item: a .json file or URL, or an item of a STAC API."""
-    path = urlsplit(source).path
+    path = source.partition("?")[0].partition("#")[0]
     api = source.lower().startswith(("http://", "https://")) and "/items/" in path and _suffix(path) not in SUFFIXES
     return path.lower().endswith((".json", ".geojson")) or api
 
@@ -72,7 +77,19 @@ def read_item(source: str) -> Product:
     Raises:
         SceneError: it cannot be fetched, is no STAC Item, or has no raster assets that may be opened.
     """
-    item = _parse(source, _fetch(source))
+    return item_product(_parse(source, _fetch(source)), source)
+
+
+def item_product(item: dict[str, Any], source: str) -> Product:
+    """The bands of a STAC Item that is at hand.
+
+    Args:
+        item: it, as `check_item` lets it pass.
+        source: its file or URL, or that of the collection it is from.
+
+    Raises:
+        SceneError: it has no raster assets that may be opened.
+    """
     assets = _chosen(_assets(source, item))
     if not assets:
         raise SceneError(f"{source} has no raster assets with bands; known are: {', '.join(item['assets']) or 'none'}")
@@ -80,10 +97,67 @@ def read_item(source: str) -> Product:
     bands = [
         _with_offset(_band(asset, i, path), asset, item, sensor)
         for asset in assets
-        for path in [_resolve(asset.href, source)]
+        for path in [gdal_path(absolute_href(asset.href, source))]
         for i in range(len(asset.bands))
     ]
-    return Product(source, tuple(bands), sensor)
+    return Product(source, tuple(bands), sensor, item_datetime(item))
+
+
+def bundled(item: dict[str, Any], source: str) -> dict[str, Any]:
+    """A STAC Item with its rasters only, which do not depend on where it lies."""
+    assets = {key: item["assets"][key] | {"href": href} for key, href in raster_hrefs(item, source).items()}
+    return item | {"assets": assets, "links": []}
+
+
+def raster_hrefs(item: dict[str, Any], source: str) -> dict[str, str]:
+    """Where the rasters of an Item lie, by the keys of its assets.
+
+    Raises:
+        SceneError: an asset has no href, or one that is not opened.
+    """
+    hrefs = {}
+    for key, asset in item["assets"].items():
+        if asset is None:
+            continue  # as tables tell that an Item lacks what others have
+        if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
+            raise SceneError(f"{source}: asset '{key}' has no href; repair the item")
+        if _is_raster(asset):
+            hrefs[key] = absolute_href(asset["href"], source)
+    return hrefs
+
+
+def item_size(item: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the finest raster of an Item, in pixels, where the Item says it; else None."""
+    properties = item.get("properties") or {}
+    assets = [a for a in item["assets"].values() if isinstance(a, dict) and isinstance(a.get("href"), str)]
+    shapes: list[Any] = [properties.get("proj:shape"), *(a.get("proj:shape") for a in assets if _is_raster(a))]
+    sizes = [(shape[0], shape[1]) for shape in shapes if _is_shape(shape)]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+def item_datetime(item: dict[str, Any]) -> dt.datetime | None:
+    """When an Item was taken, or that began; None if it says neither."""
+    properties = item.get("properties") or {}
+    if OTHER_TIME in properties:
+        return None
+    text = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        return parse_datetime(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def parse_datetime(text: str) -> dt.datetime:
+    """Read an instant in RFC 3339, or a day, which begins at midnight; UTC where no time zone is said.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        time = dt.datetime.fromisoformat(text.strip())
+        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+    except OverflowError as e:
+        raise ValueError(f"{text} is out of range") from e
 
 
 def _fetch(source: str) -> bytes:
@@ -113,6 +187,15 @@ def _parse(source: str, content: bytes) -> dict[str, Any]:
         item = json.loads(content)
     except (ValueError, RecursionError) as e:
         raise SceneError(f"{source} is not valid JSON: {e}") from e
+    return check_item(item, source)
+
+
+def check_item(item: Any, source: str) -> dict[str, Any]:
+    """Give back what is a STAC Item.
+
+    Raises:
+        SceneError: it is something else.
+    """
     kind = item.get("type") if isinstance(item, dict) else type(item).__name__
     if kind != "Feature" or "stac_version" not in item or not isinstance(item.get("assets"), dict):
         raise SceneError(f"{source} is not a STAC Item but {_what(item, kind)}; give the JSON of one Item")
@@ -145,7 +228,7 @@ def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
 
 def _described_bands(asset: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """What is said of each band, in the words of STAC 1.1."""
-    own = {k: asset[k] for k in ("nodata", "raster:scale", "raster:offset", "eo:common_name") if k in asset}
+    own = {k: asset[k] for k in _OWN if k in asset}
     if bands := _objects(asset, "bands"):
         return tuple(own | b for b in bands)
     eo, raster = _objects(asset, "eo:bands"), _objects(asset, "raster:bands")
@@ -160,7 +243,9 @@ def _described_bands(asset: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _objects(asset: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = asset.get(key) or []
+    found = asset.get(key)
+    if not found:
+        return []
     if not isinstance(found, list) or not all(isinstance(b, dict) for b in found):
         raise SceneError(
             f"the STAC asset at '{asset['href'][:200]}' has {key} that is not a list of objects; repair it"
@@ -184,14 +269,13 @@ def _chosen(assets: list[_Asset]) -> list[_Asset]:
     """Leave out what only repeats other assets: colour pictures of several bands, coarser copies, JPEG 2000 copies."""
     singles: dict[str, _Asset] = {}
     for asset in assets:
-        if len(asset.bands) == 1:
-            best = singles.setdefault(asset.name, asset)
-            if _rank(asset) < _rank(best):
-                singles[asset.name] = asset
+        if len(asset.bands) == 1 and _rank(asset) < _rank(singles.setdefault(asset.name, asset)):
+            singles[asset.name] = asset
+    best = {id(asset) for asset in singles.values()}
     return [
         asset
         for asset in assets
-        if (asset in singles.values() if len(asset.bands) == 1 else not asset.repeats(singles.values()))
+        if (id(asset) in best if len(asset.bands) == 1 else not asset.repeats(singles.values()))
     ]
 
 
@@ -246,26 +330,49 @@ def _sensor(item: dict[str, Any]) -> str | None:
     return "naip" if words == "naip" else None
 
 
-def _resolve(href: str, source: str) -> str:
-    """What GDAL opens for an href of an item at `source`.
+def absolute_href(href: str, source: str) -> str:
+    """Where an href of a document at `source` leads: a URL, a path, or what GDAL alone understands.
 
     Raises:
         SceneError: the href has a scheme that is not of a file or a well-known store, or leads from a remote item to
             this machine's files.
     """
-    remote = urlsplit(source).scheme.lower() in _REMOTE_SCHEMES
-    scheme = urlsplit(href).scheme.lower()
-    if scheme in _REMOTE_SCHEMES:
-        return gdal_path(href)
+    target = _target(href, source)
+    if target is None:
+        local = "" if _is_remote(source) else ", local paths"
+        raise SceneError(
+            f"{source}: the asset at '{href[:200]}' is not opened; "
+            f"allowed are paths relative to the item{local}, and http, https, s3 and gs URLs"
+        )
+    return target
+
+
+def _target(href: str, source: str) -> str | None:
+    """Where an href leads, if it may."""
+    if href.startswith(("https://", "http://", "s3://")):
+        return href  # as most do, so that this is quick
+    if _is_remote(href):
+        return href
+    remote = _is_remote(source)
     if href.startswith("/vsi"):
-        if href.startswith(_REMOTE_FILESYSTEMS if remote else _FILESYSTEMS):
-            return href
-    elif len(scheme) <= 1 and not href.startswith("<"):  # one letter is a drive of Windows
-        return gdal_path(urljoin(source, href)) if remote else str(Path(source).parent / href)
-    raise SceneError(
-        f"{source}: the asset at '{href[:200]}' is not opened; "
-        f"allowed are paths relative to the item{'' if remote else ', local paths'}, and http, https, s3 and gs URLs"
-    )
+        return href if href.startswith(_REMOTE_FILESYSTEMS if remote else _FILESYSTEMS) else None
+    if remote:
+        joined = urljoin(source, href) if _scheme(href) is not None else ""
+        return joined if _is_remote(joined) else None
+    # one letter is a drive of Windows
+    return str(Path(source).parent / href) if len(_scheme(href) or "") <= 1 and not href.startswith("<") else None
+
+
+def _is_remote(address: str) -> bool:
+    return _scheme(address) in _REMOTE_SCHEMES
+
+
+def _scheme(address: str) -> str | None:
+    """The scheme of an address; "" of a path, None where it is none."""
+    try:
+        return urlsplit(address).scheme.lower()
+    except ValueError:
+        return None
 
 
 def _is_raster(asset: dict[str, Any]) -> bool:
@@ -273,12 +380,17 @@ def _is_raster(asset: dict[str, Any]) -> bool:
     return kind.startswith(_RASTER_TYPES) or _suffix(asset["href"]) in SUFFIXES
 
 
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(v) is int and 0 < v < 2**31 for v in value)
+
+
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
 def _suffix(href: str) -> str:
-    return Path(urlsplit(href).path).suffix.lower()
+    name = href.partition("?")[0].partition("#")[0].rpartition("/")[2]
+    return name[name.rfind(".") :].lower() if "." in name[1:] else ""
 
 
 def _number(value: Any) -> float | None:

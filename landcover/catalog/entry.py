@@ -1,0 +1,178 @@
+"""One scene of a catalog, and what makes the names of their outputs safe."""
+
+import datetime as dt
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shapely.geometry.base import BaseGeometry
+
+from landcover.errors import CatalogError, LandcoverError
+from landcover.products import bundled
+
+T = TypeVar("T")
+
+_LISTED = 10
+"""Culprits that an error names."""
+
+_LONGEST = 200
+"""Bytes of a part of a name, so that suffixes can be added to it."""
+
+_SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{1,7}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A STAC Item as it stands in a catalog, compressed, for there may be very many.
+
+    Attributes:
+        content: its JSON.
+        base: the document that its hrefs are relative to.
+    """
+
+    content: bytes
+    base: str
+
+    @classmethod
+    def of(cls, text: str, base: str) -> "Held":
+        return cls(zlib.compress(text.encode("utf-8", "surrogatepass"), 1), base)
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """It, with its rasters only, from anywhere."""
+        text = zlib.decompress(self.content).decode("utf-8", "surrogatepass")
+        return bundled(_without_nulls(json.loads(text)), self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One scene of a catalog.
+
+    Attributes:
+        source: what `predict` takes: a raster, a folder of bands or a STAC Item, local (then absolute) or remote; ""
+            for an Item that only the catalog itself holds.
+        name: of its outputs: a relative path with / and without suffix.
+        sensor, bands, scale, offset: what the catalog says about bands and scaling, as in `Choice`.
+        aoi: the vector file of its area of interest; absolute.
+        datetime: when it was taken, in UTC.
+        footprint: in degrees of longitude and latitude on WGS 84.
+        size: height and width in pixels.
+        held: the Item that only the catalog holds; read it as `item`.
+        properties: all else that the catalog says.
+    """
+
+    source: str
+    name: str
+    sensor: str | None = None
+    bands: dict[str, str] | None = None
+    scale: float | None = None
+    offset: float | None = None
+    aoi: str | None = None
+    datetime: dt.datetime | None = None
+    footprint: BaseGeometry | None = None
+    size: tuple[int, int] | None = None
+    held: "Held | None" = field(default=None, repr=False)
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def item(self) -> dict[str, Any] | None:
+        """The STAC Item that only the catalog holds, its hrefs absolute; None for a scene with a source."""
+        return None if self.held is None else self.held.item
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return self.source or f"the item {self.name}"
+
+
+def _without_nulls(value: Any) -> Any:
+    """A JSON value without the members that are null, which say as much as if they were not there."""
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def without_suffix(name: str) -> str:
+    """A file's name without what looks like a suffix; `.v2.0` does not."""
+    return _SUFFIX.sub("", name)
+
+
+def absolute(path: str | Path) -> str:
+    """A path of this machine from its root; links in it are kept, for they may be what the user knows it by."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def make_entries(source: str, rows: Iterable[T], make: Callable[[T], Entry]) -> list[Entry]:
+    """Make an entry of each row.
+
+    Raises:
+        CatalogError: rows cannot be used; the first of them are named, and their number.
+    """
+    entries, problems, count = [], [], 0
+    for row in rows:
+        try:
+            entries.append(make(row))
+        except LandcoverError as e:
+            count += 1
+            problems += [str(e)] if count <= _LISTED else []
+    if count:
+        raise CatalogError(f"{source} has {_number(count, 'scene')} that cannot be used: {_listed(problems, count)}")
+    return entries
+
+
+def check_names(entries: list[Entry], source: str) -> None:
+    """Refuse names that lead out of the output folder, or that two scenes share.
+
+    Raises:
+        CatalogError: there are such names.
+    """
+    wrong = [f"{e.name[:80]!r} of {e.label} {problem}" for e in entries if (problem := _problem(e.name))]
+    if wrong:
+        raise CatalogError(
+            f"{source} has {_number(len(wrong), 'scene')} whose name cannot be that of an output: "
+            f"{_listed(wrong, len(wrong))}; rename them, or give them names in a table with the columns path and name"
+        )
+    counts = Counter(e.name for e in entries)
+    if len(counts) == len(entries):
+        return
+    twice = [name for name, count in counts.items() if count > 1]
+    sources: dict[str, list[str]] = {name: [] for name in twice[:_LISTED]}
+    for entry in entries:
+        if entry.name in sources and len(sources[entry.name]) < 3:
+            sources[entry.name].append(entry.label)
+    told = [f"{name} of {' and '.join(labels)}" for name, labels in sources.items()]
+    raise CatalogError(
+        f"{source} gives {_number(len(twice), 'name')} to more than one scene: {_listed(told, len(twice))}; "
+        "give each its own in a table with the columns path and name"
+    )
+
+
+def _problem(name: str) -> str:
+    """Why a name cannot be that of an output, or ""."""
+    parts = name.split("/")
+    if not name or not name.isprintable() or "\\" in name:
+        return "is empty, or holds a sign that names cannot hold"
+    if name.startswith("/") or re.match("[A-Za-z]:", name):
+        return "is absolute"
+    if ".." in parts:
+        return "leads out of the output folder"
+    if any(part == "" or part.startswith(".") for part in parts):
+        return "has a part that is empty or begins with a dot"
+    if any(len(part.encode()) > _LONGEST for part in parts):
+        return f"has a part longer than {_LONGEST} bytes"
+    return ""
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' if count > 1 else ''}"
+
+
+def _listed(texts: list[str], count: int) -> str:
+    more = count - min(len(texts), _LISTED)
+    return "; ".join(texts[:_LISTED]) + (f"; and {more:,} more" if more else "")

@@ -1,0 +1,307 @@
+"""Tables of scenes: CSV and (Geo)Parquet with a column `path`, and GeoParquet of STAC Items."""
+
+import csv
+import datetime as dt
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pyarrow.parquet as pq
+import pyproj
+import shapely
+from pyproj.exceptions import ProjError
+from shapely.geometry.base import BaseGeometry
+
+from landcover.catalog.entry import Entry, Held, absolute, make_entries, without_suffix
+from landcover.catalog.features import item_entry, plausible, shared
+from landcover.errors import CatalogError, nearest
+from landcover.products import is_local, parse_datetime
+
+COLUMNS = ("path", "name", "sensor", "bands", "scale", "offset", "aoi", "datetime", "height", "width")
+"""What a table may say of a scene; it has to say `path`."""
+
+_ITEM_COLUMNS = {
+    *("type", "stac_version", "stac_extensions", "id", "collection", "geometry"),
+    *("bbox", "links", "properties", "assets"),
+}
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=str)
+_PLAIN = {str, int, float, bool}
+_BATCH = 2000
+"""Rows of a Parquet file that are turned into values at a time."""
+
+
+class _Row(NamedTuple):
+    """A row of a table: its number, its values by column, and the place of its scene if the table tells it."""
+
+    number: int
+    values: dict[str, Any]
+    footprint: BaseGeometry | None = None
+
+
+def read_csv(path: Path) -> list[Entry]:
+    """The scenes of a CSV, whose values are separated by commas, semicolons or tabs.
+
+    Raises:
+        CatalogError: it cannot be read, has no column `path`, or a row says what cannot be.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
+            names = [name.strip() for name in next(reader, [])]
+            _check_columns(names, path)
+            rows = [line for line in reader if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise CatalogError(f"{path} cannot be read as CSV: {e}") from e
+    texts = [[line[i].strip() if i < len(line) else "" for line in rows] for i in range(len(names))]
+    columns = {n: t if n in COLUMNS else _numbers(t) for n, t in zip(names, texts, strict=True)}
+    values = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return make_entries(str(path), (_Row(i, v) for i, v in enumerate(values, 2)), partial(_entry, path))
+
+
+def read_parquet(path: Path) -> list[Entry]:
+    """The scenes of a (Geo)Parquet table with a column `path`, or of a GeoParquet of STAC Items.
+
+    Raises:
+        CatalogError: it cannot be read, has no column `path`, or a row says what cannot be.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            items = "assets" in names and "id" in names
+            if not items:
+                _check_columns(names, path)
+            make = partial(_item_entry if items else _entry, path)
+            return make_entries(str(path), _parquet_rows(file, path), make)
+    except (OSError, pyarrow.ArrowException) as e:
+        raise CatalogError(f"{path} cannot be read as Parquet: {str(e).splitlines()[0]}") from e
+
+
+def _check_columns(names: list[str], path: Path) -> None:
+    if "path" not in names:
+        raise CatalogError(f"{path} has no column 'path', which tells where scenes are: {nearest('path', names[:50])}")
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise CatalogError(f"{path} has the column '{twice[0]}' twice; remove one")
+
+
+def _parquet_rows(file: pq.ParquetFile, path: Path) -> Iterator[_Row]:
+    column, to_lonlat = _geometry_column(file, path)
+    number = 0
+    for batch in file.iter_batches(_BATCH):
+        columns = {n: _values(batch.column(i)) for i, n in enumerate(batch.schema.names) if n != column}
+        geometry = _footprints(batch.column(column), to_lonlat) if column else [None] * len(batch)
+        for values, footprint in zip(zip(*columns.values(), strict=True), geometry, strict=True):
+            number += 1
+            yield _Row(number, dict(zip(columns, values, strict=True)), footprint)
+
+
+def _values(column: pyarrow.Array) -> list[Any]:
+    if pyarrow.types.is_timestamp(column.type):
+        column = column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
+    return column.to_pylist()
+
+
+def _geometry_column(file: pq.ParquetFile, path: Path) -> tuple[str | None, Callable | None]:
+    """The column of footprints as WKB, if there is one, and what brings its points to longitude and latitude."""
+    schema = file.schema_arrow
+    try:
+        said = json.loads((schema.metadata or {}).get(b"geo", b"{}"))
+        name = said.get("primary_column", "geometry")
+        crs = said.get("columns", {}).get(name, {}).get("crs")
+        to_lonlat = None if crs is None else _to_lonlat(json.dumps(crs))
+    except (ValueError, AttributeError, TypeError, ProjError) as e:
+        raise CatalogError(f"{path} tells a CRS of its geometry that cannot be read: {e}; write it again") from e
+    kinds = (pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary_view())
+    return (name if name in schema.names and schema.field(name).type in kinds else None), to_lonlat
+
+
+def _to_lonlat(crs: str) -> Callable | None:
+    known = pyproj.CRS.from_user_input(crs)
+    if known.equals(pyproj.CRS("OGC:CRS84"), ignore_axis_order=True):
+        return None
+    return pyproj.Transformer.from_crs(known, "EPSG:4326", always_xy=True).transform
+
+
+def _footprints(column: pyarrow.Array, to_lonlat: Callable | None) -> list[BaseGeometry | None]:
+    geometry = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="ignore")
+    if to_lonlat is not None:
+        geometry = shapely.transform(geometry, to_lonlat, interleaved=False)
+    return [plausible(g) for g in geometry]
+
+
+def _entry(path: Path, row: _Row) -> Entry:
+    """The entry of a row that names a path."""
+    values, where = row.values, f"row {row.number:,}"
+    written = _text(values, "path", where)
+    if not written:
+        raise CatalogError(f"{where} has no path")
+    aoi = _text(values, "aoi", where)
+    sensor = _text(values, "sensor", where)
+    height, width = (_size(values, name, where) for name in ("height", "width"))
+    return Entry(
+        source=_absolute(written, path),
+        name=_text(values, "name", where) or _default_name(written),
+        sensor=_absolute(sensor, path) if sensor and sensor.endswith(".toml") else sensor,
+        bands=_bands(values.get("bands"), where),
+        scale=_number(values, "scale", where),
+        offset=_number(values, "offset", where),
+        aoi=_absolute(aoi, path) if aoi else None,
+        datetime=_datetime(values.get("datetime"), where),
+        footprint=row.footprint,
+        size=(height, width) if height and width else None,
+        properties=shared({k: plain(v) for k, v in values.items() if k not in COLUMNS and v not in (None, "")}),
+    )
+
+
+def _item_entry(path: Path, row: _Row) -> Entry:
+    """The entry of a row that is a STAC Item, whose properties may be columns of their own."""
+    values = row.values
+    assets, properties = (_object(values.get(name)) for name in ("assets", "properties"))
+    others = {k: plain(v) for k, v in values.items() if v is not None and k not in _ITEM_COLUMNS}
+    item = {
+        "type": "Feature",
+        "stac_version": values.get("stac_version") or "1.0.0",
+        "id": values.get("id"),
+        "collection": values.get("collection"),
+        "geometry": None,
+        "properties": (properties if isinstance(properties, dict) else {}) | others,
+        "links": [],
+        "assets": assets,
+    }
+    held = Held.of(_ENCODER.encode(item), f"{_folder(path)}{os.sep}{path.name}")
+    label = f"row {row.number:,} ({str(item['id'])[:80]})"
+    return item_entry(item, label, held=held, footprint=row.footprint)
+
+
+def _object(value: Any) -> Any:
+    """An object, which may be written as JSON, or told as a list of pairs."""
+    value = _parsed(value)
+    return plain(value) if isinstance(value, list) else value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it, without what is null; a list of pairs, which is how a map is told, as an object."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, dict):
+        return {k: v if type(v) in _PLAIN else plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        if value and isinstance(value[0], tuple):
+            return plain(dict(value))
+        return [plain(v) for v in value]
+    if isinstance(value, dt.datetime):
+        return _utc(value).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        return float(value)
+    return str(value)
+
+
+def _parsed(value: Any) -> Any:
+    """What is written as JSON in a text."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _absolute(written: str, table: Path) -> str:
+    """Where a path of a table leads, which counts from the table's folder."""
+    if not is_local(written):
+        return written
+    rooted = written.startswith(("/", os.sep)) or written[1:2] == ":"
+    return os.path.normpath(written if rooted else f"{_folder(table)}{os.sep}{written}")
+
+
+@cache
+def _folder(table: Path) -> str:
+    return absolute(table.parent)
+
+
+def _default_name(written: str) -> str:
+    """The path below the table's folder, or the file's name alone where it lies elsewhere."""
+    written = written.partition("?")[0] if not is_local(written) else os.path.normpath(written).replace(os.sep, "/")
+    below = is_local(written) and not written.startswith(("/", "..")) and written[1:2] != ":"
+    return without_suffix(written if below else written.rstrip("/").rpartition("/")[2])
+
+
+def _text(values: dict[str, Any], name: str, where: str) -> str | None:
+    value = values.get(name)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, str):
+        raise CatalogError(f"{where} has {name} {str(value)[:40]!r}, which is not a text")
+    return value
+
+
+def _number(values: dict[str, Any], name: str, where: str) -> float | None:
+    value = values.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if math.isnan(number) and not isinstance(value, str):
+        return None  # how some tables tell that there is none
+    if not math.isfinite(number):
+        raise CatalogError(f"{where} has {name} {str(value)[:40]!r}, which is not a finite number")
+    return number
+
+
+def _size(values: dict[str, Any], name: str, where: str) -> int | None:
+    number = _number(values, name, where)
+    if number is None:
+        return None
+    if number != int(number) or not 0 < number < 2**31:
+        raise CatalogError(f"{where} has {name} {values[name]}, which is not a number of pixels")
+    return int(number)
+
+
+def _bands(value: Any, where: str) -> dict[str, str] | None:
+    """Read "red=4,nir=8", or the same as an object."""
+    value = plain(_parsed(value)) if value not in (None, "") else None
+    if value is None:
+        return None
+    if isinstance(value, dict) and value:
+        return {name: str(band) for name, band in value.items()}
+    pairs = re.findall(r"([^=,;\s]+)\s*=\s*([^=,;\s]+)", str(value))
+    rest = re.sub(r"[^=,;\s]+\s*=\s*[^=,;\s]+|[,;\s]", "", str(value))
+    if rest or not pairs or len(dict(pairs)) < len(pairs):
+        raise CatalogError(f"{where} has bands {str(value)[:60]!r}; write for example red=4;nir=8, each name once")
+    return dict(pairs)
+
+
+def _datetime(value: Any, where: str) -> dt.datetime | None:
+    if value is None or value == "":
+        return None
+    try:
+        return _utc(value) if isinstance(value, dt.date) else parse_datetime(str(value))
+    except ValueError as e:
+        raise CatalogError(f"{where} has datetime {str(value)[:40]!r}; write for example 2024-06-01T10:30:00Z") from e
+
+
+def _utc(value: dt.date) -> dt.datetime:
+    """A time or a day as an instant in UTC, which is meant where no time zone is said."""
+    time = value if isinstance(value, dt.datetime) else dt.datetime(value.year, value.month, value.day)
+    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+
+
+def _numbers(texts: list[str]) -> list[Any]:
+    """A column as numbers, if all its texts are such; else as they are."""
+    try:
+        return [float(text) if text else None for text in texts]
+    except ValueError:
+        return list(texts)

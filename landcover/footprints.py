@@ -1,0 +1,83 @@
+"""Footprints: the outline of a raster in longitude and latitude, cut where it crosses the antimeridian."""
+
+import math
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from landcover.ground import Ground, coordinates
+
+_POINTS = 32
+"""Along each side of a raster, for straight sides are bent in longitude and latitude."""
+
+_TOLERANCE = 1e-6
+"""Degrees, a tenth of a metre: points whose absence bends a side less are left out."""
+
+_DIGITS = 7
+
+
+def footprint(ground: Ground) -> BaseGeometry | None:
+    """The outline of a raster, in degrees of longitude and latitude on WGS 84.
+
+    Returns:
+        A polygon, counterclockwise; a multi-polygon where it crosses the antimeridian; None where no part of its
+        outline is a place on the earth.
+    """
+    lon, lat = _outline(ground)
+    if len(lon) < 3:
+        return None
+    turned = np.unwrap(np.append(lon, lon[0]), period=360)
+    ring = np.column_stack([turned, np.append(lat, lat[0])])
+    if abs(turned[-1] - turned[0]) > 180:
+        pole = math.copysign(90, lat.mean())
+        ring = np.vstack([ring, [[turned[-1], pole], [turned[0], pole], ring[0]]])
+    whole = shapely.make_valid(shapely.simplify(shapely.Polygon(ring), _TOLERANCE))
+    parts = shapely.union_all(_turns(whole))
+    return shapely.orient_polygons(shapely.transform(parts, lambda points: np.round(points, _DIGITS)))
+
+
+def bounds(geometry: BaseGeometry) -> list[float]:
+    """West, south, east and north of a footprint; west is the greater where it crosses the antimeridian.
+
+    References:
+        Butler et al. 2016, The GeoJSON Format (RFC 7946), section 5.2.
+    """
+    west, south, east, north = geometry.bounds
+    parts = shapely.get_parts(geometry)
+    before, after = [p for p in parts if p.bounds[2] == 180], [p for p in parts if p.bounds[0] == -180]
+    if before and after and not set(map(id, before)) & set(map(id, after)):
+        start, stop = min(p.bounds[0] for p in before), max(p.bounds[2] for p in after)
+        if start > stop:
+            return [start, south, stop, north]
+    return [west, south, east, north]
+
+
+def box(west: float, south: float, east: float, north: float) -> BaseGeometry:
+    """A box of longitudes and latitudes; where west is the greater, it crosses the antimeridian."""
+    if west <= east:
+        return shapely.box(west, south, east, north)
+    return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
+
+
+def _outline(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes along the sides of a raster, without those that are no place on the earth."""
+    along = np.linspace(0, 1, _POINTS, endpoint=False)
+    there, full = np.zeros(_POINTS), np.ones(_POINTS)
+    col = np.concatenate([there, along, full, 1 - along]) * ground.width
+    row = np.concatenate([along, full, 1 - along, there]) * ground.height
+    lon, lat = ground.to_lonlat.transform(*coordinates(ground.transform, col, row))
+    known = np.isfinite(lon) & np.isfinite(lat)
+    return lon[known], lat[known]
+
+
+def _turns(whole: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of a polygon whose longitudes may exceed 180, each brought to where they don't."""
+    west, _, east, _ = whole.bounds
+    parts = []
+    for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
+        part = shapely.intersection(whole, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
+        wide = part.bounds[2] - part.bounds[0]
+        if wide > 10**-_DIGITS:  # else it only touches, but for rounding
+            parts.append(shapely.transform(part, lambda points, turn=turn: points - [360 * turn, 0]))
+    return parts
