@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import landcover
-from landcover.cli import doctor, info, models, predict, preview, stats, train, vectorize
+from landcover.cli import batch, catalog, doctor, info, models, predict, preview, stats, train, vectorize
 from landcover.cli.console import fail
 from landcover.errors import LandcoverError
 
@@ -26,11 +26,13 @@ app = typer.Typer(
 )
 app.command("predict")(predict.predict)
 app.command("vectorize")(vectorize.vectorize)
+app.command("batch")(batch.batch)
 app.command("train")(train.train)
 app.command("stats")(stats.stats)
 app.command("preview")(preview.preview)
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(models.app, name="models")
 
 

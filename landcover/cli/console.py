@@ -23,11 +23,11 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_table(headers: list[str], rows: list[list[str]]) -> None:
-    """Print a table on stdout: the first column to the left, the others to the right."""
+def print_table(headers: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> None:
+    """Print a table on stdout; the columns in `left` begin at their left, the others end at their right."""
     widths = [max(len(r[i]) for r in [headers, *rows]) for i in range(len(headers))]
     for row in [headers, ["-" * w for w in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         typer.echo("  ".join(cells).rstrip())
 
 
@@ -48,6 +48,43 @@ def progress(done: Iterable[int], total: int, label: str) -> Iterator[int]:
 
 
 def _bar(done: Iterable[int], total: int, label: str) -> Iterator[int]:
+    counter = Counter(total, label)
+    try:
+        for pixels in done:
+            counter.update(pixels)
+            yield pixels
+    finally:
+        counter.close()
+
+
+class Counter:
+    """Pixels done so far with rate and time left, as a bar on a terminal; elsewhere nothing but what is said."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self._label = label
+        self._bar = _pixel_bar() if sys.stderr.isatty() else None
+        if self._bar:
+            self._task = self._bar.add_task(label, total=total)
+            self._bar.start()
+
+    def update(self, pixels: int, more: str = "") -> None:
+        """Show the pixels done so far, and something more about it."""
+        if self._bar:
+            self._bar.update(self._task, completed=pixels, description=f"{self._label} {more}".rstrip())
+
+    def say(self, message: str) -> None:
+        """Tell something above the bar."""
+        if self._bar:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            say(message)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _pixel_bar() -> Any:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -65,8 +102,4 @@ def _bar(done: Iterable[int], total: int, label: str) -> Iterator[int]:
             return Text(f"{(task.finished_speed or task.speed or 0) / 1e6:.1f} Mpx/s")
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        for pixels in done:
-            bar.update(task, completed=pixels)
-            yield pixels
+    return Progress(*columns, console=Console(stderr=True))

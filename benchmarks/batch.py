@@ -1,0 +1,173 @@
+"""Batches against single runs: throughput of workers, overhead of a scene, long catalogs, and many workers, simulated.
+
+Run: python benchmarks/batch.py [--only small large catalog workers]
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+SAMPLE = Path(__file__).parent.parent / "sample_tiles" / "s2_eastern_shore.tif"
+
+
+def main() -> None:
+    parts = {"small": small, "large": large, "catalog": catalog, "workers": workers}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    for name in parser.parse_args().only:
+        with tempfile.TemporaryDirectory() as folder:
+            parts[name](Path(folder))
+
+
+def small(folder: Path) -> None:
+    """Many small scenes: two workers of one core each, against one process with both."""
+    scenes = folder / "scenes"
+    scenes.mkdir()
+    pixels, profile = sample(512, 512)
+    for i in range(100):
+        write(scenes / f"{i:03}.tif", pixels, profile)
+    compare("100 scenes of 512²", scenes, folder, sorted(scenes.iterdir()))
+
+
+def large(folder: Path) -> None:
+    """Two large scenes, likewise."""
+    scenes = folder / "scenes"
+    scenes.mkdir()
+    pixels, profile = sample(6000, 6000)
+    for name in "ab":
+        write(scenes / f"{name}.tif", pixels, profile)
+    compare("2 scenes of 6000²", scenes, folder, sorted(scenes.iterdir()))
+
+
+ONE_PROCESS = """
+import sys, time
+from landcover import predict
+began = time.perf_counter()
+for scene in sys.argv[2:]:
+    predict(scene, f"{sys.argv[1]}/{scene.rpartition('/')[2]}", overwrite=True)
+print(time.perf_counter() - began)
+"""
+
+
+def compare(title: str, scenes: Path, folder: Path, files: list[Path]) -> None:
+    """Time both in turn, and print the ratio of throughputs, without and with the start of the workers."""
+    (folder / "one").mkdir()
+    for _ in range(2):
+        args = [sys.executable, "-c", ONE_PROCESS, str(folder / "one"), *map(str, files)]
+        one = float(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
+        events = batch(scenes, folder / "out", "--workers", "2", "--overwrite")
+        began, ended = (next(e["at"] for e in events if e["event"] == name) for name in ("begun", "ended"))
+        finished = max(e["at"] for e in events if e["event"] == "scene")
+        work = sum(e["seconds"] for e in events if e["event"] == "scene") / 2
+        print(
+            f"{title}: one process {one:.1f} s; two workers {finished - began:.1f} s, {one / (finished - began):.2f} × "
+            f"its throughput; with their start and the mosaic {ended:.1f} s; "
+            f"overhead a scene {1e3 * (finished - began - work) * 2 / len(files):.0f} ms"
+        )
+
+
+def batch(catalog: Path, out: Path, *more: str) -> list[dict]:
+    """Run a batch; gives its events with the seconds since its start."""
+    args = [sys.executable, "-m", "landcover", "batch", str(catalog), "--out", str(out), "--json", *more]
+    began = time.perf_counter()
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    return [json.loads(line) | {"at": time.perf_counter() - began} for line in process.stdout]
+
+
+def catalog(folder: Path, count: int = 100_000) -> None:
+    """A catalog of 100,000 items: planned, and resumed when all is done."""
+    from landcover.batch.options import BatchOptions
+    from landcover.batch.planning import plan_batch
+    from landcover.batch.state import Record
+
+    pixels, profile = sample(16, 16)
+    write(folder / "scene.tif", pixels, profile | {"tiled": False, "blockxsize": None, "blockysize": None})
+    content = (folder / "scene.tif").read_bytes()
+    scenes = folder / "scenes"
+    scenes.mkdir()
+    with (folder / "catalog.csv").open("w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(["path", "name", "cloud"])
+        for i in range(count):
+            (scenes / f"{i}.tif").write_bytes(content)
+            rows.writerow([scenes / f"{i}.tif", f"{i % 100}/{i}", i % 100])
+    options = BatchOptions(str(folder / "catalog.csv"), folder / "out")
+    began = time.perf_counter()
+    plan = plan_batch(options, {})
+    planned = time.perf_counter() - began
+    for job in plan.jobs:
+        job.folder.mkdir(parents=True)
+        job.map.touch()
+    known = {j.name: Record(j.name, j.digest, "done", j.source) for j in plan.jobs}
+    began = time.perf_counter()
+    left = len(plan_batch(options, known).jobs)
+    resumed = time.perf_counter() - began
+    assert not left
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"{count:,} scenes: planned in {planned:.1f} s, resumed in {resumed:.1f} s, {memory:.2f} GiB")
+
+
+def workers(folder: Path) -> None:
+    """Many workers that sleep for as long as a scene takes, on one scheduler, all of them in one process."""
+    for count, seconds, scenes in ((64, 30.0, 256), (256, 30.0, 1024), (256, 3.0, 5120), (256, 1.0, 5120)):
+        args = [sys.executable, __file__, "--simulate", str(count), str(seconds), str(scenes)]
+        subprocess.run(args, check=True)
+
+
+def simulate(count: int, seconds: float, scenes: int) -> None:
+    """Tasks that sleep, handed out by the schedule of a batch; prints the share of time that workers were busy."""
+    import logging
+
+    from distributed import Client, LocalCluster
+
+    from landcover.batch import schedule, worker
+    from landcover.batch.jobs import Job, Needs, Outcome
+
+    def sleep(task) -> Outcome:
+        time.sleep(seconds)
+        return Outcome("done", seconds=seconds)
+
+    worker.work = sleep  # type: ignore[assignment]
+    jobs = tuple(Job("b", f"s{i}", "", "", "", "", Needs("", None, {}), pixels=1) for i in range(scenes))
+    how = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    with LocalCluster(n_workers=count, **how) as cluster, Client(cluster) as client:
+        began = time.perf_counter()
+        over = sum(isinstance(e, schedule.Finished) for e in schedule.Schedule(client, jobs, 0).run())
+        took = time.perf_counter() - began
+    assert over == scenes
+    print(
+        f"{count} workers, {scenes} scenes of {seconds:g} s: {took:.1f} s, {scenes * seconds / count / took:.1%} busy"
+    )
+    os._exit(0)  # closing so many workers takes longer than the run
+
+
+def sample(height: int, width: int) -> tuple[np.ndarray, dict]:
+    """Real pixels, repeated to a size."""
+    with rasterio.open(SAMPLE) as file:
+        pixels, profile = file.read(), file.profile
+    times = (1, -(-height // pixels.shape[1]), -(-width // pixels.shape[2]))
+    return np.tile(pixels, times)[:, :height, :width], profile | {"height": height, "width": width}
+
+
+def write(path: Path, pixels: np.ndarray, profile: dict) -> None:
+    with rasterio.open(SAMPLE) as like, rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+        file.descriptions, file.scales, file.offsets = like.descriptions, like.scales, like.offsets
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--simulate"]:
+        simulate(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()

@@ -1,0 +1,157 @@
+"""Where a batch runs: a cluster of this machine's cores or cards, or one that is there already."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.system import MEMORY_LIMIT
+
+from landcover.batch import worker
+from landcover.batch.jobs import Needs
+from landcover.engines import cuda_devices
+from landcover.errors import BatchError, ConfigError
+from landcover.models import Model
+
+WORKER_BYTES = 2 << 30
+"""Memory that a worker should have."""
+
+CONNECT_SECONDS = 30
+
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 2,  # the third worker that dies of a scene is the last one
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one worker of this machine gets: cores by number, and a card.
+
+    Attributes:
+        cores: by number, as the system counts them.
+        card: a CUDA device; None for none.
+    """
+
+    cores: tuple[int, ...]
+    card: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        cores = {"LANDCOVER_CORES": ",".join(map(str, self.cores)), "OMP_NUM_THREADS": str(len(self.cores))}
+        return cores | ({"CUDA_VISIBLE_DEVICES": self.card} if self.card is not None else {})
+
+
+def share_machine(workers: int | None, device: str, tasks: int | None = None) -> list[Place]:
+    """Share the cores, and the cards, among workers, so that no core is promised twice.
+
+    Args:
+        workers: how many; None for one for each card, or, without cards, one for each core as far as memory goes.
+        device: as for `predict`.
+        tasks: that can be done at the same time; None if not known yet.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cards = _cards() if device != "cpu" else []
+    best = len(cards) or _fit(len(cores))
+    count = workers or (best if tasks is None else min(best, max(tasks, 1)))
+    shares = [tuple(cores[i * len(cores) // count : (i + 1) * len(cores) // count]) for i in range(count)]
+    return [
+        Place(share or (cores[i % len(cores)],), cards[i % len(cards)] if cards else None)
+        for i, share in enumerate(shares)
+    ]
+
+
+def _fit(cores: int) -> int:
+    return max(1, min(cores, MEMORY_LIMIT // WORKER_BYTES))
+
+
+def _cards() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = [v for v in visible.split(",") if v] if visible is not None else None
+    return named if named is not None else [str(i) for i in range(cuda_devices())]
+
+
+@contextmanager
+def open_cluster(scheduler: str | None, places: list[Place]) -> Iterator[Client]:
+    """Start workers on this machine, or join a cluster that is there.
+
+    Args:
+        scheduler: address or scheduler file of a running cluster; None to start one here.
+        places: the workers to start, where there is none.
+
+    Raises:
+        BatchError: the scheduler cannot be reached, or the workers cannot be started.
+    """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is told scene by scene
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_SETTINGS))
+        if scheduler is None:
+            cluster = stack.enter_context(_started(places))
+            yield stack.enter_context(Client(cluster, set_as_default=False))
+        else:
+            yield stack.enter_context(_joined(scheduler))
+
+
+def _started(places: list[Place]) -> SpecCluster:
+    dashboard = ":8787" if find_spec("bokeh") else None
+    options = {"host": "127.0.0.1", "dashboard": dashboard is not None, "dashboard_address": dashboard or ":0"}
+    workers = {
+        i: {
+            "cls": Nanny,
+            "options": {
+                "host": "127.0.0.1",
+                "nthreads": 1,
+                "memory_limit": MEMORY_LIMIT // len(places),
+                "env": place.environment,
+                "dashboard": False,
+                "silence_logs": logging.CRITICAL,
+                "preload": worker.__name__,
+            },
+        }
+        for i, place in enumerate(places)
+    }
+    try:
+        return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": options}, silence_logs=False)
+    except (OSError, RuntimeError, TimeoutError) as e:
+        raise BatchError(f"no workers can be started on this machine: {e}") from e
+
+
+def _joined(scheduler: str) -> Client:
+    """Connect to a scheduler by its address, or by the file that it wrote."""
+    where: dict[str, Any] = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    if "scheduler_file" in where and not Path(scheduler).is_file():
+        raise ConfigError(f"--scheduler {scheduler} is neither an address, as tcp://host:8786, nor a scheduler file")
+    try:
+        return Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, KeyError, TimeoutError) as e:
+        raise BatchError(f"the scheduler at {scheduler} cannot be reached: {e}; is it running?") from e
+
+
+def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
+    """See that every worker is like the client, and send them the model where they may not share its disk.
+
+    Raises:
+        BatchError: one has no landcover, or another version of it, or other embedded models.
+    """
+    with suppress(TimeoutError):  # later ones are welcome too
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    try:
+        found = client.run(worker.fingerprint)
+    except (ImportError, AttributeError) as e:
+        raise BatchError(f"the workers cannot import landcover: {e}; install {needs.version} on each of them") from e
+    for address, theirs in found.items():
+        if theirs["version"] != needs.version:
+            raise BatchError(
+                f"the worker at {address} has landcover {theirs['version']}, this machine {needs.version}; "
+                "install the same version on all"
+            )
+        if needs.model is None and theirs["sha256"] != needs.sha256:
+            raise BatchError(f"the worker at {address} has other embedded models; install the same version on all")
+    if model is not None:
+        client.register_plugin(worker.SendModel(model))

@@ -1,0 +1,116 @@
+"""What is made of all maps of a batch together: a catalog, mosaics, and polygons joined across the scenes' borders."""
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from landcover.batch.jobs import Job, Needs
+from landcover.batch.options import BatchOptions
+from landcover.batch.schedule import Told
+from landcover.batch.state import Record, State
+from landcover.errors import LandcoverError
+from landcover.items import write_catalog
+from landcover.mosaic import fill_mosaic, plan_mosaic, write_vrt
+
+
+@dataclass
+class Gathered:
+    """What was made of all maps together.
+
+    Attributes:
+        outputs: files by what they are.
+        notes: what the person should know.
+    """
+
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+Making = Generator[Told, None, list[Path]]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One thing to be made of all maps.
+
+    Attributes:
+        what: for people.
+        options: that it depends on, beside the maps.
+        make: makes it, and tells how far it is; returns its files.
+    """
+
+    what: str
+    options: Any
+    make: Callable[[], "Making"]
+
+
+def gather(options: BatchOptions, done: list[Record], state: State, gathered: Gathered) -> Iterator[Told]:
+    """Make what is made of all finished maps, and note it in `gathered`; yields what is being made.
+
+    What was made of the same maps before is not made again. What cannot be made is a note: the maps themselves are
+    there all the same.
+    """
+    done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
+    maps = [[record.name, record.digest] for record in done]
+    for product in _products(options, [_job(options, record) for record in done]):
+        digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
+        files = state.gathered(product.what, digest)
+        if files is None or not all(Path(file).exists() for file in files):
+            yield Told(f"Making the {product.what} of {len(done)} maps")
+            try:
+                files = [str(path) for path in (yield from product.make())]
+            except LandcoverError as e:
+                gathered.notes.append(f"the {product.what} could not be made: {e}")
+                continue
+            state.save_gathered(product.what, digest, files)
+        gathered.outputs[product.what] = files
+
+
+def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
+    if not jobs:
+        return
+    maps, items, out = [job.map for job in jobs], [job.item for job in jobs], options.out
+    title = out.resolve().name
+    described = {"title": title, "description": "Land-cover maps"}
+    yield _Product("catalog", None, lambda: _at_once(lambda: [write_catalog(out, items, **described)]))
+    yield _Product("virtual mosaic", None, lambda: _at_once(lambda: write_vrt(maps, out / "mosaic.vrt")))
+    mosaic = out / "mosaic.tif"
+    if options.mosaic or options.merged is not None:
+        confidences = [job.outputs["confidence"] for job in jobs] if options.mosaic == "confidence" else None
+        yield _Product("mosaic", options.mosaic, lambda: _mosaic(maps, mosaic, confidences))
+    if options.merged is not None:
+        polygons = out / f"polygons{options.suffix}"
+        asked = [options.mosaic, options.merged, options.suffix]
+        yield _Product("polygons", asked, lambda: _at_once(lambda: [_polygons(mosaic, polygons, options.merged or {})]))
+
+
+def _at_once(make: Callable[[], list[Path]]) -> Making:
+    yield from ()
+    return make()
+
+
+def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Making:
+    plan = plan_mosaic(maps, out, confidences=confidences)
+    told = 0
+    for pixels in fill_mosaic(plan, overwrite=True):
+        tenths = pixels * 10 // plan.pixels
+        if tenths > told:
+            told = tenths
+            yield Told(f"Mosaic: {tenths * 10} %")
+    return [out]
+
+
+def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Path:
+    """Polygons of the mosaic, so that none is cut where scenes meet."""
+    from landcover.vectorization import vectorize
+
+    return vectorize(mosaic, out, overwrite=True, **vectors).path
+
+
+def _job(options: BatchOptions, record: Record) -> Job:
+    """Where the outputs of a scene are."""
+    job = Job("", record.name, record.source, str(options.out), record.digest, "", Needs("", None, {}))
+    return replace(job, confidence=options.confidence, vectors=options.vectors, suffix=options.suffix)

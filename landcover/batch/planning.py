@@ -1,0 +1,342 @@
+"""From a catalog to jobs: what is to be done, what was done before, and what cannot be done, before anything starts."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import numpy as np
+
+from landcover import __version__
+from landcover.batch.cluster import share_machine
+from landcover.batch.jobs import Job, Needs
+from landcover.batch.options import BatchOptions
+from landcover.batch.state import FOLDER, Record
+from landcover.catalog import Entry, choose, measure, read_catalog
+from landcover.chips import Batch
+from landcover.engines import Engine, open_engine
+from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
+from landcover.models import Model, embedded_models, load_model
+from landcover.outputs import disk_errors, publish_text
+from landcover.planning import Options, Plan, make_plan
+from landcover.vectorfiles import FORMATS
+from landcover.vectorization import VectorOptions
+
+_THREADS = 8
+_MANY = 2000
+_CHUNK = 200
+"""Headers of scenes are opened by so many threads, or, where there are many scenes, by processes, so many at a time."""
+
+_FEWEST_ROWS = 4
+"""Rows of windows in a part, at least: one more is repeated for each."""
+
+_CUT_FROM_ROWS = 16
+"""Rows of windows of a scene that is worth cutting."""
+
+_BY_SCENE = ("sensor", "bands", "scale", "offset", "aoi")
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What is to be done.
+
+    Attributes:
+        options: what was asked for.
+        jobs: one for each scene that is left, the largest first.
+        done: records of scenes that need no work.
+        broken: records of scenes that cannot be read.
+        model: the one that was named; None where scenes take the embedded one that suits them.
+    """
+
+    options: BatchOptions
+    jobs: tuple[Job, ...]
+    done: tuple[Record, ...]
+    broken: tuple[Record, ...]
+    model: Model | None
+
+    @property
+    def pixels(self) -> int:
+        """To be mapped, nodata included."""
+        return sum(job.pixels for job in self.jobs)
+
+    @property
+    def tasks(self) -> int:
+        """What can be done at the same time: scenes, and parts of those that are cut."""
+        return sum(max(job.parts, 1) for job in self.jobs)
+
+
+def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
+    """Read the catalog, and find out what is left to do and what cannot be done.
+
+    Args:
+        options: what is asked for.
+        known: what became of scenes in earlier runs, by name.
+
+    Raises:
+        LandcoverError: the catalog, the model or an option cannot be used, or, with `strict`, a scene.
+    """
+    model = load_model(options.model) if options.model is not None else None
+    _check_vectors(options, model)
+    entries = choose(read_catalog(options.catalog), **options.choose)
+    if options.only_failed:
+        entries = [e for e in entries if e.name in known and known[e.name].state == "failed"]
+    same = _Same(options, _needs(options, model), uuid4().hex)
+    done, left, broken = [], [], []
+    for entry in entries:
+        try:
+            job = same.job(entry)
+        except SceneError as e:
+            broken.append(_broken(entry, e))
+            continue
+        record = known.get(entry.name)
+        if record and not options.overwrite and _still_done(record, job):
+            done.append(record)
+        else:
+            left.append((entry, job))
+    jobs, unreadable = _sized(left)
+    broken += unreadable
+    if options.strict and broken:
+        raise CatalogError(_listed(broken))
+    jobs.sort(key=lambda job: (-job.pixels, job.name))
+    return BatchPlan(options, tuple(jobs), tuple(done), tuple(broken), model)
+
+
+def _check_vectors(options: BatchOptions, model: Model | None) -> None:
+    """Find now what is wrong with the options of polygons, not with every scene."""
+    legend = (model or load_model()).spec.legend
+    for vectors in (options.vectors, options.merged):
+        if vectors is not None:
+            if options.suffix not in FORMATS:
+                known = [suffix[1:] for suffix in FORMATS]
+                raise ConfigError(f"--format {options.suffix[1:]} is not known: {nearest(options.suffix[1:], known)}")
+            for name in VectorOptions(**vectors).classes or ():
+                legend.id_of(name)
+
+
+def cut_large(plan: BatchPlan, known: dict[str, Record], workers: int) -> BatchPlan:
+    """Let scenes so large that workers would wait for them at the end be mapped in parts.
+
+    A scene that was cut before, and not finished, is cut as it was, so that its finished parts are of use.
+    """
+    rows = plan.options.part_rows
+    if rows == 0:
+        return plan
+    jobs = []
+    for job in plan.jobs:
+        before = known.get(job.name)
+        if before and before.digest == job.digest and before.part_rows:
+            job = replace(job, part_rows=before.part_rows, parts=before.parts)
+        elif rows is not None or (workers > 1 and job.pixels * 2 * workers > plan.pixels):
+            job = _cut(job, plan.model, rows, workers)
+        jobs.append(job)
+    return replace(plan, jobs=tuple(jobs))
+
+
+def check_device(plan: BatchPlan) -> None:
+    """Find now what is wrong with device, engine or windows, not with every scene.
+
+    Raises:
+        ConfigError: this machine has no such device, or an option is impossible.
+    """
+    try:
+        scene_plan(plan.jobs[0], plan.model)
+    except ConfigError:
+        raise
+    except LandcoverError:
+        pass  # of the scene; whoever is given it will tell
+
+
+def _cut(job: Job, model: Model | None, rows: int | None, workers: int) -> Job:
+    try:
+        whole = scene_plan(job, model)
+    except LandcoverError:
+        return job  # the worker will tell what is wrong with it
+    windows = len(whole.grid.window_rows)
+    if rows is None and windows < _CUT_FROM_ROWS:
+        return job
+    most = rows or max(_FEWEST_ROWS, math.ceil(windows / (4 * workers)))
+    parts = len(whole.grid.parts(most))
+    return job if parts < 2 else replace(job, part_rows=most, parts=parts)
+
+
+def scene_plan(job: Job, model: Model | None) -> Plan:
+    """The plan of one scene, to know its windows; its outputs are not looked at."""
+    unwritten = Path(gettempdir()) / "landcover-unwritten.tif"
+    return make_plan(Options(job.source, unwritten, model, overwrite=True, **job.mapping))
+
+
+def measure_rate(plan: BatchPlan) -> float | None:
+    """Pixels a second that the network does on all cores of this machine, on one window of the largest scene."""
+    job = plan.jobs[0]
+    try:
+        scene = scene_plan(job, plan.model)
+        engine = open_engine(scene.choice, scene.model, scene.scaling, scene.batch_shape, scene.scene.dtype)
+        seconds = [_seconds(engine, scene) for _ in range(2)]
+    except LandcoverError:
+        return None  # whoever is given the scene will tell what is wrong with it
+    n, _, height, width = scene.batch_shape
+    return n * height * width / min(seconds) / scene.work
+
+
+def _seconds(engine: Engine, plan: Plan) -> float:
+    n, bands, height, width = plan.batch_shape
+    dn, valid = np.zeros((n, bands, height, width), plan.scene.dtype), np.ones((n, 1, height, width), bool)
+    batch = Batch(0, range(n), dn, valid, valid[:, 0])
+    began = time.perf_counter()
+    for _ in engine.run([batch]):
+        pass
+    return time.perf_counter() - began
+
+
+def _needs(options: BatchOptions, model: Model | None) -> Needs:
+    if model is None:
+        return Needs(__version__, None, {name: load_model(name).sha256 for name in embedded_models()})
+    named = options.model in embedded_models()
+    return Needs(__version__, str(options.model if named else model.folder.resolve()), {model.spec.name: model.sha256})
+
+
+class _Same:
+    """What all jobs of a batch have in common."""
+
+    def __init__(self, options: BatchOptions, needs: Needs, batch: str) -> None:
+        self._options, self._needs, self._batch = options, needs, batch
+        self._out = str(options.out.resolve())
+        self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
+
+    def job(self, entry: Entry) -> Job:
+        """The job of a scene.
+
+        Raises:
+            SceneError: the scene does not exist.
+        """
+        options = self._options
+        mapping = options.mapping | {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
+        when = entry.datetime.isoformat() if entry.datetime else None
+        mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping, options.confidence)
+        source = (
+            entry.source if entry.item is None else str(options.out.resolve() / FOLDER / "items" / f"{entry.name}.json")
+        )
+        return Job(
+            batch=self._batch,
+            name=entry.name,
+            source=source,
+            out=self._out,
+            digest=_digest(mapped, self._polygons, when),
+            map_digest=mapped,
+            needs=self._needs,
+            mapping=mapping,
+            confidence=options.confidence,
+            vectors=options.vectors,
+            suffix=options.suffix,
+            datetime=when,
+            pixels=math.prod(entry.size) if entry.size else 0,
+        )
+
+
+def _digest(*facts: Any) -> str:
+    """A checksum of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _identity(entry: Entry) -> list[Any]:
+    """What tells a scene from another, or from itself before it was changed."""
+    aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
+    if entry.item is not None:
+        return [_digest(entry.item), *aoi]
+    if urlsplit(entry.source).scheme not in ("", "file") or entry.source.startswith("/vsi"):
+        return [entry.source.partition("?")[0], *aoi]  # a signed address changes, the scene does not
+    path = Path(entry.source)
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+    return [_facts(p) for p in files] + aoi
+
+
+def _facts(path: Path) -> list[Any]:
+    try:
+        facts = path.stat()
+    except OSError as e:
+        reason = "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        raise SceneError(f"{path} {reason}; correct the catalog, or bring it back") from e
+    return [path.name, facts.st_size, facts.st_mtime_ns]
+
+
+def _still_done(record: Record, job: Job) -> bool:
+    return record.state == "done" and record.digest == job.digest and all(p.exists() for p in job.outputs.values())
+
+
+def _sized(left: list[tuple[Entry, Job]]) -> tuple[list[Job], list[Record]]:
+    """Open the headers of scenes of which the catalog does not tell the size; the others are broken."""
+    with _looking(sum(entry.size is None for entry, _ in left)) as pool:
+        found = list(pool.map(_with_size, left, chunksize=_CHUNK))
+    return [f for f in found if isinstance(f, Job)], [f for f in found if isinstance(f, Record)]
+
+
+def _looking(scenes: int) -> Executor:
+    """Threads, for few scenes, which may lie on a server; processes for many, since each takes a millisecond."""
+    if scenes < _MANY:
+        return ThreadPoolExecutor(_THREADS)
+    return ProcessPoolExecutor(len(share_machine(None, "cpu")), get_context("spawn"))
+
+
+def _with_size(pair: tuple[Entry, Job]) -> Job | Record:
+    entry, job = pair
+    try:
+        if entry.item is not None:
+            _write_item(entry, Path(job.source))
+        seen = entry if entry.size else measure(entry)
+    except LandcoverError as e:
+        return _broken(entry, e)
+    when = job.datetime or (seen.datetime.isoformat() if seen.datetime else None)
+    return replace(job, pixels=math.prod(seen.size or ()), datetime=when)
+
+
+def _write_item(entry: Entry, path: Path) -> None:
+    """Give an item that came inside a catalog a file of its own, which any worker can read."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    publish_text(path, json.dumps(entry.item))
+
+
+def _broken(entry: Entry, error: LandcoverError) -> Record:
+    return Record(entry.name, "", "failed", entry.source, error=str(error))
+
+
+def _listed(broken: Iterable[Record]) -> str:
+    errors = [record.error for record in broken]
+    more = f" … and {len(errors) - 5} more" if len(errors) > 5 else ""
+    return f"{len(errors)} of the scenes cannot be read: {' · '.join(errors[:5])}{more}"
+
+
+def describe(plan: BatchPlan, workers: int | None, seconds: float | None) -> dict[str, Any]:
+    """A plan as plain values, to be printed.
+
+    Args:
+        plan: from `plan_batch`.
+        workers: how many there are; None if unknown.
+        seconds: that it is estimated to take; None if unknown.
+    """
+    return {
+        "out": str(plan.options.out),
+        "scenes": len(plan.jobs),
+        "done before": len(plan.done),
+        "cannot be read": len(plan.broken),
+        "pixels": plan.pixels,
+        "bytes": _bytes(plan),
+        "workers": workers,
+        "seconds": None if seconds is None else round(seconds),
+        "largest": [{"name": j.name, "scene": j.source, "pixels": j.pixels, "parts": j.parts} for j in plan.jobs[:20]],
+        "broken": [asdict(r) for r in plan.broken],
+    }
+
+
+def _bytes(plan: BatchPlan) -> int:
+    """Bytes of the scenes that are files of this machine."""
+    return sum(path.stat().st_size for j in plan.jobs if (path := Path(j.source)).is_file())

@@ -1,0 +1,196 @@
+"""A batch from its catalog to its report: planned, carried out by a cluster, and gathered."""
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from landcover import __version__
+from landcover.batch import worker
+from landcover.batch.cluster import check_workers, open_cluster, share_machine
+from landcover.batch.gathering import Gathered, gather
+from landcover.batch.jobs import Job
+from landcover.batch.options import BatchOptions
+from landcover.batch.planning import BatchPlan, check_device, cut_large, describe, measure_rate, plan_batch
+from landcover.batch.schedule import Finished, Schedule, Told
+from landcover.batch.state import Record, State, known_records, open_state
+from landcover.outputs import publish_text
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The batch is planned, and its workers are there.
+
+    Attributes:
+        plan: what is to be done.
+        workers: there are.
+        dashboard: address of Dask's dashboard; "" where there is none.
+    """
+
+    plan: BatchPlan
+    workers: int
+    dashboard: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a batch.
+
+    Attributes:
+        records: of all scenes chosen, in the order of their names.
+        report: run.json.
+        outputs: what was made of all maps together, by what it is.
+        notes: what the person should know of them.
+    """
+
+    records: tuple[Record, ...]
+    report: Path
+    outputs: dict[str, list[str]]
+    notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        return tuple(r for r in self.records if r.state == "failed")
+
+
+Event = Begun | Told | Record | Summary
+
+
+def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
+    """Map the scenes of a catalog, as far as that was not done before.
+
+    Yields:
+        Begun once; Told now and then; a Record for each scene that is over; the Summary at the end.
+
+    Raises:
+        LandcoverError: the catalog, the model, an option or the cluster cannot be used. That a scene cannot be mapped
+            is not an error of the batch: it stands in its record.
+    """
+    began = datetime.now(UTC)
+    with open_state(options.out) as state:
+        known = state.records()
+        plan = plan_batch(options, known)
+        state.save(plan.broken)
+        over = [*plan.done, *plan.broken]
+        if plan.jobs:
+            for event in _carry_out(plan, known, state):
+                if isinstance(event, Record):
+                    over.append(event)
+                yield event
+        else:
+            yield Begun(plan, 0)
+        over.sort(key=lambda record: record.name)
+        gathered = Gathered()
+        yield from gather(options, [r for r in over if r.state == "done"], state, gathered)
+        report = _report(options, over, gathered.outputs, began)
+    yield Summary(tuple(over), report, gathered.outputs, tuple(gathered.notes))
+
+
+def foresee(options: BatchOptions) -> dict[str, Any]:
+    """Plan a batch, and say what it would do, without doing it.
+
+    Raises:
+        LandcoverError: as for `run_batch`.
+    """
+    plan = plan_batch(options, known_records(options.out))
+    device = options.mapping.get("device", "auto")
+    plan = cut_large(plan, {}, len(share_machine(options.workers, device)))
+    places = [] if options.scheduler else share_machine(options.workers, device, plan.tasks)
+    rate = measure_rate(plan) if plan.jobs else None
+    seconds = plan.pixels / rate if rate else None
+    return describe(plan, len(places) or None, seconds)
+
+
+def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Iterator[Begun | Told | Record]:
+    options = plan.options
+    device = options.mapping.get("device", "auto")
+    places = []
+    if not options.scheduler:
+        check_device(plan)
+        plan = cut_large(plan, known, len(share_machine(options.workers, device)))
+        places = share_machine(options.workers, device, plan.tasks)
+    with open_cluster(options.scheduler, places) as client:
+        check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
+        workers = len(places) or len(client.nthreads())
+        plan = cut_large(plan, known, workers) if options.scheduler else plan
+        state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
+        yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
+        with _stopping(client, plan.jobs[0].batch):
+            yield from _keep(Schedule(client, plan.jobs, options.retries), state)
+
+
+def _keep(schedule: Schedule, state: State) -> Iterator[Told | Record]:
+    """Turn the ends of tasks into records of scenes, and keep those."""
+    so_far: dict[str, Record] = {}
+    for event in schedule.run():
+        if isinstance(event, Told):
+            yield event
+            continue
+        record = _added(event, so_far.get(event.task.job.name))
+        if record.state == "failed" and record.name in so_far and so_far[record.name].state == "failed":
+            continue  # another part of the same scene
+        so_far[record.name] = record
+        if record.state != "begun":
+            state.save([record])
+            for note in event.outcome.notes:
+                yield Told(f"{record.name}: {note}")
+            yield record
+
+
+def _added(event: Finished, before: Record | None) -> Record:
+    """The record of a scene when one more of its tasks is over."""
+    task, outcome = event.task, event.outcome
+    state = "begun" if task.part is not None and outcome.state == "done" else outcome.state
+    before = before or _record(task.job, "begun")
+    if before.state == "failed":
+        return before
+    return replace(
+        before,
+        state=state,
+        pixels=before.pixels + outcome.pixels,
+        seconds=before.seconds + outcome.seconds,
+        worker=outcome.worker,
+        attempts=max(before.attempts, task.attempt + 1),
+        error=outcome.error,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _record(job: Job, state: str) -> Record:
+    return Record(
+        job.name, job.digest, state, job.source, job.datetime or "", part_rows=job.part_rows or 0, parts=job.parts
+    )
+
+
+@contextmanager
+def _stopping(client: Client, batch: str) -> Iterator[None]:
+    """Let workers that are not ours stop at the next window if the block fails; they keep what is finished."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            client.run(worker.stop, batch, wait=False, on_error="ignore")
+        raise
+
+
+def _report(options: BatchOptions, over: list[Record], outputs: dict[str, Any], began: datetime) -> Path:
+    path = options.out / "run.json"
+    states = [record.state for record in over]
+    report = {
+        "landcover": __version__,
+        "catalog": options.catalog.partition("?")[0],
+        "began": began.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "done": states.count("done"),
+        "failed": states.count("failed"),
+        "outputs": outputs,
+        "scenes": [asdict(record) for record in over],
+    }
+    publish_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,232 @@
+"""Who does what next: the largest scene first, one for each worker, failures again elsewhere, and killers apart."""
+
+import heapq
+import queue
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from landcover.batch import worker
+from landcover.batch.jobs import Job, Outcome, Task
+from landcover.errors import BatchError
+
+_TICK_SECONDS = 0.25
+_COUNT_SECONDS = 1.0
+_BUSY_SECONDS = 3.0
+"""Until an output that another process holds is asked for again."""
+
+BUSY_LIMIT_SECONDS = 900.0
+SHORT_SECONDS = 5.0
+"""Tasks that are shorter are handed out before a worker is free, so that it need not wait for the client."""
+
+
+_GONE = "the scheduler is gone; start it again and repeat the command: it goes on where it stopped"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A task is over for good."""
+
+    task: Task
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something the person should know, or only a sign of life where there is no text.
+
+    Attributes:
+        text: a sentence, or "".
+        pixels: of unfinished tasks, mapped so far.
+        workers: there are.
+        running: tasks that are under way.
+    """
+
+    text: str = ""
+    pixels: int = 0
+    workers: int = 0
+    running: int = 0
+
+
+@dataclass(order=True)
+class _Waiting:
+    rank: tuple
+    task: Task = field(compare=False)
+
+
+class Schedule:
+    """Hands tasks to the workers of a cluster.
+
+    At most as many are handed out as there are workers (twice as many where they are short), so that a worker that
+    dies takes few others along, and the largest are always begun first.
+    """
+
+    def __init__(self, client: Client, jobs: tuple[Job, ...], retries: int) -> None:
+        self._client = client
+        self._retries = retries
+        self._waiting: list[_Waiting] = []
+        self._later: deque[tuple[float, Task]] = deque()
+        self._killers: deque[Task] = deque()
+        self._running: dict[Future, tuple[Task, bool]] = {}
+        self._over: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._parts_left = Counter({job.name: job.parts for job in jobs if job.part_rows})
+        self._busy_since: dict[str, float] = {}
+        self._seconds: deque[float] = deque(maxlen=50)
+        self._pixels: dict[str, int] = {}
+        self._avoided: dict[str, str] = {}
+        self._addresses: tuple[str, ...] = ()
+        self._counted = float("-inf")
+        self._asked = 0
+        for job in jobs:
+            self._wait(*([Task(job, i) for i in range(job.parts)] if job.part_rows else [Task(job)]))
+
+    def run(self) -> Iterator[Finished | Told]:
+        """Carry out all tasks; yields what happens, and a sign of life a few times a second.
+
+        Raises:
+            BatchError: the scheduler is gone.
+        """
+        self._client.subscribe_topic(worker.TOPIC, self._hear)
+        try:
+            while self._waiting or self._later or self._killers or self._running:
+                yield from self._count()
+                self._hand_out()
+                yield from self._collect()
+                yield Told("", sum(self._pixels.values()), len(self._addresses), len(self._running))
+        except OSError as e:  # of a connection; tasks hand back their errors as outcomes
+            raise BatchError(_GONE) from e
+
+    def _wait(self, *tasks: Task) -> None:
+        for task in tasks:
+            pixels = task.job.pixels // max(task.job.parts, 1)
+            heapq.heappush(self._waiting, _Waiting((-pixels, task.job.name, task.part or 0), task))
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        _, said = event
+        if said["task"] in self._pixels:
+            self._pixels[said["task"]] = said["pixels"]
+
+    def _count(self) -> Iterator[Told]:
+        """See how many workers there are, now and then."""
+        if time.monotonic() - self._counted < _COUNT_SECONDS:
+            return
+        self._counted = time.monotonic()
+        self._check_scheduler()
+        before, self._addresses = self._addresses, tuple(self._client.nthreads())
+        if before and not self._addresses:
+            yield Told("no workers are left; waiting for some")
+
+    def _check_scheduler(self) -> None:
+        if self._client.status not in ("running", "connecting"):
+            raise BatchError(_GONE)
+
+    def _hand_out(self) -> None:
+        """Give tasks to workers that have none; those that may kill their worker are tried alone, at the end."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._wait(self._later.popleft()[1])
+        short = bool(self._seconds) and statistics.median(self._seconds) < SHORT_SECONDS
+        while self._waiting and len(self._running) < len(self._addresses) * (2 if short else 1):
+            self._submit(heapq.heappop(self._waiting).task)
+        if self._killers and not self._running and not self._waiting and not self._later and self._addresses:
+            self._submit(self._killers.popleft(), alone=True)
+
+    def _submit(self, task: Task, alone: bool = False) -> None:
+        self._asked += 1
+        key = f"landcover-{task.job.batch[:8]}-{self._asked}"
+        future = self._client.submit(worker.work, task, key=key, pure=False, **self._where(task))
+        self._running[future] = task, alone
+        self._pixels[task.name] = 0
+        future.add_done_callback(self._over.put)
+
+    def _where(self, task: Task) -> dict[str, Any]:
+        """What failed on one worker is tried on another, if there is one."""
+        others = [a for a in self._addresses if a != self._avoided.get(task.name)]
+        avoids = task.name in self._avoided and others
+        return {"workers": others, "allow_other_workers": True} if avoids else {}
+
+    def _collect(self) -> Iterator[Finished | Told]:
+        """Take what is over, waiting a moment for it."""
+        try:
+            futures = [self._over.get(timeout=_TICK_SECONDS)]
+        except queue.Empty:
+            return
+        while not self._over.empty():
+            futures.append(self._over.get())
+        for future in futures:
+            if future in self._running:
+                yield from self._end(future)
+
+    def _end(self, future: Future) -> Iterator[Finished | Told]:
+        task, alone = self._running.pop(future)
+        self._pixels.pop(task.name, None)
+        if future.status == "finished":
+            yield from self._judge(task, future.result())
+        elif future.status == "error":
+            yield from self._judge_error(task, alone, future.exception())
+        else:  # lost with the scheduler, or cancelled by somebody
+            self._check_scheduler()
+            self._wait(task)
+        future.release()
+
+    def _judge_error(self, task: Task, alone: bool, error: Any) -> Iterator[Finished | Told]:
+        if not isinstance(error, KilledWorker):
+            yield from self._judge(task, Outcome("failed", error=f"{type(error).__name__}: {error}"))
+        elif alone:
+            yield Finished(
+                task, Outcome("failed", error="every worker that began it died; has it the memory it needs?")
+            )
+        else:
+            self._killers.append(task)
+            yield Told(f"{task.name}: workers died while they had it; it will be tried alone at the end")
+
+    def _judge(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
+        if outcome.state == "done":
+            self._seconds.append(outcome.seconds)
+            self._busy_since.pop(task.name, None)
+            yield Finished(task, outcome)
+            if task.part is not None:
+                self._parts_left[task.job.name] -= 1
+                if not self._parts_left[task.job.name]:
+                    self._wait(Task(task.job))
+        elif outcome.state == "busy":
+            yield from self._busy(task, outcome)
+        elif outcome.state == "refused":
+            yield from self._retire(task, outcome)
+        elif outcome.state == "failed" and task.attempt < self._retries:
+            yield Told(f"{task.name}: {outcome.error}; trying again")
+            self._avoided[task.name] = outcome.address
+            self._wait(replace(task, attempt=task.attempt + 1))
+        else:
+            self._drop_parts(task.job)
+            yield Finished(task, outcome)
+
+    def _drop_parts(self, job: Job) -> None:
+        """Do not begin parts of a scene of which one has failed."""
+        self._waiting = [w for w in self._waiting if w.task.job.name != job.name]
+        heapq.heapify(self._waiting)
+
+    def _busy(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
+        """Wait for another process to let go of the outputs: a worker that was given up, perhaps, and has not ended."""
+        if task.name not in self._busy_since:
+            yield Told(f"{task.name}: {outcome.error}; asking again")
+        since = self._busy_since.setdefault(task.name, time.monotonic())
+        if time.monotonic() - since < BUSY_LIMIT_SECONDS:
+            self._later.append((time.monotonic() + _BUSY_SECONDS, task))
+        else:
+            yield Finished(task, replace(outcome, state="failed"))
+
+    def _retire(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
+        """Send home a worker that is not like the others; raises if it was the last one."""
+        yield Told(outcome.error)
+        self._client.retire_workers([outcome.address], close_workers=True)
+        self._counted = float("-inf")
+        if not self._client.nthreads():
+            raise BatchError(outcome.error)
+        self._wait(task)

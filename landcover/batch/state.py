@@ -1,0 +1,140 @@
+"""What became of each scene, in an SQLite file beside the outputs, so that the next run does only what is left.
+
+It is the client's alone. What it does not know yet, because the client died, the scenes' own folders tell the workers.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from landcover.errors import BatchError
+from landcover.outputs import disk_errors
+
+FOLDER = ".landcover"
+_FILE = "batch.sqlite"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a scene.
+
+    Attributes:
+        name: of its outputs.
+        digest: of all that they depend on.
+        state: "done" or "failed".
+        source: the scene.
+        datetime: when it was taken, ISO 8601; "" if unknown.
+        pixels, seconds: mapped, and the work it took, all attempts and parts together.
+        worker: who finished it.
+        attempts: how often it was tried in the last run.
+        error: a sentence, where it failed.
+        finished: when, ISO 8601 in UTC.
+        part_rows, parts: how it was cut, where it was.
+    """
+
+    name: str
+    digest: str
+    state: str
+    source: str
+    datetime: str = ""
+    pixels: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    attempts: int = 0
+    error: str = ""
+    finished: str = ""
+    part_rows: int = 0
+    parts: int = 0
+
+
+_COLUMNS = ", ".join(f.name for f in fields(Record))
+_PLACES = ", ".join("?" for _ in fields(Record))
+
+
+class State:
+    """The open file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def records(self) -> dict[str, Record]:
+        """What is known, by name."""
+        with self._told():
+            rows = self._connection.execute(f"SELECT {_COLUMNS} FROM scenes").fetchall()
+        return {row[0]: Record(*row) for row in rows}
+
+    def save(self, records: Iterable[Record]) -> None:
+        """Keep records, all or none, in place of those of the same names."""
+        with self._told(), self._connection:
+            rows = map(astuple, records)
+            self._connection.executemany(f"INSERT OR REPLACE INTO scenes ({_COLUMNS}) VALUES ({_PLACES})", rows)
+
+    def gathered(self, what: str, digest: str) -> list[str] | None:
+        """The files that were made of all maps together, if of the same maps; None if not."""
+        with self._told():
+            found = self._connection.execute(
+                "SELECT files FROM gathered WHERE what = ? AND digest = ?", (what, digest)
+            ).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def save_gathered(self, what: str, digest: str, files: list[str]) -> None:
+        """Keep which files were made of all maps together."""
+        with self._told(), self._connection:
+            row = (what, digest, json.dumps(files))
+            self._connection.execute("INSERT OR REPLACE INTO gathered VALUES (?, ?, ?)", row)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as e:
+            raise BatchError(f"{self._path} cannot be used: {e}; delete it, and finished scenes are found again") from e
+
+
+@contextmanager
+def open_state(out: Path) -> Iterator[State]:
+    """Open what is known of a batch's folder, which is made if need be, and keep other batches out of it.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        BatchError: another batch is at work in it, or what is known of it cannot be read.
+    """
+    folder = out / FOLDER
+    with disk_errors(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as e:
+            raise BatchError(f"another batch is at work in {out}; wait for it, or choose another --out") from e
+    try:
+        with closing(_connect(folder / _FILE)) as connection:
+            state = State(connection, folder / _FILE)
+            with state._told():
+                connection.execute(f"CREATE TABLE IF NOT EXISTS scenes ({_COLUMNS}, PRIMARY KEY (name))")
+                connection.execute("CREATE TABLE IF NOT EXISTS gathered (what PRIMARY KEY, digest, files)")
+            yield state
+    finally:
+        lock.release()
+
+
+def known_records(out: Path) -> dict[str, Record]:
+    """What is known of a batch's folder, to look at; nothing if there is none."""
+    path = out / FOLDER / _FILE
+    if not path.exists():
+        return {}
+    with closing(_connect(path)) as connection:
+        return State(connection, path).records()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(path)
+    except sqlite3.Error as e:
+        raise BatchError(f"{path} cannot be opened: {e}; is the disk full, or the folder read-only?") from e

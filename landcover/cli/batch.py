@@ -1,0 +1,288 @@
+"""`landcover batch`: the scenes of a catalog → maps, on the workers of a Dask cluster."""
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from landcover.cli.console import Counter, print_json, print_table, say
+from landcover.cli.parsing import parse_bands
+from landcover.cli.vectorize import parse_area, parse_classes
+from landcover.errors import ConfigError
+from landcover.grid import OVERLAP, TILE_SIZE
+
+if TYPE_CHECKING:
+    from landcover.batch import BatchOptions, Event, Record, Summary
+
+SOME_FAILED = 4
+"""The exit code where some scenes could not be mapped."""
+
+
+def batch(
+    catalog: Annotated[
+        str,
+        Argument(help="A folder, a quoted glob, a CSV, Parquet or STAC file with many scenes, or one large scene."),
+    ],
+    out: Annotated[Path, Option("--out", "-o", help="The folder for the outputs; made if it is not there.")],
+    model: Annotated[
+        str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
+    ] = "",
+    bbox: Annotated[
+        str | None, Option(help="Scenes that meet this box only: west,south,east,north in degrees.")
+    ] = None,
+    aoi: Annotated[Path | None, Option(help="Scenes that meet these polygons only; a vector file.")] = None,
+    datetime: Annotated[str | None, Option(help="Scenes of this time only, as 2024-06-01/2024-08-31.")] = None,
+    where: Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')] = None,
+    limit: Annotated[int | None, Option(help="So many scenes only.")] = None,
+    sensor: Annotated[str | None, Option(help="The sensor, where the catalog does not say it.")] = None,
+    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8, likewise.")] = None,
+    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset, likewise.")] = None,
+    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET, likewise.")] = None,
+    confidence: Annotated[bool, Option("--confidence", help="Write the confidence of each map too.")] = False,
+    vectorize: Annotated[bool, Option("--vectorize", help="Make polygons of each map too.")] = False,
+    format_: Annotated[str, Option("--format", help="Of the polygons: gpkg, parquet, fgb, geojson or shp.")] = "gpkg",
+    classes: Annotated[str | None, Option(help="Polygons of these classes only, as forest,water.")] = None,
+    min_area: Annotated[
+        str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
+    ] = "0",
+    simplify: Annotated[float, Option(help="Straighten the outlines of polygons within METRES.")] = 0.0,
+    crs: Annotated[str | None, Option(help="Of the polygons, as EPSG:4326.", show_default="each map's")] = None,
+    merge_polygons: Annotated[
+        bool, Option("--merge-polygons", help="Write one file of all polygons, joined across the scenes' borders.")
+    ] = False,
+    mosaic: Annotated[
+        str | None, Option(help="Write one map of all scenes; where they overlap, later or confidence wins.")
+    ] = None,
+    workers: Annotated[
+        int | None, Option("--workers", "-w", help="Worker processes on this machine.", show_default="by its size")
+    ] = None,
+    scheduler: Annotated[
+        str | None, Option(help="A running Dask scheduler: tcp://host:8786, or its scheduler file.")
+    ] = None,
+    part_rows: Annotated[
+        str, Option(help="Rows of windows in a part of a large scene: auto, a number, or 0 to cut no scene.")
+    ] = "auto",
+    retries: Annotated[int, Option(help="How often a scene that fails is tried again.")] = 1,
+    only_failed: Annotated[bool, Option("--only-failed", help="Only scenes that failed the last time.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Do not begin if a scene cannot be read.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    json_: Annotated[bool, Option("--json", help="Print the plan, or each event, as JSON on a line.")] = False,
+    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = TILE_SIZE,
+    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = OVERLAP,
+    batch_size: Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, Option(help="auto, openvino or torch.")] = "auto",
+    precision: Annotated[str, Option(help="f32, bf16, or auto: bf16 where processor and model allow it.")] = "auto",
+    allow_no_crs: Annotated[bool, Option("--allow-no-crs", help="Map scenes without a CRS.")] = False,
+    allow_untrained: Annotated[bool, Option("--allow-untrained", help="Use an untrained model, for tests.")] = False,
+    allow_resolution: Annotated[
+        bool, Option("--allow-resolution", help="Use a model far from the resolution it was trained for.")
+    ] = False,
+) -> None:
+    """Map many scenes, or one so large that all workers should share it.
+
+    What is finished is skipped when the command is given again: after a failure, a kill, or with new scenes in the
+    catalog. A scene that fails is recorded and the others go on; the exit code is then 4.
+
+    Example: landcover batch scenes/ --sensor sentinel2-l2a --out maps --vectorize --min-area 0.5ha
+    """
+    from landcover.batch import BatchOptions
+    from landcover.catalog.choosing import parse_box
+
+    vectors = {
+        "classes": parse_classes(classes),
+        "min_area": parse_area(min_area),
+        "simplify": simplify,
+        "crs": crs,
+    }
+    asked = any(value for value in vectors.values())
+    if asked and not (vectorize or merge_polygons):
+        raise ConfigError("--classes, --min-area, --simplify and --crs are of polygons; add --vectorize")
+    mapping = {
+        "sensor": sensor,
+        "bands": parse_bands(bands),
+        "scale": scale,
+        "offset": offset,
+        "tile_size": tile_size,
+        "overlap": overlap,
+        "batch_size": batch_size,
+        "device": device,
+        "engine": engine,
+        "precision": precision,
+        "allow_no_crs": allow_no_crs,
+        "allow_untrained": allow_untrained,
+        "allow_resolution": allow_resolution,
+    }
+    options = BatchOptions(
+        catalog=catalog,
+        out=out,
+        model=model or None,
+        mapping=mapping,
+        confidence=confidence,
+        vectors=vectors if vectorize else None,
+        merged=vectors if merge_polygons else None,
+        suffix=f".{format_.lstrip('.')}",
+        choose={
+            "bbox": parse_box(bbox) if bbox else None,
+            "aoi": aoi,
+            "datetime": datetime,
+            "where": where,
+            "limit": limit,
+        },
+        workers=workers,
+        scheduler=scheduler,
+        part_rows=_part_rows(part_rows),
+        retries=retries,
+        only_failed=only_failed,
+        overwrite=overwrite,
+        strict=strict,
+        mosaic=mosaic,
+    )
+    if dry_run:
+        _print_plan(options, json_)
+    else:
+        _run(options, json_)
+
+
+def _part_rows(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise ConfigError(f"--part-rows '{text}' is not known; write auto, or a number of rows of windows")
+    return int(text)
+
+
+def _print_plan(options: "BatchOptions", as_json: bool) -> None:
+    from landcover.batch import foresee
+
+    facts = foresee(options)
+    if as_json:
+        print_json(facts)
+        return
+    largest, broken = facts.pop("largest"), facts.pop("broken")
+    for name, value in facts.items():
+        typer.echo(f"{name}: {'unknown' if value is None else f'{value:,}' if isinstance(value, int) else value}")
+    if largest:
+        typer.echo()
+        rows = [[j["name"], f"{j['pixels']:,}", str(j["parts"] or "")] for j in largest]
+        print_table(["largest scenes", "pixels", "parts"], rows)
+    for record in broken:
+        say(f"Cannot be read: {record['name']}: {record['error']}")
+
+
+def _run(options: "BatchOptions", as_json: bool) -> None:
+    from landcover.batch import run_batch
+
+    show = _Lines() if as_json else _Screen()
+    try:
+        with closing(run_batch(options)) as events:
+            for event in events:
+                show(event)
+    except BaseException:
+        if show.begun:
+            say(f"What is finished is kept in {options.out}: the same command goes on from there")
+        raise
+    finally:
+        show.close()
+    if show.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+class _Lines:
+    """Events as JSON, one on a line of stdout."""
+
+    failed = 0
+    begun = False
+
+    def __call__(self, event: "Event") -> None:
+        from landcover.batch import Begun, Record, Summary, Told
+
+        if isinstance(event, Begun):
+            self.begun = True
+            broken = [asdict(r) for r in event.plan.broken]
+            facts = {"scenes": len(event.plan.jobs), "done before": len(event.plan.done), "cannot be read": broken}
+            self._print("begun", facts | {"pixels": event.plan.pixels, "workers": event.workers})
+        elif isinstance(event, Record):
+            self._print("scene", asdict(event))
+        elif isinstance(event, Summary):
+            self.failed = len(event.failed)
+            facts = {"done": len(event.records) - self.failed, "failed": self.failed, "outputs": event.outputs}
+            self._print("ended", facts | {"report": str(event.report), "notes": list(event.notes)})
+        elif isinstance(event, Told) and event.text:
+            self._print("note", {"text": event.text})
+
+    def _print(self, event: str, facts: dict[str, Any]) -> None:
+        typer.echo(json.dumps({"event": event, **facts}, ensure_ascii=False))
+
+    def close(self) -> None:
+        pass
+
+
+class _Screen:
+    """Progress on stderr and a table of what failed on stdout."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.begun = False
+        self._counter: Counter | None = None
+        self._done = self._pixels = self._scenes = 0
+        self._began = time.monotonic()
+
+    def __call__(self, event: "Event") -> None:
+        from landcover.batch import Begun, Record, Summary
+
+        if isinstance(event, Begun):
+            self._begin(event)
+        elif isinstance(event, Record):
+            self._scene(event)
+        elif isinstance(event, Summary):
+            self._end(event)
+        else:
+            if event.text:
+                self._say(event.text)
+            if self._counter:
+                self._counter.update(self._pixels + event.pixels, f"{self._done} of {self._scenes} scenes")
+
+    def close(self) -> None:
+        if self._counter:
+            self._counter.close()
+            self._counter = None
+
+    def _begin(self, event: Any) -> None:
+        self.begun, plan = True, event.plan
+        self._scenes = len(plan.jobs)
+        for record in plan.broken:
+            say(f"Cannot be read: {record.name}: {record.error}")
+        before = f", {len(plan.done)} done before" if plan.done else ""
+        at = f"; Dask's dashboard: {event.dashboard}" if event.dashboard else ""
+        say(f"{self._scenes} scenes to map, {plan.pixels / 1e6:,.1f} Mpx, by {event.workers} workers{before}{at}")
+        if plan.jobs:
+            self._counter = Counter(plan.pixels, "Mapping")
+
+    def _scene(self, record: "Record") -> None:
+        self._done += 1
+        self._pixels += record.pixels
+        tale = f"{record.seconds:.1f} s on {record.worker}" if record.state == "done" else f"failed: {record.error}"
+        self._say(f"[{self._done}/{self._scenes}] {record.name}: {tale}")
+
+    def _say(self, text: str) -> None:
+        self._counter.say(text) if self._counter else say(text)
+
+    def _end(self, summary: "Summary") -> None:
+        self.close()
+        self.failed = len(summary.failed)
+        for note in summary.notes:
+            say(f"Note: {note}")
+        seconds = time.monotonic() - self._began
+        done = len(summary.records) - self.failed
+        say(f"{done} scenes are done, {self.failed} failed, in {seconds:.1f} s; the report is {summary.report}")
+        if summary.failed:
+            print_table(
+                ["failed", "attempts", "error"], [[r.name, str(r.attempts), r.error] for r in summary.failed], (0, 2)
+            )

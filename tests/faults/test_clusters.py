@@ -1,0 +1,260 @@
+"""Workers, schedulers and clients that die in the middle: no scene is lost, and the maps are as if nothing happened."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from landcover.models import Model
+from tests.faults.clusters import cluster, end, kill_group, start_batch, wait_for
+from tests.faults.runs import command, run
+from tests.scenes import digital_numbers, write_scene
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes that take some seconds each."""
+    folder = tmp_path_factory.mktemp("catalog")
+    for seed, name in enumerate(NAMES):
+        write_scene(folder / f"{name}.tif", digital_numbers(400 + 50 * seed, 400, seed=seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, scenes: Path, pointwise: Model) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name in NAMES:
+        run(*command(scenes / f"{name}.tif", folder / f"{name}.tif", pointwise))
+    return {name: (folder / f"{name}.tif").read_bytes() for name in NAMES}
+
+
+def maps(out: Path) -> dict[str, bytes]:
+    return {name: (out / name / f"{name}_map.tif").read_bytes() for name in NAMES}
+
+
+def begun(out: Path) -> bool:
+    """Whether finished rows of some scene, or of a part of it, are in a journal."""
+    return any(out.rglob("journal.json"))
+
+
+def leftovers(out: Path) -> list[str]:
+    return [str(p) for name in NAMES for p in (out / name).glob(".*")]
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Processes that a process has started, the youngest last."""
+    import psutil
+
+    return [c.pid for c in psutil.Process(process.pid).children(recursive=True)]
+
+
+def test_a_worker_is_killed(tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]) -> None:
+    """The process of a worker of the local cluster; its nanny starts another one, which goes on from the journal."""
+    out = tmp_path / "out"
+    batch = start_batch(scenes, out, pointwise, "--workers", "2")
+    wait_for(lambda: begun(out))
+    os.kill(max(children(batch)), signal.SIGKILL)
+    code, said = end(batch)
+    assert code == 0, said
+    assert maps(out) == undisturbed
+    assert not leftovers(out)
+
+
+def test_all_workers_die_and_others_come(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    with cluster(tmp_path, 2, "--no-nanny") as running:
+        batch = start_batch(scenes, out, pointwise, "--scheduler", running.file, "--part-rows", "10")
+        wait_for(lambda: begun(out))
+        for worker in running.workers:
+            kill_group(worker)
+        running.start_worker()
+        code, said = end(batch)
+    assert code == 0, said
+    assert maps(out) == undisturbed
+    assert not leftovers(out)
+
+
+def test_the_scheduler_is_killed_and_the_command_repeated(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1) as running:
+        batch = start_batch(scenes, out, pointwise, "--scheduler", running.file)
+        wait_for(lambda: begun(out))
+        kill_group(running.scheduler)
+        code, said = end(batch)
+        assert code == 3, said
+        assert "the scheduler is gone" in said
+        assert "Traceback" not in said
+        for worker in running.workers:
+            kill_group(worker)
+        running.start_scheduler()
+        running.start_worker()
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+
+
+def test_the_client_is_killed_and_the_command_repeated(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """On a cluster of its own the workers end with it; on another one they may still be writing."""
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1) as running:
+        for how in (["--workers", "1"], ["--scheduler", running.file]):
+            batch = start_batch(scenes, out, pointwise, *how)
+            wait_for(lambda: begun(out))
+            kill_group(batch)
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+    assert not leftovers(out)
+
+
+def test_interrupted_it_keeps_what_is_finished(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    batch = start_batch(scenes, out, pointwise, "--workers", "2")
+    wait_for(lambda: begun(out))
+    os.killpg(batch.pid, signal.SIGINT)  # as a terminal does
+    out_, err = batch.communicate(timeout=5)
+    assert batch.returncode == 130, err
+    assert "kept in" in err
+    assert "Traceback" not in out_ + err
+    code, said = end(start_batch(scenes, out, pointwise, "--workers", "1"))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+    assert not leftovers(out)
+
+
+def test_a_stopped_worker_is_given_up(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """One that sends no sign of life, and holds the output that another one is to go on with."""
+    out = tmp_path / "out"
+    with cluster(tmp_path, 2, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5s") as running:
+        batch = start_batch(scenes, out, pointwise, "--scheduler", running.file)
+        wait_for(lambda: begun(out))
+        for pid in children(running.workers[0]):
+            os.kill(pid, signal.SIGSTOP)
+        code, said = end(batch)
+    assert code == 0, said
+    assert maps(out) == undisturbed
+
+
+POISON = """
+import os, signal
+from landcover.batch import worker
+real = getattr(worker, "real", worker.make_plan)  # this is run twice
+worker.real = real
+def deadly(options):
+    if options.scene.endswith("/b.tif"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(options)
+worker.make_plan = deadly
+"""
+
+
+def test_a_scene_that_kills_its_workers_does_not_take_the_others_along(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    out = tmp_path / "out"
+    with cluster(
+        tmp_path, 2, "--preload", str(tmp_path / "poison.py"), DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1"
+    ) as running:
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file))
+    assert code == 4, said
+    states = {s["name"]: s for s in json.loads((out / "run.json").read_bytes())["scenes"]}
+    assert {name: s["state"] for name, s in states.items()} == {"a": "done", "b": "failed", "c": "done"}
+    assert "worker that began it died" in states["b"]["error"]
+    assert (out / "a" / "a_map.tif").read_bytes() == undisturbed["a"]
+
+
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+"""
+
+
+def test_what_one_worker_cannot_write_another_one_does(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """One may write small files only, as if its disk were full."""
+    (tmp_path / "full.py").write_text(FULL)
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1) as running:
+        running.start_worker("--preload", str(tmp_path / "full.py"))
+        batch = start_batch(scenes, out, pointwise, "--scheduler", running.file, "--retries", "3")
+        code, said = end(batch)
+    assert code == 0, said
+    assert maps(out) == undisturbed
+
+
+def test_a_folder_that_is_full_or_read_only(
+    small_disk: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """It is said in a sentence; when it can be written again, the same command goes on."""
+    out = small_disk / "out"
+    code, said = end(start_batch(scenes, out, pointwise, "--workers", "1"))
+    assert code in (3, 4), said
+    assert "cannot be" in said
+    assert "Traceback" not in said
+    subprocess.run(["mount", "-o", "remount,ro,size=9m", small_disk], check=True)
+    code, said = end(start_batch(scenes, out, pointwise, "--workers", "1"))
+    assert code == 3, said
+    assert "Read-only file system" in said or "readonly" in said
+    assert "Traceback" not in said
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    code, said = end(start_batch(scenes, out, pointwise, "--workers", "1"))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+
+
+OTHER_VERSION = """
+import landcover
+landcover.__version__ = "0.0.1"
+"""
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    (tmp_path / "other.py").write_text(OTHER_VERSION)
+    with cluster(tmp_path, 1, "--preload", str(tmp_path / "other.py")) as running:
+        code, said = end(start_batch(scenes, tmp_path / "out", pointwise, "--scheduler", running.file))
+    assert code == 3, said
+    assert "has landcover 0.0.1, this machine" in said
+
+
+def test_a_scene_vanishes_and_another_batch_is_refused(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """Between plan and run; meanwhile a second batch wants the same folder."""
+    import shutil
+
+    mine = tmp_path / "scenes"
+    shutil.copytree(scenes, mine)
+    out = tmp_path / "out"
+    batch = start_batch(mine, out, pointwise, "--workers", "1")
+    wait_for(lambda: begun(out))
+    (mine / "a.tif").unlink()  # the smallest comes last
+    code, said = end(start_batch(mine, out, pointwise))
+    assert code == 3
+    assert "another batch is at work" in said
+    code, said = end(batch)
+    assert code == 4, said
+    assert "a.tif does not exist" in said
+    assert (out / "c" / "c_map.tif").read_bytes() == undisturbed["c"]
+    shutil.copy2(scenes / "a.tif", mine / "a.tif")
+    code, said = end(start_batch(mine, out, pointwise, "--only-failed"))
+    assert code == 0, said
+    assert maps(out) == undisturbed

@@ -1,0 +1,230 @@
+"""Many scenes: the maps are those that predict makes, and nothing that is finished is done again."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import geopandas
+import pystac
+import pytest
+import rasterio
+import shapely
+
+from landcover.batch.options import BatchOptions
+from landcover.batch.planning import cut_large, plan_batch
+from landcover.batch.state import FOLDER
+from landcover.models import Model
+from tests.commands import Outcome, landcover
+from tests.faults.runs import TINY
+from tests.scenes import digital_numbers, write_scene
+
+SAMPLES = Path(__file__).parent.parent / "sample_tiles"
+SIZES = {"one": (90, 120), "two": (64, 64), "sub/three": (130, 70)}
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder of three scenes, one of them in a folder of its own."""
+    folder = tmp_path / "scenes"
+    (folder / "sub").mkdir(parents=True)
+    for seed, (name, size) in enumerate(SIZES.items()):
+        write_scene(folder / f"{name}.tif", digital_numbers(*size, seed=seed))
+    return folder
+
+
+def batch(capsys: pytest.CaptureFixture[str], catalog: Path, out: Path, model: Model, *more: str | Path) -> Outcome:
+    return landcover(
+        capsys, "batch", catalog, "--out", out, "--model", model.folder, "--workers", "2", *TINY, *more
+    )  # fmt: skip
+
+
+def predicted(capsys: pytest.CaptureFixture[str], scene: Path, out: Path, model: Model, *more: str | Path) -> bytes:
+    assert landcover(capsys, "predict", scene, "--out", out, "--model", model.folder, *TINY, *more).code == 0
+    return out.read_bytes()
+
+
+def map_of(out: Path, name: str) -> Path:
+    return out / name / f"{Path(name).name}_map.tif"
+
+
+def report(out: Path) -> dict[str, dict]:
+    return {scene["name"]: scene for scene in json.loads((out / "run.json").read_bytes())["scenes"]}
+
+
+def test_a_folder_is_mapped_and_only_what_is_left_is_done_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """One scene cannot be read: it is told before anything starts, the others are mapped, and the exit code is 4."""
+    out = tmp_path / "out"
+    (scenes / "cut.tif").write_bytes((scenes / "one.tif").read_bytes()[:500])
+    first = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize")
+    assert first.code == 4, first
+    assert "cut.tif cannot be opened" in first.err.split("scenes to map")[0]
+    assert "cut" in first.out
+    assert {name: s["state"] for name, s in report(out).items()} == {**dict.fromkeys(SIZES, "done"), "cut": "failed"}
+    for name in SIZES:
+        how = ("--confidence", tmp_path / "c.tif", "--overwrite")
+        assert map_of(out, name).read_bytes() == predicted(
+            capsys, scenes / f"{name}.tif", tmp_path / "m.tif", pointwise, *how
+        )
+        stem = Path(name).name
+        assert (out / name / f"{stem}_confidence.tif").read_bytes() == (tmp_path / "c.tif").read_bytes()
+        assert (out / name / f"{stem}_polygons.gpkg").exists()
+        assert (out / name / f"{stem}.log").read_text().count("Mapping") == 1
+    assert not [p for p in out.rglob(".*") if p.name != FOLDER and p.parent.name != FOLDER]
+
+    before = {name: map_of(out, name).stat().st_mtime_ns for name in SIZES}
+    shutil.copy(scenes / "one.tif", scenes / "cut.tif")
+    again = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize", "--only-failed")
+    assert again.code == 0, again
+    assert list(report(out)) == ["cut"]
+    write_scene(scenes / "one.tif", digital_numbers(50, 50, seed=9))
+    map_of(out, "two").unlink()
+    changed = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize")
+    assert changed.code == 0, changed
+    assert "2 scenes to map" in changed.err
+    assert "2 done before" in changed.err
+    after = {name: map_of(out, name).stat().st_mtime_ns for name in SIZES}
+    assert {name for name in SIZES if before[name] != after[name]} == {"one", "two"}
+    assert map_of(out, "one").read_bytes() == predicted(
+        capsys, scenes / "one.tif", tmp_path / "n.tif", pointwise, "--confidence", tmp_path / "c.tif", "--overwrite"
+    )
+
+
+def test_a_large_scene_is_mapped_in_parts_as_in_one_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, pointwise: Model
+) -> None:
+    pixels = digital_numbers(300, 100)
+    pixels[:, 100:200] = 0  # parts without a valid pixel
+    pixels[:, 250:260, 20:70] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=0)
+    out = tmp_path / "out"
+    result = batch(capsys, scene, out, pointwise, "--confidence", "--part-rows", "3")
+    assert result.code == 0, result
+    assert report(out)["scene"]["parts"] == 9
+    assert map_of(out, "scene").read_bytes() == predicted(
+        capsys, scene, tmp_path / "map.tif", pointwise, "--confidence", tmp_path / "c.tif"
+    )
+    assert (out / "scene" / "scene_confidence.tif").read_bytes() == (tmp_path / "c.tif").read_bytes()
+    assert not list((out / "scene").glob(".*"))
+
+
+def test_scenes_so_large_that_workers_would_wait_are_cut(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    write_scene(scenes / "large.tif", digital_numbers(2000, 100))
+    how = {"allow_untrained": True, "tile_size": 16, "overlap": 4}
+    plan = plan_batch(BatchOptions(str(scenes), tmp_path / "out", str(pointwise.folder), how), {})
+    assert [job.name for job in plan.jobs] == ["large", "one", "sub/three", "two"]
+    parts = {job.name: job.parts for job in cut_large(plan, {}, 2).jobs}
+    assert parts["large"] == 8
+    assert {parts[name] for name in SIZES} == {0}
+    assert not any(job.parts for job in cut_large(plan, {}, 1).jobs)
+
+
+def test_what_is_planned_is_printed_and_nothing_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    (scenes / "gone.tif").symlink_to(tmp_path / "nowhere.tif")
+    result = batch(capsys, scenes, tmp_path / "out", pointwise, "--dry-run", "--json")
+    assert result.code == 0, result
+    plan = json.loads(result.out)
+    assert (plan["scenes"], plan["pixels"]) == (3, sum(h * w for h, w in SIZES.values()))
+    assert plan["seconds"] >= 0
+    assert "does not exist" in plan["broken"][0]["error"]
+    assert not (tmp_path / "out").exists()
+    strict = batch(capsys, scenes, tmp_path / "out", pointwise, "--strict")
+    assert strict.code == 3
+    assert "1 of the scenes cannot be read" in strict.err
+
+
+def test_events_are_lines_of_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    result = batch(capsys, scenes / "two.tif", tmp_path / "out", pointwise, "--json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert [e["event"] for e in events if e["event"] != "note"] == ["begun", "scene", "ended"]
+    assert events[-1]["done"] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to be taken for one" * 40])
+def test_a_state_that_cannot_be_read_is_told_and_can_be_deleted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, content: bytes
+) -> None:
+    """Without it, the scenes' own items tell what is finished."""
+    out = tmp_path / "out"
+    assert batch(capsys, scenes, out, pointwise).code == 0
+    before = map_of(out, "two").stat().st_mtime_ns
+    state = out / FOLDER / "batch.sqlite"
+    state.write_bytes(content)
+    result = batch(capsys, scenes, out, pointwise)
+    if content:
+        assert result.code == 3
+        assert "delete it" in result.err
+        state.unlink()
+        result = batch(capsys, scenes, out, pointwise)
+    assert result.code == 0, result
+    assert map_of(out, "two").stat().st_mtime_ns == before
+    with sqlite3.connect(state) as connection:
+        assert connection.execute("SELECT count(*) FROM scenes WHERE state = 'done'").fetchone() == (3,)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--workers", "0"], "--workers must be at least 1"),
+        (["--retries", "-1"], "--retries must be 0 or more"),
+        (["--part-rows", "some"], "--part-rows 'some' is not known"),
+        (["--mosaic", "newest"], "--mosaic 'newest' is not known"),
+        (["--mosaic", "confidence"], "add --confidence"),
+        (["--min-area", "1ha"], "add --vectorize"),
+        (["--vectorize", "--format", "gpk"], "did you mean 'gpkg'?"),
+        (["--vectorize", "--classes", "forrest"], "forrest"),
+        (["--vectorize", "--crs", "EPSG:0"], "--crs 'EPSG:0'"),
+        (["--device", "cuda:7"], "runs on a CPU"),
+        (["--overlap", "99"], "--overlap 99 must be smaller"),
+        (["--scheduler", "nowhere.json"], "neither an address"),
+        (["--scheduler", "nowhere.json", "--workers", "2"], "give one of them"),
+        (["--limit", "-1"], "limit"),
+        (["--where", "cloudy < 20"], "cloudy"),
+        (["--bbox", "1,2,3"], "bbox"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+    options: list[str],
+    sentence: str,
+) -> None:
+    out = tmp_path / "out"
+    result = landcover(capsys, "batch", scenes, "--out", out, "--model", pointwise.folder, *TINY, *options)
+    assert result.code == 3, result
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+    assert not list(out.rglob("*.tif"))
+
+
+def test_a_catalog_of_the_samples_becomes_maps_a_mosaic_and_polygons(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """With the embedded model: two scenes that lie together, one mosaic in which no polygon ends at their border."""
+    out = tmp_path / "out"
+    more = ["--where", "name IN ('eastern_shore', 'town')", "--mosaic", "later", "--merge-polygons", "--workers", "1"]
+    result = landcover(capsys, "batch", SAMPLES / "catalog.csv", "--out", out, *more, "--min-area", "1ha")
+    assert result.code == 0, result
+    written = json.loads((out / "run.json").read_bytes())["outputs"]
+    assert set(written) == {"catalog", "virtual mosaic", "mosaic", "polygons"}
+    assert all(Path(file).exists() for files in written.values() for file in files)
+    with rasterio.open(out / "mosaic.tif") as one, rasterio.open(out / "mosaic.vrt") as virtual:
+        assert (one.read(1) == virtual.read(1)).all()
+    polygons = geopandas.read_file(out / "polygons.gpkg", layer="landcover")
+    assert shapely.coverage_is_valid(polygons.geometry.to_numpy())
+    items = list(pystac.Catalog.from_file(str(out / "catalog.json")).get_items(recursive=True))
+    assert {item.id for item in items} == {"eastern_shore", "town"}
+    before = (out / "mosaic.tif").stat().st_mtime_ns
+    assert (
+        "Making"
+        not in landcover(capsys, "batch", SAMPLES / "catalog.csv", "--out", out, *more, "--min-area", "1ha").err
+    )
+    assert (out / "mosaic.tif").stat().st_mtime_ns == before
