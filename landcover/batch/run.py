@@ -1,6 +1,7 @@
 """A batch from its catalog to its report: planned, carried out by a cluster, and gathered."""
 
 import json
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,8 @@ from landcover.batch.planning import BatchPlan, check_device, cut_large, describ
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         plan = cut_large(plan, known, workers) if options.scheduler else plan
         state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
         yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
-        with _stopping(client, plan.jobs[0].batch):
+        with _stopping(client, plan):
             yield from _keep(Schedule(client, plan.jobs, options.retries), state)
 
 
@@ -169,13 +172,14 @@ def _record(job: Job, state: str) -> Record:
 
 
 @contextmanager
-def _stopping(client: Client, batch: str) -> Iterator[None]:
-    """Let workers that are not ours stop at the next window if the block fails; they keep what is finished."""
+def _stopping(client: Client, plan: BatchPlan) -> Iterator[None]:
+    """Let workers stop at the next window if the block fails; they keep what is finished."""
     try:
         yield
     except BaseException:
+        _log.warning("What is finished is kept in %s: the same command goes on from there", plan.options.out)
         with suppress(Exception):
-            client.run(worker.stop, batch, wait=False, on_error="ignore")
+            client.run(worker.stop, plan.jobs[0].batch, wait=False, on_error="ignore")
         raise
 
 

@@ -51,6 +51,9 @@ INTERRUPTED = 130
 PATIENCE_SECONDS = 1.5
 """How long an interrupted command may take to clear up before it is ended."""
 
+PATIENCE_WITH_WORKERS_SECONDS = 4.5
+"""The same for a batch, which has workers to end."""
+
 _STOPPED = "interrupted; nothing half-written is left under its final name"
 
 
@@ -77,10 +80,11 @@ def _interruptible() -> Iterator[None]:
         os.set_blocking(wakeup, False)
     listened = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     left = threading.Event()
+    patience = PATIENCE_WITH_WORKERS_SECONDS if "batch" in sys.argv[1:2] else PATIENCE_SECONDS
 
     def watch() -> None:
         while received := os.read(signals, 1):
-            if received[0] in before and not left.wait(PATIENCE_SECONDS):
+            if received[0] in before and not left.wait(patience):
                 fail(_STOPPED)
                 os._exit(INTERRUPTED)
         os.close(signals)

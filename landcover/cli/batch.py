@@ -184,10 +184,6 @@ def _run(options: "BatchOptions", as_json: bool) -> None:
         with closing(run_batch(options)) as events:
             for event in events:
                 show(event)
-    except BaseException:
-        if show.begun:
-            say(f"What is finished is kept in {options.out}: the same command goes on from there")
-        raise
     finally:
         show.close()
     if show.failed:
@@ -198,13 +194,11 @@ class _Lines:
     """Events as JSON, one on a line of stdout."""
 
     failed = 0
-    begun = False
 
     def __call__(self, event: "Event") -> None:
         from landcover.batch import Begun, Record, Summary, Told
 
         if isinstance(event, Begun):
-            self.begun = True
             broken = [asdict(r) for r in event.plan.broken]
             facts = {"scenes": len(event.plan.jobs), "done before": len(event.plan.done), "cannot be read": broken}
             self._print("begun", facts | {"pixels": event.plan.pixels, "workers": event.workers})
@@ -229,7 +223,6 @@ class _Screen:
 
     def __init__(self) -> None:
         self.failed = 0
-        self.begun = False
         self._counter: Counter | None = None
         self._done = self._pixels = self._scenes = 0
         self._began = time.monotonic()
@@ -255,7 +248,7 @@ class _Screen:
             self._counter = None
 
     def _begin(self, event: Any) -> None:
-        self.begun, plan = True, event.plan
+        plan = event.plan
         self._scenes = len(plan.jobs)
         for record in plan.broken:
             say(f"Cannot be read: {record.name}: {record.error}")

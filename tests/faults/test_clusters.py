@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from landcover.models import Model
-from tests.faults.clusters import cluster, end, kill_group, start_batch, wait_for
+from tests.faults.clusters import PATIENCE_SECONDS, cluster, end, kill_group, start_batch, wait_for
 from tests.faults.runs import command, run
 from tests.scenes import digital_numbers, write_scene
 
@@ -114,6 +114,7 @@ def test_the_client_is_killed_and_the_command_repeated(
             batch = start_batch(scenes, out, pointwise, *how)
             wait_for(lambda: begun(out))
             kill_group(batch)
+            end(batch)
         code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file))
     assert code == 0, said
     assert maps(out) == undisturbed
@@ -127,7 +128,7 @@ def test_interrupted_it_keeps_what_is_finished(
     batch = start_batch(scenes, out, pointwise, "--workers", "2")
     wait_for(lambda: begun(out))
     os.killpg(batch.pid, signal.SIGINT)  # as a terminal does
-    out_, err = batch.communicate(timeout=5)
+    out_, err = batch.communicate(timeout=PATIENCE_SECONDS)
     assert batch.returncode == 130, err
     assert "kept in" in err
     assert "Traceback" not in out_ + err
