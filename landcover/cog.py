@@ -6,6 +6,7 @@ look at every pixel of a scene that is mostly empty.
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 
 from landcover.specs import Legend
 
@@ -129,7 +131,10 @@ def _check_whole(path: Path) -> None:
     Raises:
         OSError: a block is not, or not as a whole.
     """
-    with rasterio.open(path) as dataset, path.open("rb") as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        dataset = rasterio.open(path)
+    with dataset, path.open("rb") as file:
         for overview, (x, y) in _blocks(dataset):
             offset, size = (
                 dataset.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=1, ovr=overview)

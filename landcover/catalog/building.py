@@ -145,13 +145,17 @@ def _item(each: Seen, out: Path) -> dict[str, Any]:
         **said_geometry(entry.footprint),
         "properties": said_time(entry.datetime, "cataloguing") | place | ({"gsd": each.gsd} if each.gsd else {}),
         "links": [],
-        "assets": {_key(path, bands): _asset(path, bands, out) for path, bands in files.items()},
+        "assets": dict(zip(_keys(files), (_asset(path, bands, out) for path, bands in files.items()), strict=True)),
     }
 
 
-def _key(path: str, bands: list[BandSource]) -> str:
-    """What an asset is called: its band, or its file if it has several."""
-    return bands[0].label or bands[0].common_name or Path(path).stem if len(bands) == 1 else Path(path).stem
+def _keys(files: dict[str, list[BandSource]]) -> list[str]:
+    """What assets are called: each by its band, or its file if it has several, and by its number if that is not new."""
+    keys: list[str] = []
+    for number, (path, bands) in enumerate(files.items(), 1):
+        key = (bands[0].label or bands[0].common_name if len(bands) == 1 else "") or Path(path).stem
+        keys.append(f"{key} {number}" if key in keys else key)
+    return keys
 
 
 def _asset(path: str, bands: list[BandSource], out: Path) -> dict[str, Any]:

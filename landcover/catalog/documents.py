@@ -82,7 +82,8 @@ def _members(text: "_Text") -> Iterator[tuple[str, Any]]:
     while not text.accept("}"):
         key = text.value()
         text.expect(":")
-        if key == FEATURES and text.accept("["):
+        if key == FEATURES:
+            text.expect("[")
             while not text.accept("]"):
                 yield FEATURES, Feature(text.value(), text.written)
                 if not text.accept(","):

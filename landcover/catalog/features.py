@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from typing import Any
 
 import shapely
@@ -10,6 +11,8 @@ from shapely.geometry.base import BaseGeometry
 from landcover.catalog.entry import Entry, Held
 from landcover.errors import SceneError
 from landcover.products import check_item, item_datetime, item_size, raster_hrefs
+
+_ENCODER = json.JSONEncoder()
 
 
 def item_entry(
@@ -63,8 +66,4 @@ def plausible(geometry: BaseGeometry | None) -> BaseGeometry | None:
 
 def shared(properties: dict[str, Any]) -> dict[str, Any]:
     """Properties with the one text there is of each key, for the keys of all Items are alike."""
-    return {_KEYS.setdefault(key, key): value for key, value in properties.items()}
-
-
-_KEYS: dict[str, str] = {}
-_ENCODER = json.JSONEncoder()
+    return {sys.intern(key): value for key, value in properties.items()}

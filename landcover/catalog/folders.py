@@ -7,23 +7,15 @@ from pathlib import Path
 
 from landcover.catalog.entry import Entry, absolute, without_suffix
 from landcover.catalog.trees import read_json
-from landcover.errors import CatalogError
 from landcover.products import SUFFIXES, is_local, is_product
 
 _DOCUMENTS = (".json", ".geojson")
 
 
 def read_folder(folder: str) -> list[Entry]:
-    """The scenes in a folder and those below it; or the folder itself, if it is one. Hidden ones are left out.
-
-    Raises:
-        CatalogError: a folder cannot be read.
-    """
+    """The scenes in a folder and those below it; or the folder itself, if it is one. Hidden ones are left out."""
     root = absolute(folder)
-    try:
-        return [_named_from(path, root) for path in sorted(_scenes_below(root))]
-    except OSError as e:
-        raise CatalogError(f"{e.filename or folder} cannot be read: {e.strerror}; check its permissions") from e
+    return [_named_from(path, root) for path in sorted(_scenes_below(root))]
 
 
 def is_pattern(source: str) -> bool:

@@ -22,7 +22,10 @@ def read_catalog(source: str) -> list[Entry]:
     Raises:
         CatalogError: it cannot be read, holds no scene, or names that outputs cannot have.
     """
-    entries = _read(source)
+    try:
+        entries = _read(source)
+    except OSError as e:
+        raise CatalogError(f"{str(e.filename or source)[:200]} cannot be read: {e.strerror or e}") from e
     if not entries:
         raise CatalogError(f"{source} holds no scene; give a folder, table or STAC document that does")
     check_names(entries, source)

@@ -59,6 +59,7 @@ def read_csv(path: Path) -> list[Entry]:
             names = [name.strip() for name in next(reader, [])]
             _check_columns(names, path)
             rows = [line for line in reader if any(line)]
+            _check_lengths(rows, len(names), path)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise CatalogError(f"{path} cannot be read as CSV: {e}") from e
     texts = [[line[i].strip() if i < len(line) else "" for line in rows] for i in range(len(names))]
@@ -91,6 +92,15 @@ def _check_columns(names: list[str], path: Path) -> None:
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise CatalogError(f"{path} has the column '{twice[0]}' twice; remove one")
+
+
+def _check_lengths(rows: list[list[str]], columns: int, path: Path) -> None:
+    long = next((line for line in rows if len(line) > columns), None)
+    if long:
+        raise CatalogError(
+            f"{path} has {len(long)} values for {columns} columns in the row of {long[0][:80]!r}; "
+            "put a value that holds the separator in double quotes"
+        )
 
 
 def _parquet_rows(file: pq.ParquetFile, path: Path) -> Iterator[_Row]:

@@ -1,29 +1,39 @@
 """Catalogs that cannot be used: each is one sentence that names the culprits, and nothing is opened that may not be."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from landcover.catalog import read_catalog
-from landcover.errors import CatalogError
+from landcover.catalog import choose, read_catalog
+from landcover.catalog.tables import COLUMNS
+from landcover.errors import CatalogError, LandcoverError
 from tests.catalogs import collection, node, serving, stac_item, write_json
 
 
 def refused(source: Path | str, sentence: str) -> str:
     with pytest.raises(CatalogError, match=sentence) as caught:
         read_catalog(str(source))
-    said = str(caught.value)
+    assert_sentence(str(caught.value))
+    return str(caught.value)
+
+
+def assert_sentence(said: str) -> None:
     assert "\n" not in said
-    assert len(said) < 3000
-    return said
+    assert len(said) < 5000
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     refused(tmp_path / "none", "does not exist")
     refused(tmp_path / "none.csv", "does not exist")
     refused(tmp_path, "holds no scene")
+    refused("x" * 5000, "cannot be read: File name too long")
     refused(f"{tmp_path}/*.tif", "holds no scene")
     refused(write_json(tmp_path / "items.json", collection()), "holds no scene")
     refused(write_json(tmp_path / "catalog.json", node("root")), "holds no scene")
@@ -46,6 +56,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         ('path,bands\na.tif,"red=4,nir"\n', "row 2 has bands 'red=4,nir'; write for example red=4;nir=8"),
         ("path,bands\na.tif,red=4;red=5\n", "each name once"),
         ("path,bands\na.tif,4\n", "write for example"),
+        ("path,bands,name\na.tif,red=4,nir=8,a\n", "4 values for 3 columns in the row of 'a.tif'; put a value"),
         ("path,datetime\na.tif,yesterday\n", "datetime 'yesterday'"),
         ("path,datetime\na.tif,2024-02-30\n", "datetime '2024-02-30'"),
     ],
@@ -65,6 +76,13 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, "cannot be read as")
     refused("https://example.org/scenes.csv?key=1", "download it")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
+def test_folders_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    refused(tmp_path, "closed cannot be read: Permission denied")
+    refused(f"{tmp_path}/*", "closed cannot be read: Permission denied")
 
 
 def test_many_culprits_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -260,9 +278,6 @@ def test_pages_that_have_to_be_posted() -> None:
 
 
 def test_a_geoparquet_of_items_is_as_strict(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet as pq
-
     asset = json.dumps({"image": {"href": "file:///etc/a.tif", "type": "image/tiff", "roles": ["data"]}})
     table = pyarrow.table({"id": ["a", "b"], "assets": [asset, "{not json"], "geometry": [b"\1nothing", None]})
     pq.write_table(table, tmp_path / "items.parquet")
@@ -273,3 +288,62 @@ def test_a_geoparquet_of_items_is_as_strict(tmp_path: Path) -> None:
     refused(tmp_path / "items.parquet", "2 scenes")
     pq.write_table(table.replace_schema_metadata({"geo": "[3"}), tmp_path / "items.parquet")
     refused(tmp_path / "items.parquet", "CRS of its geometry that cannot be read")
+
+
+# Whatever stands where something else belongs
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(HREFS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(document: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON document, as the keys that lead to it."""
+    inside = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    return [p for k, v in inside for p in ((*above, k), *places(v, (*above, k)))]
+
+
+@pytest.mark.parametrize("name", ["items.json", "item.json", "catalog.json"])
+@settings(max_examples=60)
+@given(data=st.data(), value=ANYTHING)
+def test_json_with_anything_anywhere_is_read_or_refused(
+    tmp_path: Path, name: str, data: st.DataObject, value: Any
+) -> None:
+    write_json(tmp_path / "a.json", stac_item("a"))
+    document = {
+        "items.json": collection(stac_item("b")),
+        "item.json": stac_item("b"),
+        "catalog.json": node("c", ("item", "a.json")),
+    }[name]
+    document = json.loads(json.dumps(document))
+    *above, last = data.draw(st.sampled_from(places(document)))
+    inside: Any = document
+    for key in above:
+        inside = inside[key]
+    inside[last] = value
+    try:
+        entries = read_catalog(str(write_json(tmp_path / name, document)))
+        choose(entries, where="name is not null", datetime="2024", bbox=(-180, -90, 180, 90))
+        assert all(e.item is None or e.item["assets"] is not None for e in entries)
+    except LandcoverError as e:
+        assert_sentence(str(e))
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from([*COLUMNS, "id", "assets", "geometry", "x"]), ANYTHING), max_size=3)
+)
+def test_tables_with_anything_anywhere_are_read_or_refused(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(k for row in rows for k in row)}
+    try:
+        pq.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
+        return  # no table can hold it
+    try:
+        choose(read_catalog(str(tmp_path / "t.parquet")), where="name is not null", datetime="2024")
+    except LandcoverError as e:
+        assert_sentence(str(e))
