@@ -15,6 +15,7 @@ from landcover.batch.options import BatchOptions
 from landcover.batch.planning import cut_large, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.models import Model
+from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
 from tests.faults.runs import TINY
 from tests.scenes import digital_numbers, write_scene
@@ -228,3 +229,25 @@ def test_a_catalog_of_the_samples_becomes_maps_a_mosaic_and_polygons(
         not in landcover(capsys, "batch", SAMPLES / "catalog.csv", "--out", out, *more, "--min-area", "1ha").err
     )
     assert (out / "mosaic.tif").stat().st_mtime_ns == before
+
+
+def test_items_of_a_collection_are_mapped_and_again_when_their_pixels_change(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """The items stand in one file, as a search of a STAC API is saved; the outputs lie among the scenes."""
+    items = [stac_item(name, href=f"{name}.tif") for name in ("one", "two")]
+    catalog = write_json(scenes / "items.json", collection(*items))
+    dry = batch(capsys, catalog, scenes / "maps", pointwise, "--dry-run", "--json")
+    assert json.loads(dry.out)["scenes"] == 2
+    assert not (scenes / "maps").exists()
+    assert batch(capsys, catalog, scenes / "maps", pointwise).code == 0
+    expected = predicted(capsys, scenes / "one.tif", tmp_path / "map.tif", pointwise)
+    assert map_of(scenes / "maps", "one").read_bytes() == expected
+    item = json.loads((scenes / "maps" / "one" / "one.json").read_bytes())
+    assert item["properties"]["datetime"] == "2024-06-01T10:30:00Z"
+    write_scene(scenes / "two.tif", digital_numbers(40, 40))
+    again = batch(capsys, catalog, scenes / "maps", pointwise)
+    assert "1 scenes to map" in again.err
+    assert "1 done before" in again.err
+    whole = batch(capsys, scenes, scenes / "maps", pointwise, "--dry-run", "--json")
+    assert json.loads(whole.out)["scenes"] == 3, "maps of an earlier run are no scenes"

@@ -11,7 +11,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import numpy as np
@@ -28,6 +27,7 @@ from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneErr
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
 from landcover.planning import Options, Plan, make_plan
+from landcover.products import is_local
 from landcover.vectorfiles import FORMATS
 from landcover.vectorization import VectorOptions
 
@@ -55,6 +55,7 @@ class BatchPlan:
         done: records of scenes that need no work.
         broken: records of scenes that cannot be read.
         model: the one that was named; None where scenes take the embedded one that suits them.
+        items: STAC Items that only the catalog holds, and the files that they are to have.
     """
 
     options: BatchOptions
@@ -62,6 +63,7 @@ class BatchPlan:
     done: tuple[Record, ...]
     broken: tuple[Record, ...]
     model: Model | None
+    items: tuple[tuple[Path, Entry], ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -86,7 +88,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     """
     model = load_model(options.model) if options.model is not None else None
     _check_vectors(options, model)
-    entries = choose(read_catalog(options.catalog), **options.choose)
+    entries = choose(_scenes(options), **options.choose)
     if options.only_failed:
         entries = [e for e in entries if e.name in known and known[e.name].state == "failed"]
     same = _Same(options, _needs(options, model), uuid4().hex)
@@ -107,7 +109,29 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     if options.strict and broken:
         raise CatalogError(_listed(broken))
     jobs.sort(key=lambda job: (-job.pixels, job.name))
-    return BatchPlan(options, tuple(jobs), tuple(done), tuple(broken), model)
+    items = tuple((Path(job.source), entry) for entry, job in left if not entry.source)
+    return BatchPlan(options, tuple(jobs), tuple(done), tuple(broken), model, items)
+
+
+def _scenes(options: BatchOptions) -> list[Entry]:
+    """What the catalog names, but not the maps of earlier runs, where their folder lies in that of the scenes."""
+    out = options.out.resolve()
+    scenes = [e for e in read_catalog(options.catalog) if not e.source or not Path(e.source).is_relative_to(out)]
+    if not scenes:
+        raise CatalogError(f"{options.catalog} names nothing but what lies in {out}; give the scenes, not their maps")
+    return scenes
+
+
+def write_items(plan: BatchPlan) -> None:
+    """Give items that came inside a catalog files of their own, which any worker can read.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    for path, entry in plan.items:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        publish_text(path, json.dumps(entry.item))
 
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
@@ -222,9 +246,7 @@ class _Same:
         mapping = options.mapping | {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
         when = entry.datetime.isoformat() if entry.datetime else None
         mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping, options.confidence)
-        source = (
-            entry.source if entry.item is None else str(options.out.resolve() / FOLDER / "items" / f"{entry.name}.json")
-        )
+        source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
             batch=self._batch,
             name=entry.name,
@@ -250,13 +272,26 @@ def _digest(*facts: Any) -> str:
 def _identity(entry: Entry) -> list[Any]:
     """What tells a scene from another, or from itself before it was changed."""
     aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
-    if entry.item is not None:
-        return [_digest(entry.item), *aoi]
-    if urlsplit(entry.source).scheme not in ("", "file") or entry.source.startswith("/vsi"):
+    if entry.source and not is_local(entry.source):
         return [entry.source.partition("?")[0], *aoi]  # a signed address changes, the scene does not
     path = Path(entry.source)
+    if not entry.source or path.suffix.lower() in (".json", ".geojson"):
+        item = _read_item(path) if entry.source else entry.item or {"assets": {}}
+        hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
+        files = [path.parent / href for href in hrefs if is_local(href)]
+        return [_digest(item), *(_facts(p) for p in files if p.exists()), *aoi]
     files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
     return [_facts(p) for p in files] + aoi
+
+
+def _read_item(path: Path) -> dict[str, Any]:
+    """A STAC Item, as far as it tells its assets; whoever is given it will tell what is wrong with it."""
+    facts = _facts(path)
+    try:
+        item = json.loads(path.read_bytes())
+        return item if all(isinstance(asset, dict) for asset in item["assets"].values()) else {"assets": {}}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {"assets": {}, "file": facts}
 
 
 def _facts(path: Path) -> list[Any]:
@@ -289,20 +324,11 @@ def _looking(scenes: int) -> Executor:
 def _with_size(pair: tuple[Entry, Job]) -> Job | Record:
     entry, job = pair
     try:
-        if entry.item is not None:
-            _write_item(entry, Path(job.source))
         seen = entry if entry.size else measure(entry)
     except LandcoverError as e:
         return _broken(entry, e)
     when = job.datetime or (seen.datetime.isoformat() if seen.datetime else None)
     return replace(job, pixels=math.prod(seen.size or ()), datetime=when)
-
-
-def _write_item(entry: Entry, path: Path) -> None:
-    """Give an item that came inside a catalog a file of its own, which any worker can read."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    publish_text(path, json.dumps(entry.item))
 
 
 def _broken(entry: Entry, error: LandcoverError) -> Record:

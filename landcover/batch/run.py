@@ -18,7 +18,7 @@ from landcover.batch.cluster import check_workers, open_cluster, share_machine
 from landcover.batch.gathering import Gathered, gather
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
-from landcover.batch.planning import BatchPlan, check_device, cut_large, describe, measure_rate, plan_batch
+from landcover.batch.planning import BatchPlan, check_device, cut_large, describe, measure_rate, plan_batch, write_items
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text
@@ -80,6 +80,7 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
         known = state.records()
         plan = plan_batch(options, known)
         state.save(plan.broken)
+        write_items(plan)
         over = [*plan.done, *plan.broken]
         if plan.jobs:
             for event in _carry_out(plan, known, state):

@@ -234,7 +234,7 @@ def _item(job: Job) -> dict[str, Any]:
     when = datetime.fromisoformat(job.datetime) if job.datetime else None
     return map_item(
         job.item,
-        name=job.name.replace("/", "_"),
+        name=job.name,
         assets=job.outputs,
         source=job.source,
         datetime=when,
