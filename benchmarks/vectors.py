@@ -26,7 +26,7 @@ from rasterio.windows import Window
 import landcover
 from landcover.outlines import trace
 from landcover.synthetic import mosaic_scene
-from landcover.vectorization import polygons_of
+from landcover.features import polygons_of
 
 PART = 2000
 """Side of the part of a map that the usual way is timed on."""

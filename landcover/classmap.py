@@ -1,7 +1,7 @@
 """Class maps on disk: opened with their legend, checked, and read in strips."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +75,23 @@ def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
         except RasterioError as e:  # here, for whoever takes them may be writing something
             raise MapError(_unreadable(dataset.name, e)) from e
         yield start, ids
+
+
+def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The same rows in strips of `rows`, the last of what is left."""
+    waiting: list[np.ndarray] = []
+    start = height = 0
+    for _, ids in blocks:
+        waiting.append(ids)
+        height += len(ids)
+        if height >= rows:
+            joined = np.concatenate(waiting)
+            for first in range(0, height - rows + 1, rows):
+                yield start + first, joined[first : first + rows]
+            done = height // rows * rows
+            waiting, start, height = [joined[done:]], start + done, height - done
+    if height:
+        yield start, np.concatenate(waiting)
 
 
 def check_values(pixels: np.ndarray, legend: Legend, name: str) -> None:

@@ -28,13 +28,14 @@ from typer.testing import CliRunner
 from landcover import classmap
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
+from landcover.features import measure, polygons_of
 from landcover.ground import Ground
 from landcover.outlines import Tracer, trace
-from landcover.sieve import label_patches, sieve
+from landcover.sieve import sieve, sieved
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
-from landcover.vectorization import measure, polygons, polygons_of, vectorize
+from landcover.vectorization import polygons, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
 from tests.scenes import read_map
 
@@ -169,27 +170,23 @@ def test_a_patch_is_weighed_over_its_pixels(ids: np.ndarray, rows: int) -> None:
         assert (np.isnan(mean) and not len(known)) or mean == pytest.approx(known.mean())
 
 
-@given(small_maps)
-def test_patches_are_the_pixels_that_edges_join(ids: np.ndarray) -> None:
-    patch = label_patches(ids)
-    for axis in (0, 1):
-        a, b = (np.take(v, range(v.shape[axis] - 1), axis) for v in (ids, patch))
-        c, d = (np.take(v, range(1, v.shape[axis]), axis) for v in (ids, patch))
-        np.testing.assert_array_equal(a == c, b == d)
-    flooded = [flood(patch, n) for n in range(patch.max() + 1)]
-    assert all(flooded)
-
-
-def flood(patch: np.ndarray, number: int) -> bool:
-    """Whether the pixels of one patch can be reached from its first one."""
-    left = set(map(tuple, np.argwhere(patch == number)))
-    edge = [min(left)]
-    while edge:
-        r, c = edge.pop()
-        if (r, c) in left:
-            left.remove((r, c))
-            edge += [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
-    return not left
+def label_patches(ids: np.ndarray) -> np.ndarray:
+    """Number the patches of a small map, nodata too: pixels of one value that are joined by their edges."""
+    patch, count = np.full(ids.shape, -1), 0
+    for start in np.ndindex(ids.shape):
+        edge = [start] if patch[start] < 0 else []
+        count += len(edge)
+        while edge:
+            r, c = edge.pop()
+            if patch[r, c] < 0:
+                patch[r, c] = count - 1
+                near = ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1))
+                edge += [
+                    (y, x)
+                    for y, x in near
+                    if 0 <= y < ids.shape[0] and 0 <= x < ids.shape[1] and ids[y, x] == ids[r, c]
+                ]
+    return patch
 
 
 # Sieving
@@ -212,6 +209,21 @@ def test_sieve_leaves_small_patches_only_where_they_have_no_neighbour(ids: np.nd
             around[:, 1:] |= here[:, :-1]
             around[:, :-1] |= here[:, 1:]
             assert not out[around & ~here].any()
+
+
+@settings(max_examples=300)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20), elements=st.integers(0, 3)),
+    st.integers(1, 20),
+    st.integers(1, 7),
+)
+def test_sieve_does_the_same_whatever_the_strips(ids: np.ndarray, pixels: int, rows: int) -> None:
+    area, ground = pixels * 100 - 50.0, ground_of(ids.shape)
+    cover = np.bincount(ids.ravel(), minlength=256)
+    blocks = ((i, ids[i : i + rows]) for i in range(0, len(ids), rows))
+    found = list(sieved(blocks, area, ground, cover))
+    assert [row for row, _ in found] == list(np.cumsum([0] + [len(b) for _, b in found])[:-1])
+    np.testing.assert_array_equal(np.concatenate([b for _, b in found]), sieve(ids, area, ground))
 
 
 def test_sieve_leaves_an_island_in_nodata_alone() -> None:
