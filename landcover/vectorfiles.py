@@ -170,7 +170,8 @@ def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> No
     """
     first = next(tables)
     told = pyarrow.schema([f.remove_metadata() for f in first.schema], {"geo": json.dumps(_geo(_crs(first), kind))})
-    with pyarrow.parquet.ParquetWriter(path, told, compression="zstd") as writer:
+    few = ["class_id", "class_name"]
+    with pyarrow.parquet.ParquetWriter(path, told, compression="zstd", use_dictionary=few) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table.cast(told))
 

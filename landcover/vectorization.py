@@ -153,10 +153,9 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
-    with _open(map_path, how) as source:
+    with _open(map_path, how) as source, read_ahead(_features(source, how)) as made:
         tally = _Tally(source)
-        counted = tally.counted(_features(source, how))
-        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in counted)
+        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in tally.counted(made))
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"

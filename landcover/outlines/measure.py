@@ -22,7 +22,7 @@ def measured(
         count: of patches.
         scales: of the rows of the strip.
         first_row, rows: of the strip.
-        unit: how many steps of the nodes a pixel has.
+        unit: how many steps of the nodes a pixel has, a power of two.
 
     Returns:
         m² and m, float64 (count,).
@@ -33,57 +33,71 @@ def measured(
 @numba.njit(cache=True, nogil=True)
 def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows, unit):
     area, length = np.zeros(count), np.zeros(count)
-    width = scales.area.shape[1] + 1
+    width, top = scales.area.shape[1] + 1, first_row * unit
     for i in range(len(patch)):
         lo, hi = offsets[i], offsets[i + 1]
         if begin[i] != CLOSED:
-            y, x = 0.0 if begin[i] < width else float(rows), float(begin[i] % width)
+            x, y = begin[i] % width * unit, (0 if begin[i] < width else rows * unit)
         else:
-            x, y = _place(nodes[hi - 1], unit, first_row)
+            x, y = nodes[hi - 1, 0], nodes[hi - 1, 1] - top
+        x = x if x >= 0 else ~x
+        square, metres = 0.0, 0.0
         for j in range(lo, hi + (end[i] != CLOSED)):
             if j < hi:
-                next_x, next_y = _place(nodes[j], unit, first_row)
+                next_x, next_y = nodes[j, 0], nodes[j, 1] - top
+                next_x = next_x if next_x >= 0 else ~next_x
             else:
-                next_y, next_x = 0.0 if end[i] < width else float(rows), float(end[i] % width)
-            square, metres = _edge(x, y, next_x, next_y, scales)
-            area[patch[i]] += square
-            length[patch[i]] += metres
+                next_x, next_y = end[i] % width * unit, (0 if end[i] < width else rows * unit)
+            along = unit == 1 or (x | y | next_x | next_y) & (unit - 1) == 0  # both nodes are corners of pixels
+            if along and y == next_y:
+                metres += _level(y // unit, min(x, next_x) // unit, max(x, next_x) // unit, scales)
+            elif along and x == next_x:
+                ground, way = _upright(x // unit, min(y, next_y) // unit, max(y, next_y) // unit, scales)
+                square += ground if next_y < y else -ground
+                metres += way
+            else:
+                ground, way = _slanted(x / unit, y / unit, next_x / unit, next_y / unit, scales)
+                square += ground
+                metres += way
             x, y = next_x, next_y
+        area[patch[i]] += square
+        length[patch[i]] += metres
     return area, length
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(node, unit, first_row):
-    x = node[0] if node[0] >= 0 else ~node[0]
-    return x / unit, node[1] / unit - first_row
-
-
-@numba.njit(cache=True, nogil=True)
-def _edge(x0, y0, x1, y1, scales):
-    """Ground to the left of an edge, in m², positive if it goes north, and its length."""
-    if y0 == y1 and x0 == int(x0) and x1 == int(x1):
-        return 0.0, abs(
-            _at(scales.across, scales.line_place[int(y0)], int(x1))
-            - _at(scales.across, scales.line_place[int(y0)], int(x0))
-        )
-    if x0 == x1 and x0 == int(x0) and y0 == int(y0) and y1 == int(y1):
-        return _upright(int(x0), int(y0), int(y1), scales)
-    return _slanted(x0, y0, x1, y1, scales)
+def _level(y, x0, x1, scales):
+    """How long an edge along the sides of pixels is."""
+    knot = int(scales.line_place[y])
+    share = scales.line_place[y] - knot
+    metres = scales.across[knot, x1] - scales.across[knot, x0]
+    if share > 0:
+        metres += share * (scales.across[knot + 1, x1] - scales.across[knot + 1, x0] - metres)
+    return metres
 
 
 @numba.njit(cache=True, nogil=True)
 def _upright(x, y0, y1, scales):
-    """The same for an edge along the sides of pixels."""
+    """How much ground there is left of an edge along the sides of pixels, and how long it is."""
     square, metres = 0.0, 0.0
-    for row in range(min(y0, y1), max(y0, y1)):
-        square += _at(scales.area, scales.row_place[row], x)
-        metres += _at(scales.down, scales.row_place[row], x)
-    return (square if y1 < y0 else -square), metres
+    for row in range(y0, y1):
+        knot = int(scales.row_place[row])
+        share = scales.row_place[row] - knot
+        ground, way = scales.area[knot, x], scales.down[knot, x]
+        if share > 0:
+            ground += share * (scales.area[knot + 1, x] - ground)
+            way += share * (scales.down[knot + 1, x] - way)
+        square += ground
+        metres += way
+    return square, metres
 
 
 @numba.njit(cache=True, nogil=True)
 def _slanted(x0, y0, x1, y1, scales):
-    """The same for any edge, in pieces: its length from the sides of pixels there, the ground by Simpson's rule."""
+    """The same for any edge, in pieces: its length from the sides of pixels there, the ground by Simpson's rule.
+
+    The ground counts as positive if the edge goes north.
+    """
     dx, dy = x1 - x0, y1 - y0
     pieces = math.ceil(max(abs(dx), abs(dy)) / scales.step)
     dx, dy = dx / pieces, dy / pieces
