@@ -68,13 +68,14 @@ def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
     """
     block = dataset.block_shapes[0][0]
     rows = max(1, STRIP_PIXELS // (dataset.width * block)) * block
+    marked = dataset.nodata == MAP_NODATA  # then no mask is needed to see where there is no class
     for start in range(0, dataset.height, rows):
         window = Window(0, start, dataset.width, min(rows, dataset.height - start))
         try:
-            ids = dataset.read(1, window=window, masked=True).filled(MAP_NODATA)
+            ids = dataset.read(1, window=window, masked=not marked)
         except RasterioError as e:  # here, for whoever takes them may be writing something
             raise MapError(_unreadable(dataset.name, e)) from e
-        yield start, ids
+        yield start, ids if marked else ids.filled(MAP_NODATA)
 
 
 def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -11,9 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 import pyarrow
 import pyarrow.parquet
-import pyogrio
 import pyproj
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from landcover.errors import ConfigError, OutputError
 from landcover.features import BOUNDS
@@ -92,12 +90,19 @@ def write_layer(tables: Iterator[pyarrow.Table], out: Path, legend: Legend, kind
 def _write_errors(out: Path) -> Iterator[None]:
     try:
         yield
-    except (DataSourceError, DataLayerError, sqlite3.Error, pyarrow.ArrowException) as e:
+    except (_UnwrittenError, sqlite3.Error, pyarrow.ArrowException) as e:
         raise OutputError(f"{out} cannot be written: {e}; is the disk full?") from e
+
+
+class _UnwrittenError(Exception):
+    """GDAL could not write a file."""
 
 
 def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> None:
     """Let GDAL take the tables as a stream of Arrow batches; it is looked at afterwards whether all of them arrived."""
+    import pyogrio  # here, as it imports geopandas, which GeoParquet does without
+    from pyogrio.errors import DataLayerError, DataSourceError
+
     driver = FORMATS[path.suffix.lower()]
     first = _arrow(next(tables), driver)
     given = _Stream(itertools.chain([first], (_arrow(t, driver) for t in tables)))
@@ -119,12 +124,13 @@ def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> None:
                 crs=crs,
                 layer_options=options,
             )
-    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError):
+        arrived = _arrived(path, driver, given.rows)
+    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError) as e:
         if given.failure is not None:
             raise given.failure from None
-        raise
-    if not _arrived(path, driver, given.rows):
-        raise DataLayerError("not all polygons arrived")
+        raise _UnwrittenError(str(e)) from e
+    if not arrived:
+        raise _UnwrittenError("not all polygons arrived")
 
 
 class _Stream:
@@ -159,6 +165,8 @@ def _arrived(path: Path, driver: str, rows: int) -> bool:
         with path.open("rb") as f:
             f.seek(max(0, path.stat().st_size - 16))
             return f.read().rstrip().endswith(b"}")
+    import pyogrio
+
     return pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
 
 

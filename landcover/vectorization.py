@@ -32,6 +32,9 @@ from landcover.vectorfiles import check_layer, write_layer
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+_CACHE_BYTES = 64_000_000
+"""Of GDAL for blocks of the map, each of which is read once; by default it would keep a twentieth of the memory."""
+
 _COARSE_METRES = 1000.0
 """Outlines that do not run along pixel edges are measured edge by edge where pixels are larger."""
 
@@ -212,7 +215,7 @@ class _Source:
 
 @contextmanager
 def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
-    with open_map(map_path, how.legend) as (dataset, legend):
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), open_map(map_path, how.legend) as (dataset, legend):
         wanted = tuple(legend.id_of(name) for name in how.classes) if how.classes is not None else legend.ids
         if how.crs is not None and dataset.crs is None:
             raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
@@ -297,10 +300,12 @@ def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarr
     """Rows whose values are all in the legend; nodata outside of an area."""
     dataset = source.dataset
     for row, ids in strips(dataset):
-        check_values(np.bincount(ids.ravel(), minlength=256), source.legend, dataset.name)
+        counts = np.bincount(ids.ravel(), minlength=256)
+        check_values(counts, source.legend, dataset.name)
         if area is not None:
             ids = np.where(area.mask(Box(row, row + len(ids), 0, dataset.width)), ids, 0).astype(np.uint8)
-        source.counts[:] += np.bincount(ids.ravel(), minlength=256)
+            counts = np.bincount(ids.ravel(), minlength=256)
+        source.counts[:] += counts
         yield row, ids
 
 
