@@ -61,13 +61,16 @@ def _companions(out: Path) -> list[Path]:
     ]
 
 
-def write_layer(tables: Iterator[pyarrow.Table], out: Path, legend: Legend, kind: str = "Polygon") -> None:
+def write_layer(
+    tables: Iterator[pyarrow.Table], out: Path, legend: Legend, facts: dict[str, str], kind: str = "Polygon"
+) -> None:
     """Write tables one after the other, beside their destination, and move the file there when it is complete.
 
     Args:
         tables: as `landcover.features` makes them, at least one; they are taken as they are made.
         out: the file.
         legend: for the style of a GeoPackage.
+        facts: what made the polygons, for the metadata of a GeoPackage and of GeoParquet.
         kind: of the geometries, "Polygon", "MultiPolygon" or "Point".
 
     Raises:
@@ -77,7 +80,7 @@ def write_layer(tables: Iterator[pyarrow.Table], out: Path, legend: Legend, kind
     with _write_errors(out), disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
-        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind)
+        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind, facts)
         if out.suffix.lower() == ".gpkg" and kind != "Point":
             add_style(done / out.name, legend)
         for stale in _companions(out):
@@ -98,7 +101,7 @@ class _UnwrittenError(Exception):
     """GDAL could not write a file."""
 
 
-def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> None:
+def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:
     """Let GDAL take the tables as a stream of Arrow batches; it is looked at afterwards whether all of them arrived."""
     import pyogrio  # here, as it imports geopandas, which GeoParquet does without
     from pyogrio.errors import DataLayerError, DataSourceError
@@ -122,6 +125,7 @@ def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> None:
                 geometry_name="geometry",
                 geometry_type=kind,
                 crs=crs,
+                layer_metadata=facts if driver == "GPKG" else None,
                 layer_options=options,
             )
         arrived = _arrived(path, driver, given.rows)
@@ -170,14 +174,16 @@ def _arrived(path: Path, driver: str, rows: int) -> bool:
     return pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
 
 
-def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str) -> None:
+def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:
     """GeoParquet 1.1, with the bounding box of each row, so that readers can leave out what they do not need.
 
     References:
         GeoParquet specification 1.1.0, https://geoparquet.org/releases/v1.1.0.
     """
     first = next(tables)
-    told = pyarrow.schema([f.remove_metadata() for f in first.schema], {"geo": json.dumps(_geo(_crs(first), kind))})
+    told = pyarrow.schema(
+        [f.remove_metadata() for f in first.schema], {**facts, "geo": json.dumps(_geo(_crs(first), kind))}
+    )
     few = ["class_id", "class_name"]
     with pyarrow.parquet.ParquetWriter(path, told, compression="zstd", use_dictionary=few) as writer:
         for table in itertools.chain([first], tables):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pyproj.exceptions import CRSError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from landcover import __version__
 from landcover.classmap import CONFIDENCE_NODATA, check_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure
@@ -24,6 +25,7 @@ from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, Tracer
 from landcover.pipeline import read_ahead
+from landcover.provenance import inherited, tags
 from landcover.regions import Area, read_area
 from landcover.sieve import sieved
 from landcover.specs import Legend
@@ -162,7 +164,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
-        write_layer((t.drop_columns(KNOWN) for t in tables), out, source.legend, kind)
+        write_layer((t.drop_columns(KNOWN) for t in tables), out, source.legend, _facts(source, how), kind)
     return tally.summary(out)
 
 
@@ -220,6 +222,14 @@ def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
         if how.crs is not None and dataset.crs is None:
             raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
         yield _Source(dataset, legend, wanted, _ground(dataset, how), np.zeros(256, np.int64))
+
+
+def _facts(source: _Source, how: VectorOptions) -> dict[str, str]:
+    """What made the polygons: the map, what is known of it, and the options that are not the defaults."""
+    changed = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
+    told = {k: Path(v).name if k in ("aoi", "confidence") else v for k, v in changed.items() if k != "legend"}
+    polygons = {"version": __version__, "map": Path(source.dataset.name).name, **told}
+    return tags(polygons=polygons) | inherited(source.dataset.tags())
 
 
 def _features(source: _Source, how: VectorOptions) -> Iterator[pyarrow.Table]:

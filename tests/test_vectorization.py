@@ -5,6 +5,9 @@ import math
 import os
 import resource
 import sqlite3
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import geopandas
 import numpy as np
 import pandas
 import pyarrow.parquet
+import pyogrio
 import pyproj
 import pytest
 import rasterio
@@ -274,16 +278,6 @@ def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
 # Simplifying
 
 
-@given(small_maps, st.floats(0.1, 100), transforms())
-def test_simplified_polygons_stay_a_valid_coverage(ids: np.ndarray, tolerance: float, transform: Affine) -> None:
-    polygons, _, _ = outlined(ids, transform)
-    simple = shapely.coverage_simplify(polygons, tolerance) if len(polygons) else polygons
-    assert shapely.is_valid(simple).all()
-    assert shapely.coverage_is_valid(simple)
-    assert len(simple) == len(polygons)
-    assert not shapely.is_empty(simple).any()
-
-
 def blobs(size: int = 60, seed: int = 3) -> np.ndarray:
     """A map with rounded patches, like a predicted one, and a bay of nodata."""
     rng = np.random.default_rng(seed)
@@ -455,6 +449,24 @@ def test_a_geopackage_opens_coloured_in_qgis(scene: Path) -> None:
     assert colours == [",".join(map(str, (*c.rgb, 255))) for c in legend.classes]
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_polygons_tell_what_made_them(scene: Path, suffix: str) -> None:
+    """In the metadata tables of a GeoPackage, as GDAL reads them, and in the schema of GeoParquet; without paths."""
+    out = scene.with_name(f"out{suffix}")
+    vectorize(scene, out, min_area=500, simplify=12, confidence=scene.with_name("confidence.tif"))
+    if suffix == ".gpkg":
+        told = pyogrio.read_info(out, layer="landcover")["layer_metadata"]
+        connection = sqlite3.connect(out)
+        assert connection.execute("SELECT count(*) FROM gpkg_metadata_reference").fetchone() == (1,)
+        connection.close()
+    else:
+        told = {k.decode(): v.decode() for k, v in pyarrow.parquet.read_schema(out).metadata.items()}
+    made = json.loads(told["LANDCOVER_POLYGONS"])
+    assert made["map"] == "map.tif"
+    assert (made["min_area"], made["simplify"], made["confidence"]) == (500, 12, "confidence.tif")
+    assert str(scene.parent) not in json.dumps(told)
+
+
 def test_a_style_holds_any_class_name() -> None:
     legend = Legend(name="x", classes=(LandClass(id=7, name="<\"a\" & 'b'>", color="#010203"),))
     category = next(ET.fromstring(qml(legend)).iter("category"))
@@ -559,6 +571,28 @@ def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {p.name: p.read_bytes() for p in scene.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".fgb"])
+def test_killed_in_the_middle_it_leaves_nothing_under_its_name(tmp_path: Path, suffix: str) -> None:
+    """Killed at ten moments while it writes; then it runs through, over what the killed ones left."""
+    write_map(tmp_path / "map.tif", np.random.default_rng(0).integers(1, 5, (1500, 700)).astype(np.uint8))
+    out = tmp_path / f"out{suffix}"
+    command = [sys.executable, "-m", "landcover", "vectorize", str(tmp_path / "map.tif"), "-o", str(out)]
+    for k in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        work = tmp_path / f".{out.name}.work" / "done"
+        while process.poll() is None and not (work.exists() and any(p.stat().st_size for p in work.iterdir())):
+            time.sleep(0.005)
+        time.sleep(0.02 * k)
+        process.kill()
+        process.wait()
+        if out.exists():  # it was done before
+            assert len(read(out)) > 1000
+            break
+    subprocess.run([*command, "--overwrite"], check=True, capture_output=True)
+    assert len(read(out)) > 1000
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", out.name}
 
 
 def test_without_a_crs_areas_are_null(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ References:
     Chaikin, G. (1974), An algorithm for high-speed curve generation.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +22,9 @@ from landcover.outlines.walk import CLOSED, Pieces
 
 STRIP_ROWS = 1024
 """Outlines are simplified in strips of so many rows, always: nodes on their borders stay."""
+
+_SLACK = 1.01
+"""A tolerance of a pixel is one also where the map's metres are not quite those on the ground."""
 
 _BEND, _FIXED = 1, 2
 _MAY, _ONLY_LEFT, _MAY_NOT = 0, 1, 2
@@ -51,7 +53,7 @@ class Simplification:
     """How outlines become simpler.
 
     Attributes:
-        area: a node is left out if the triangle with its neighbours is smaller, in pixels.
+        area: a node is left out if the triangle with its neighbours is not larger, in pixels.
         smooth: corners are cut off, twice, as far as nothing is in the way.
     """
 
@@ -229,25 +231,27 @@ def _restore(arc, marks):
 
 @numba.njit(cache=True, nogil=True)
 def _thinned(arc, straighten, marks, area):
-    """An arc without the nodes whose triangles are smaller than an area, the smallest first; unmarks them.
+    """An arc without the nodes whose triangles are not larger than an area, the smallest first; unmarks them.
 
-    In one round no two neighbours go, so that of a staircase every other corner stays, and its line is kept.
+    In one round no two neighbours go, so that of a staircase every other corner stays, and its line is kept. What one
+    side wins in all is kept within the area too, else round patches would grow, as their outer corners come last.
     """
-    most = math.ceil(2 * area) - 1  # twice the area of a triangle is a whole number
+    most = int(2 * area * _SLACK)  # twice the area of a triangle is a whole number
     loop = arc[0, 0] == arc[-1, 0] and arc[0, 1] == arc[-1, 1]
     least = 5 if loop else (3 if straighten == _MAY_NOT else 2)
-    kept, level = arc.copy(), 0
+    kept, level, balance = arc.copy(), 0, 0
     while level <= most and len(kept) > least:
         size, gone = 1, False
         left = len(kept)
         for k in range(1, len(kept) - 1):
             a, b, c = kept[size - 1], kept[k], kept[k + 1]
             twice = _twice(a, b, c)
-            goes = not gone and left > least and abs(twice) <= level
+            goes = not gone and left > least and abs(twice) <= level and abs(balance + twice) <= most
             if goes and left == 3 and straighten == _ONLY_LEFT:
                 goes = twice > 0
             if goes and _empty(marks, a[0], a[1], b[0], b[1], c[0], c[1], 1):
                 marks[b[1], b[0]] = 0
+                balance += twice
                 gone = True
                 left -= 1
             else:
@@ -301,10 +305,11 @@ def _rounded(arc, marks, free):
     if not free:
         out[0] = 16 * arc[0]
         used = 1
+    square = free and last == 4  # as of one pixel, which would lose a sixth
     for k in range(used, last):
         a, b, c = arc[k - 1 if k else last - 1], arc[k], arc[k + 1]
         ax, ay, cx, cy = a[0] + b[0], a[1] + b[1], b[0] + c[0], b[1] + c[1]
-        if _twice(a, b, c) != 0 and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2):
+        if not square and _twice(a, b, c) != 0 and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2):
             out[used] = 6 * a + 10 * b
             out[used + 1] = 3 * a + 12 * b + c
             out[used + 2] = a + 12 * b + 3 * c
