@@ -24,9 +24,9 @@ from rasterio.features import shapes
 from rasterio.windows import Window
 
 import landcover
+from landcover.features import polygons_of
 from landcover.outlines import trace
 from landcover.synthetic import mosaic_scene
-from landcover.vectorization import polygons_of
 
 PART = 2000
 """Side of the part of a map that the usual way is timed on."""

@@ -1,7 +1,7 @@
 """Class maps on disk: opened with their legend, checked, and read in strips."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,13 +68,31 @@ def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
     """
     block = dataset.block_shapes[0][0]
     rows = max(1, STRIP_PIXELS // (dataset.width * block)) * block
+    marked = dataset.nodata == MAP_NODATA  # then no mask is needed to see where there is no class
     for start in range(0, dataset.height, rows):
         window = Window(0, start, dataset.width, min(rows, dataset.height - start))
         try:
-            ids = dataset.read(1, window=window, masked=True).filled(MAP_NODATA)
+            ids = dataset.read(1, window=window, masked=not marked)
         except RasterioError as e:  # here, for whoever takes them may be writing something
             raise MapError(_unreadable(dataset.name, e)) from e
-        yield start, ids
+        yield start, ids if marked else ids.filled(MAP_NODATA)
+
+
+def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The same rows in strips of `rows`, the last of what is left."""
+    waiting: list[np.ndarray] = []
+    start = height = 0
+    for _, ids in blocks:
+        waiting.append(ids)
+        height += len(ids)
+        if height >= rows:
+            joined = np.concatenate(waiting)
+            for first in range(0, height - rows + 1, rows):
+                yield start + first, joined[first : first + rows]
+            done = height // rows * rows
+            waiting, start, height = [joined[done:]], start + done, height - done
+    if height:
+        yield start, np.concatenate(waiting)
 
 
 def check_values(pixels: np.ndarray, legend: Legend, name: str) -> None:

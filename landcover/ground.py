@@ -1,9 +1,10 @@
 """The ground under a raster: where its pixels lie on the earth, and how large they are there."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyproj
@@ -21,6 +22,31 @@ WGS84 = pyproj.Geod(ellps="WGS84")
 
 _LATTICE_METRES = 2000.0
 """Pixel areas are computed exactly this far apart and interpolated between; the error is below 3e-7."""
+
+
+class Scales(NamedTuple):
+    """How large areas and how long edges are on the ground, for some rows of a raster and the lines between them.
+
+    Values are known at knots, some rows apart, and interpolated between: row r lies at `row_place[r]`, which is 1.25 a
+    quarter of the way from knot 1 to knot 2. They are float64, in metres.
+
+    Attributes:
+        area: of the pixels left of each column, in a row, (knots, width + 1), m².
+        down: length of the edge of a pixel at each column, from a row to the next, (knots, width + 1).
+        skew: how far the sides of each pixel are from a right angle, as their scalar product, (knots, width), m².
+        row_place: (rows,).
+        across: length of the line from the left border to each column, (knots, width + 1).
+        line_place: (rows + 1,).
+        step: how many pixels an edge may be long, to be measured in one piece.
+    """
+
+    area: np.ndarray
+    down: np.ndarray
+    skew: np.ndarray
+    row_place: np.ndarray
+    across: np.ndarray
+    line_place: np.ndarray
+    step: int
 
 
 @dataclass(frozen=True)
@@ -92,17 +118,59 @@ class Ground:
 
     def pixel_areas(self, start: int, stop: int) -> np.ndarray:
         """Area of every pixel of rows [start, stop), as float64 (rows, width) in m²."""
-        rows, cols = np.arange(start, stop), np.arange(self.width)
-        pixel = self.metres_per_unit * math.sqrt(abs(self.transform.determinant))
-        step = max(1, min(256, int(_LATTICE_METRES / pixel)))
-        knots_col = _knots(0, self.width - 1, step, self.width - 1)
-        knots_row = _knots(start, stop - 1, step, self.height - 1)
-        known = self._areas_at(knots_row, knots_col)
-        wide = np.stack([np.interp(cols, knots_col, line) for line in known])
-        above = np.clip(np.searchsorted(knots_row, rows, "right") - 1, 0, max(0, len(knots_row) - 2))
-        below = np.minimum(above + 1, len(knots_row) - 1)
-        share = (rows - knots_row[above]) / np.maximum(1, knots_row[below] - knots_row[above])
-        return wide[above] + share[:, None] * (wide[below] - wide[above])
+        knots = self._row_knots(start, stop)
+        wide = self._wide(self._areas_at, knots)
+        place = np.interp(np.arange(start, stop), knots, np.arange(len(knots)))
+        above = place.astype(int)
+        below = np.minimum(above + 1, len(knots) - 1)
+        return wide[above] + (place - above)[:, None] * (wide[below] - wide[above])
+
+    def scales(self, start: int, stop: int) -> Scales:
+        """What areas and edges measure in rows [start, stop), which may be none, and on the lines that bound them."""
+        rows, lines = self._row_knots(start, stop), _knots(start, stop, self._step, self.height)
+        falling, rising = (
+            self._wide(partial(self._lengths, way=way), rows + (way[0] < 0)) for way in ((1, 1), (-1, 1))
+        )
+        across = self._wide(partial(self._lengths, way=(0, 1)), lines)
+        return Scales(
+            _summed(self._wide(self._areas_at, rows)),
+            self._wide(partial(self._lengths, way=(1, 0)), rows, ends=1),
+            (falling**2 - rising**2) / 4,
+            np.interp(np.arange(start, stop), rows, np.arange(len(rows))),
+            _summed(across),
+            np.interp(np.arange(start, stop + 1), lines, np.arange(len(lines))),
+            self._step,
+        )
+
+    @cached_property
+    def pixel_metres(self) -> float:
+        """Side of a pixel at the centre of the raster: the square root of its area."""
+        return self.metres_per_unit * math.sqrt(abs(self.transform.determinant))
+
+    @property
+    def _step(self) -> int:
+        """How many pixels knots are apart."""
+        return max(1, min(256, int(_LATTICE_METRES / self.pixel_metres)))
+
+    def _row_knots(self, start: int, stop: int) -> np.ndarray:
+        last = self.height - 1
+        return _knots(min(start, last), max(start, stop - 1), self._step, last)
+
+    def _wide(self, measure: Callable, rows: np.ndarray, ends: int = 0) -> np.ndarray:
+        """What is measured at rows × columns, for every column; `ends` is 1 for columns between pixels."""
+        last = self.width - 1 + ends
+        knots = np.zeros(1, int) if self.rows_are_parallels else _knots(0, last, self._step, last)
+        return np.stack([np.interp(np.arange(last + 1), knots, line) for line in measure(rows, knots)])
+
+    def _lengths(self, rows: np.ndarray, cols: np.ndarray, way: tuple[int, int]) -> np.ndarray:
+        """How far it is from pixel corners to those some rows and columns further, (rows, cols) in metres.
+
+        A straight line on a map is not the shortest on earth, so long ones are measured in pieces.
+        """
+        part = np.linspace(0, 1, 1 + math.ceil(self.pixel_metres / _LATTICE_METRES))
+        row, col = np.broadcast_arrays(rows[:, None, None] + way[0] * part, cols[None, :, None] + way[1] * part)
+        lon, lat = self.to_lonlat.transform(*coordinates(self.transform, col, row))
+        return WGS84.inv(lon[..., :-1], lat[..., :-1], lon[..., 1:], lat[..., 1:])[2].sum(axis=-1)
 
     def _areas_at(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Area of the pixels at rows × cols, from their four corners, (rows, cols) in m²."""
@@ -134,6 +202,11 @@ def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: in
     _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
     side = float(np.sqrt(across * down))
     return side if np.isfinite(side) and side > 0 else None
+
+
+def _summed(values: np.ndarray) -> np.ndarray:
+    """Sums along rows, from 0 on."""
+    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
 
 
 def _knots(first: int, last: int, step: int, end: int) -> np.ndarray:

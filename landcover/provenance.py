@@ -18,3 +18,8 @@ def tags(**facts: Any) -> dict[str, str]:
 def legend_tag(tags: Mapping[str, str]) -> str | None:
     """The legend that a map carries, as JSON, or None."""
     return tags.get(PREFIX + "LEGEND")
+
+
+def inherited(tags: Mapping[str, str]) -> dict[str, str]:
+    """What the tags of a map tell of how it was made, without its legend."""
+    return {k: v for k, v in tags.items() if k.startswith(PREFIX) and k != PREFIX + "LEGEND"}

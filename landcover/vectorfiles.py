@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-import geopandas
 import pyarrow
 import pyarrow.parquet
-import pyogrio
 import pyproj
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from landcover.errors import ConfigError, OutputError
+from landcover.features import BOUNDS
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.specs import Legend
 
@@ -63,13 +61,16 @@ def _companions(out: Path) -> list[Path]:
     ]
 
 
-def write_layer(tables: Iterator[geopandas.GeoDataFrame], out: Path, legend: Legend, kind: str = "Polygon") -> None:
+def write_layer(
+    tables: Iterator[pyarrow.Table], out: Path, legend: Legend, facts: dict[str, str], kind: str = "Polygon"
+) -> None:
     """Write tables one after the other, beside their destination, and move the file there when it is complete.
 
     Args:
-        tables: with the same columns and CRS, at least one; they are taken as they are made.
+        tables: as `landcover.features` makes them, at least one; they are taken as they are made.
         out: the file.
         legend: for the style of a GeoPackage.
+        facts: what made the polygons, for the metadata of a GeoPackage and of GeoParquet.
         kind: of the geometries, "Polygon", "MultiPolygon" or "Point".
 
     Raises:
@@ -79,7 +80,7 @@ def write_layer(tables: Iterator[geopandas.GeoDataFrame], out: Path, legend: Leg
     with _write_errors(out), disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
-        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind)
+        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind, facts)
         if out.suffix.lower() == ".gpkg" and kind != "Point":
             add_style(done / out.name, legend)
         for stale in _companions(out):
@@ -92,17 +93,26 @@ def write_layer(tables: Iterator[geopandas.GeoDataFrame], out: Path, legend: Leg
 def _write_errors(out: Path) -> Iterator[None]:
     try:
         yield
-    except (DataSourceError, DataLayerError, sqlite3.Error, pyarrow.ArrowException) as e:
+    except (_UnwrittenError, sqlite3.Error, pyarrow.ArrowException) as e:
         raise OutputError(f"{out} cannot be written: {e}; is the disk full?") from e
 
 
-def _write_gdal(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: str) -> None:
+class _UnwrittenError(Exception):
+    """GDAL could not write a file."""
+
+
+def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:
     """Let GDAL take the tables as a stream of Arrow batches; it is looked at afterwards whether all of them arrived."""
+    import pyogrio  # here, as it imports geopandas, which GeoParquet does without
+    from pyogrio.errors import DataLayerError, DataSourceError
+
     driver = FORMATS[path.suffix.lower()]
     first = _arrow(next(tables), driver)
     given = _Stream(itertools.chain([first], (_arrow(t, driver) for t in tables)))
+    told = _crs(first)
+    crs = None if told is None else pyproj.CRS.from_json_dict(told).to_wkt()
     options = {"ESRI Shapefile": {"ENCODING": "UTF-8"}}.get(driver, {})
-    if driver == "GeoJSON" and given.crs(first) is not None:
+    if driver == "GeoJSON" and crs is not None:
         options = {"RFC7946": "YES"}
     try:
         with warnings.catch_warnings():
@@ -114,15 +124,17 @@ def _write_gdal(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: str)
                 driver=driver,
                 geometry_name="geometry",
                 geometry_type=kind,
-                crs=given.crs(first),
+                crs=crs,
+                layer_metadata=facts if driver == "GPKG" else None,
                 layer_options=options,
             )
-    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError):
+        arrived = _arrived(path, driver, given.rows)
+    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError) as e:
         if given.failure is not None:
             raise given.failure from None
-        raise
-    if not _arrived(path, driver, given.rows):
-        raise DataLayerError("not all polygons arrived")
+        raise _UnwrittenError(str(e)) from e
+    if not arrived:
+        raise _UnwrittenError("not all polygons arrived")
 
 
 class _Stream:
@@ -142,25 +154,13 @@ class _Stream:
             self.failure = e  # Arrow would pass on its text alone
             raise
 
-    @staticmethod
-    def crs(table: pyarrow.Table) -> str | None:
-        """The CRS of a table's geometries, as WKT."""
-        told = json.loads(table.schema.field("geometry").metadata[b"ARROW:extension:metadata"]).get("crs")
-        return None if told is None else pyproj.CRS.from_user_input(told).to_wkt()
 
-
-def _arrow(table: geopandas.GeoDataFrame, driver: str) -> pyarrow.Table:
-    """A table with its geometries in WKB, and its columns named as a format allows."""
+def _arrow(table: pyarrow.Table, driver: str) -> pyarrow.Table:
+    """A table without bounds, its columns named as a format allows."""
+    table = table.drop_columns(BOUNDS)
     if driver == "ESRI Shapefile":
-        table = table.rename(columns=SHAPEFILE_NAMES)
-    return _typed(table)
-
-
-def _typed(table: geopandas.GeoDataFrame) -> pyarrow.Table:
-    """A table in Arrow, geometries in WKB; text is text also where there are no rows."""
-    arrow = pyarrow.table(table.to_arrow(index=False, geometry_encoding="WKB"))
-    fields = [f.with_type(pyarrow.string()) if f.name == "class_name" else f for f in arrow.schema]
-    return arrow.cast(pyarrow.schema(fields, arrow.schema.metadata))
+        table = table.rename_columns([SHAPEFILE_NAMES.get(name, name) for name in table.column_names])
+    return table
 
 
 def _arrived(path: Path, driver: str, rows: int) -> bool:
@@ -169,33 +169,30 @@ def _arrived(path: Path, driver: str, rows: int) -> bool:
         with path.open("rb") as f:
             f.seek(max(0, path.stat().st_size - 16))
             return f.read().rstrip().endswith(b"}")
+    import pyogrio
+
     return pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
 
 
-def _write_parquet(tables: Iterator[geopandas.GeoDataFrame], path: Path, kind: str) -> None:
+def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:
     """GeoParquet 1.1, with the bounding box of each row, so that readers can leave out what they do not need.
 
     References:
         GeoParquet specification 1.1.0, https://geoparquet.org/releases/v1.1.0.
     """
-    writer: pyarrow.parquet.ParquetWriter | None = None
-    try:
-        for table in tables:
-            bounds = table.geometry.bounds
-            rows = _typed(table)
-            corners = [bounds[c].to_numpy() for c in ("minx", "miny", "maxx", "maxy")]
-            boxes = pyarrow.StructArray.from_arrays(corners, ["xmin", "ymin", "xmax", "ymax"])
-            rows = rows.append_column("bbox", boxes).cast(
-                pyarrow.schema([f.remove_metadata() for f in rows.schema] + [pyarrow.field("bbox", boxes.type)])
-            )
-            if writer is None:
-                crs = table.crs.to_json_dict() if table.crs is not None else None
-                told = rows.schema.with_metadata({"geo": json.dumps(_geo(crs, kind))})
-                writer = pyarrow.parquet.ParquetWriter(path, told, compression="zstd")
-            writer.write_table(rows.replace_schema_metadata(told.metadata))
-    finally:
-        if writer is not None:
-            writer.close()
+    first = next(tables)
+    told = pyarrow.schema(
+        [f.remove_metadata() for f in first.schema], {**facts, "geo": json.dumps(_geo(_crs(first), kind))}
+    )
+    few = ["class_id", "class_name"]
+    with pyarrow.parquet.ParquetWriter(path, told, compression="zstd", use_dictionary=few) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table.cast(told))
+
+
+def _crs(table: pyarrow.Table) -> dict | None:
+    """The CRS of a table's geometries, as PROJJSON."""
+    return json.loads(table.schema.field("geometry").metadata[b"ARROW:extension:metadata"]).get("crs")
 
 
 def _geo(crs: dict | None, kind: str) -> dict:

@@ -3,38 +3,42 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
-import pandas
+import pyarrow
+import pyarrow.compute
 import rasterio
 import shapely
-from affine import Affine
-from pyproj import CRS, Geod
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from landcover.classmap import CONFIDENCE_NODATA, STRIP_PIXELS, check_values, open_map, open_raster, strips
+from landcover import __version__
+from landcover.classmap import CONFIDENCE_NODATA, check_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
+from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure
 from landcover.grid import Box
-from landcover.ground import Ground, coordinates
-from landcover.outlines import Patches, Tracer
+from landcover.ground import Ground
+from landcover.outlines import STRIP_ROWS, Patches, Simplification, Tracer
+from landcover.pipeline import read_ahead
+from landcover.provenance import inherited, tags
 from landcover.regions import Area, read_area
-from landcover.sieve import sieve
+from landcover.sieve import sieved
 from landcover.specs import Legend
 from landcover.vectorfiles import check_layer, write_layer
 
-_LONGEST_EDGE_METRES = 1000.0
-"""Longer edges are divided before they are measured, since a straight line on a map is not the shortest on earth."""
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
-_GEOD = Geod(ellps="WGS84")
+_CACHE_BYTES = 64_000_000
+"""Of GDAL for blocks of the map, each of which is read once; by default it would keep a twentieth of the memory."""
 
-_KNOWN = "_known"
-"""A column that is not written: how many pixels of a patch have a confidence."""
+_COARSE_METRES = 1000.0
+"""Outlines that do not run along pixel edges are measured edge by edge where pixels are larger."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class VectorOptions:
         min_area: patches smaller than this, in m², are merged into a neighbour; see `landcover.sieve`.
         connect: 4 if pixels are joined by their edges, 8 if by their corners too; then a patch can be a multipolygon.
         simplify: tolerance in metres; bends that span less than about its square are straightened.
+        smooth: round the corners of outlines; shared borders stay shared.
         fill_holes: leave out the holes of polygons; what lies in them is then covered twice.
         aoi: vector file with polygons; what lies outside of them is left out.
         dissolve: one multipolygon for each class.
@@ -64,6 +69,7 @@ class VectorOptions:
     min_area: float = 0.0
     connect: int = 4
     simplify: float = 0.0
+    smooth: bool = False
     fill_holes: bool = False
     aoi: str | Path | None = None
     dissolve: bool = False
@@ -152,18 +158,17 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
-    with _open(map_path, how) as source:
+    with _open(map_path, how) as source, read_ahead(_features(source, how)) as made:
         tally = _Tally(source)
-        counted = tally.counted(_tables(source, how))
-        tables: Iterator[geopandas.GeoDataFrame] = (_as_asked(table, how) for table in counted)
+        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in tally.counted(made))
         if how.dissolve:
-            tables = iter([_dissolved(pandas.concat(list(tables)))])
+            tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
-        write_layer((t.drop(columns=_KNOWN) for t in tables), out, source.legend, kind)
+        write_layer((t.drop_columns(KNOWN) for t in tables), out, source.legend, _facts(source, how), kind)
     return tally.summary(out)
 
 
-def polygons(map_path: str | Path, **options: Any) -> Iterator[geopandas.GeoDataFrame]:
+def polygons(map_path: str | Path, **options: Any) -> Iterator["GeoDataFrame"]:
     """Yield the polygons of a class map while they are made, some at a time, for a notebook or a pipeline.
 
     Args:
@@ -183,10 +188,12 @@ def polygons(map_path: str | Path, **options: Any) -> Iterator[geopandas.GeoData
     how = VectorOptions(**options)
     if how.dissolve:
         raise ConfigError("dissolve takes all polygons of a map; use vectorize, or dissolve the tables yourself")
+    import geopandas
+
     with _open(map_path, how) as source:
-        for table in _tables(source, how):
+        for table in _features(source, how):
             if len(table):
-                yield _as_asked(table, how).drop(columns=_KNOWN)
+                yield geopandas.GeoDataFrame.from_arrow(_as_asked(table, how).drop_columns([BOUNDS, KNOWN]))
 
 
 @dataclass(frozen=True)
@@ -210,100 +217,145 @@ class _Source:
 
 @contextmanager
 def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
-    with open_map(map_path, how.legend) as (dataset, legend):
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), open_map(map_path, how.legend) as (dataset, legend):
         wanted = tuple(legend.id_of(name) for name in how.classes) if how.classes is not None else legend.ids
         if how.crs is not None and dataset.crs is None:
             raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
         yield _Source(dataset, legend, wanted, _ground(dataset, how), np.zeros(256, np.int64))
 
 
-def _tables(source: _Source, how: VectorOptions) -> Iterator[geopandas.GeoDataFrame]:
-    """Tables of patches as they are complete; all in one where they are simplified together."""
-    outlined = _outlined(source, how)
-    if how.simplify > 0:
-        yield _table(list(outlined), source, how)
-    else:
-        yield from (_table([patches], source, how) for patches in outlined)
+def _facts(source: _Source, how: VectorOptions) -> dict[str, str]:
+    """What made the polygons: the map, what is known of it, and the options that are not the defaults."""
+    changed = {f.name: getattr(how, f.name) for f in fields(how) if getattr(how, f.name) != f.default}
+    told = {k: Path(v).name if k in ("aoi", "confidence") else v for k, v in changed.items() if k != "legend"}
+    polygons = {"version": __version__, "map": Path(source.dataset.name).name, **told}
+    return tags(polygons=polygons) | inherited(source.dataset.tags())
+
+
+def _features(source: _Source, how: VectorOptions) -> Iterator[pyarrow.Table]:
+    """Patches of classes that are wanted, as they are complete."""
+    dataset = source.dataset
+    crs = CRS.from_wkt(dataset.crs.to_wkt()) if dataset.crs else None
+    maker = Maker(source.legend, dataset.transform, crs, how.confidence is not None)
+    wanted = pyarrow.array(source.wanted, pyarrow.int32())
+    for patches in _outlined(source, how):
+        table = maker.features(patches)
+        if how.classes is not None:
+            table = table.filter(pyarrow.compute.is_in(table["class_id"], wanted))
+        yield _remeasured(table, source.ground, how) if source.ground and len(table) else table
+
+
+def _remeasured(table: pyarrow.Table, ground: Ground, how: VectorOptions) -> pyarrow.Table:
+    """A table with its holes filled, if asked for, and measured anew where what was traced does not hold."""
+    coarse = ground.pixel_metres > _COARSE_METRES and (how.simplify > 0 or how.smooth)
+    if not (how.fill_holes or coarse):
+        return table
+    shapes = _shapes(table)
+    if how.fill_holes:
+        shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
+    for name, values in zip(("area_m2", "perimeter_m"), measure(shapes, ground), strict=True):
+        table = table.set_column(table.column_names.index(name), name, pyarrow.array(values))
+    return _with_shapes(table, shapes)
+
+
+def _shapes(table: pyarrow.Table) -> np.ndarray:
+    return shapely.from_wkb(table["geometry"].to_numpy())
+
+
+def _with_shapes(table: pyarrow.Table, shapes: np.ndarray) -> pyarrow.Table:
+    """A table with other geometries."""
+    at, bounds_at = (table.column_names.index(n) for n in ("geometry", BOUNDS))
+    wkb = pyarrow.array(shapely.to_wkb(shapes), pyarrow.large_binary())
+    table = table.set_column(at, table.schema.field(at), wkb)
+    return table.set_column(bounds_at, BOUNDS, bounds_column(shapely.bounds(shapes).reshape(-1, 4).T))
 
 
 def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
-    """Trace the map strip by strip."""
-    dataset = source.dataset
+    """Trace the map strip by strip, while the next rows are read."""
+    dataset, ground = source.dataset, source.ground
     area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
-    tracer = Tracer(dataset.width, diagonal=how.connect == 8, junctions=True)
+    tracer = Tracer(
+        dataset.width,
+        diagonal=how.connect == 8,
+        junctions=True,
+        ground=ground,
+        simplification=_simplification(how, ground),
+    )
     with ExitStack() as stack:
         read = stack.enter_context(_confidence(how.confidence, dataset)) if how.confidence is not None else None
-        for row, ids in _rows(source, area, how.min_area):
+        for row, ids in stack.enter_context(read_ahead(_rows(source, area, how))):
             yield tracer.add(ids, read(row, len(ids)) if read else None)
         yield tracer.finish()
 
 
-def _rows(source: _Source, area: Area | None, min_area: float) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of the map, some at a time, with the first of each; where patches are merged, after all were read."""
+def _simplification(how: VectorOptions, ground: Ground | None) -> Simplification | None:
+    if how.simplify == 0 and not how.smooth:
+        return None
+    return Simplification((how.simplify / ground.pixel_metres) ** 2 if ground else 0.0, how.smooth)
+
+
+def _rows(source: _Source, area: Area | None, how: VectorOptions) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of the map, some at a time, with the first of each."""
     blocks = _checked(source, area)
-    if min_area > 0 and source.ground:
-        sieved = sieve(np.concatenate([ids for _, ids in blocks]), min_area, source.ground)
-        rows = max(1, STRIP_PIXELS // source.dataset.width)
-        blocks = ((row, sieved[row : row + rows]) for row in range(0, len(sieved), rows))
-    yield from blocks
+    if how.min_area > 0 and source.ground:
+        for _ in blocks:  # how much each class covers has to be known before small patches are merged
+            pass
+        cover = source.counts.copy()
+        blocks = sieved(_checked(source, area), how.min_area, source.ground, cover)
+        source.counts[:] = 0
+    return restripped(blocks, STRIP_ROWS) if how.simplify > 0 or how.smooth else blocks
 
 
 def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarray]]:
     """Rows whose values are all in the legend; nodata outside of an area."""
     dataset = source.dataset
     for row, ids in strips(dataset):
-        check_values(np.bincount(ids.ravel(), minlength=256), source.legend, dataset.name)
+        counts = np.bincount(ids.ravel(), minlength=256)
+        check_values(counts, source.legend, dataset.name)
         if area is not None:
             ids = np.where(area.mask(Box(row, row + len(ids), 0, dataset.width)), ids, 0).astype(np.uint8)
-        source.counts[:] += np.bincount(ids.ravel(), minlength=256)
+            counts = np.bincount(ids.ravel(), minlength=256)
+        source.counts[:] += counts
         yield row, ids
 
 
-def _table(outlined: list[Patches], source: _Source, how: VectorOptions) -> geopandas.GeoDataFrame:
-    """One row for each patch of a class that is wanted, with what is known of it."""
-    dataset, ground = source.dataset, source.ground
-    shapes = np.concatenate([polygons_of(patches, dataset.transform) for patches in outlined])
-    columns: dict[str, np.ndarray] = {"class_id": np.concatenate([p.values for p in outlined]).astype("int32")}
-    columns["class_name"] = _names(source.legend)[columns["class_id"]]
-    if how.simplify > 0 and ground and len(shapes):
-        shapes = shapely.coverage_simplify(shapes, how.simplify / ground.metres_per_unit)
-    if how.fill_holes and len(shapes):
-        shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
-    chosen = np.isin(columns["class_id"], source.wanted)
-    columns["area_m2"], columns["perimeter_m"] = np.full((2, len(shapes)), np.nan)
-    if ground and chosen.any():
-        columns["area_m2"][chosen], columns["perimeter_m"][chosen] = measure(shapes[chosen], ground)
-    if how.confidence is not None:
-        columns["mean_confidence"] = np.concatenate([p.means for p in outlined])
-    columns[_KNOWN] = np.concatenate([p.known for p in outlined])
-    crs = dataset.crs.to_wkt() if dataset.crs else None
-    return geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)[chosen]
-
-
-def _as_asked(table: geopandas.GeoDataFrame, how: VectorOptions) -> geopandas.GeoDataFrame:
+def _as_asked(table: pyarrow.Table, how: VectorOptions) -> pyarrow.Table:
     """A table as it is to be written: as points, in the CRS asked for."""
     if how.points:
-        table = table.set_geometry(table.geometry.representative_point())
+        table = _with_shapes(table, shapely.point_on_surface(_shapes(table)))
     elif how.connect == 8:
-        several = [g if g.geom_type == "MultiPolygon" else shapely.multipolygons([g]) for g in table.geometry]
-        table = table.set_geometry(geopandas.GeoSeries(several, index=table.index, crs=table.crs))
-    return table.to_crs(how.crs) if how.crs is not None else table
+        several = [g if g.geom_type == "MultiPolygon" else shapely.multipolygons([g]) for g in _shapes(table)]
+        table = _with_shapes(table, np.array(several, object))
+    return _moved(table, how.crs) if how.crs is not None else table
 
 
-def _dissolved(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
+    """A table in another CRS."""
+    import geopandas
+
+    moved = geopandas.GeoDataFrame.from_arrow(table.select(["geometry"])).to_crs(crs)
+    at = table.column_names.index("geometry")
+    return _with_shapes(table, moved.geometry.to_numpy()).cast(
+        table.schema.set(at, geometry_field(CRS.from_user_input(crs)))
+    )
+
+
+def _dissolved(table: pyarrow.Table) -> pyarrow.Table:
     """One multipolygon for each class. Patches of a class touch at points at most, so nothing has to be merged."""
-    if not len(table):
-        return table
-    rows = []
-    for (number, name), part in table.groupby(["class_id", "class_name"], sort=True):
-        row = {"class_id": number, "class_name": name, _KNOWN: part[_KNOWN].sum()}
-        row |= {c: part[c].sum(min_count=1) for c in ("area_m2", "perimeter_m")}
-        if "mean_confidence" in part:
-            weight = part[_KNOWN]
-            row["mean_confidence"] = (part["mean_confidence"] * weight).sum() / weight.sum() if weight.sum() else np.nan
-        rows.append({**row, "geometry": shapely.multipolygons(shapely.get_parts(part.geometry.to_numpy()))})
-    dissolved = geopandas.GeoDataFrame(rows, columns=list(table.columns), geometry="geometry", crs=table.crs)
-    return dissolved.astype({"class_id": "int32"})
+    rows, shapes = [], []
+    for number in np.unique(table["class_id"].to_numpy()):
+        part = table.filter(pyarrow.compute.equal(table["class_id"], number))
+        known = part[KNOWN].to_numpy()
+        row = {"class_id": number, "class_name": part["class_name"][0].as_py(), KNOWN: known.sum()}
+        row |= {name: part[name].to_numpy().sum() for name in ("area_m2", "perimeter_m")}
+        if "mean_confidence" in part.column_names:
+            row["mean_confidence"] = (
+                np.nansum(part["mean_confidence"].to_numpy() * known) / known.sum() if known.any() else np.nan
+            )
+        rows.append(row)
+        shapes.append(shapely.multipolygons(shapely.get_parts(_shapes(part))))
+    columns = {f.name: pyarrow.array([r.get(f.name) for r in rows], f.type) for f in table.schema}
+    return _with_shapes(pyarrow.table(columns, table.schema), np.array(shapes, object))
 
 
 def _ground(dataset: rasterio.DatasetReader, how: VectorOptions) -> Ground | None:
@@ -342,52 +394,6 @@ def _confidence(path: str | Path, like: rasterio.DatasetReader) -> Iterator[Call
         yield read
 
 
-def _names(legend: Legend) -> np.ndarray:
-    """Class names by class id, as objects (256,)."""
-    names = np.full(256, "", object)
-    names[list(legend.ids)] = legend.names
-    return names
-
-
-def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
-    """The polygons of patches, (n,), or multipolygons where corners join.
-
-    Args:
-        patches: as they were traced.
-        transform: pixel corners (col, row) to coordinates.
-    """
-    points = np.stack(coordinates(transform, patches.nodes[:, 0], patches.nodes[:, 1]), axis=1)
-    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (patches.rings, patches.shells))
-    if patches.diagonal:
-        apart = ~shapely.is_valid(found)
-        found[apart] = shapely.make_valid(found[apart])
-    return found
-
-
-def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Area in m² and perimeter in m of every polygon on the WGS 84 ellipsoid; the perimeter includes the holes'."""
-    if (shapely.get_type_id(polygons) != shapely.GeometryType.POLYGON).any():
-        parts, of = shapely.get_parts(polygons, return_index=True)
-        areas, lengths = measure(parts, ground)
-        return np.bincount(of, areas, minlength=len(polygons)), np.bincount(of, lengths, minlength=len(polygons))
-    polygons = shapely.segmentize(polygons, _LONGEST_EDGE_METRES / ground.metres_per_unit)
-    _, points, (rings, shells) = shapely.to_ragged_array(polygons)
-    inner = np.ones(len(points) - 1, bool)
-    inner[rings[1:-1] - 1] = False
-    edges = np.flatnonzero(inner)
-    begins = rings[:-1] - np.arange(len(rings) - 1)
-    lon, lat = ground.to_lonlat.transform(points[:, 0], points[:, 1])
-    length = np.add.reduceat(_GEOD.inv(lon[edges], lat[edges], lon[edges + 1], lat[edges + 1])[2], begins)
-    x, y = ground.to_equal_area.transform(points[:, 0], points[:, 1])
-    sizes = np.diff(rings)
-    x, y = x - np.repeat(x[rings[:-1]], sizes), y - np.repeat(y[rings[:-1]], sizes)
-    area = np.abs(np.add.reduceat(x[edges] * y[edges + 1] - x[edges + 1] * y[edges], begins)) / 2
-    is_hole = np.ones(len(area), bool)
-    is_hole[shells[:-1]] = False
-    area[is_hole] *= -1
-    return np.add.reduceat(area, shells[:-1]), np.add.reduceat(length, shells[:-1])
-
-
 class _Tally:
     """Counts what is written."""
 
@@ -396,7 +402,7 @@ class _Tally:
         self._polygons = np.zeros(256, np.int64)
         self._square_metres = np.zeros(256)
 
-    def counted(self, tables: Iterator[geopandas.GeoDataFrame]) -> Iterator[geopandas.GeoDataFrame]:
+    def counted(self, tables: Iterator[pyarrow.Table]) -> Iterator[pyarrow.Table]:
         """Pass tables on, and count them."""
         for table in tables:
             ids, areas = table["class_id"].to_numpy(), table["area_m2"].to_numpy()

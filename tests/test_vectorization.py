@@ -5,6 +5,9 @@ import math
 import os
 import resource
 import sqlite3
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import geopandas
 import numpy as np
 import pandas
 import pyarrow.parquet
+import pyogrio
 import pyproj
 import pytest
 import rasterio
@@ -28,13 +32,14 @@ from typer.testing import CliRunner
 from landcover import classmap
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
+from landcover.features import measure, polygons_of
 from landcover.ground import Ground
 from landcover.outlines import Tracer, trace
-from landcover.sieve import label_patches, sieve
+from landcover.sieve import sieve, sieved
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
-from landcover.vectorization import measure, polygons, polygons_of, vectorize
+from landcover.vectorization import polygons, vectorize
 from tests.maps import NORTH_UP, UTM, write_confidence, write_map
 from tests.scenes import read_map
 
@@ -169,27 +174,23 @@ def test_a_patch_is_weighed_over_its_pixels(ids: np.ndarray, rows: int) -> None:
         assert (np.isnan(mean) and not len(known)) or mean == pytest.approx(known.mean())
 
 
-@given(small_maps)
-def test_patches_are_the_pixels_that_edges_join(ids: np.ndarray) -> None:
-    patch = label_patches(ids)
-    for axis in (0, 1):
-        a, b = (np.take(v, range(v.shape[axis] - 1), axis) for v in (ids, patch))
-        c, d = (np.take(v, range(1, v.shape[axis]), axis) for v in (ids, patch))
-        np.testing.assert_array_equal(a == c, b == d)
-    flooded = [flood(patch, n) for n in range(patch.max() + 1)]
-    assert all(flooded)
-
-
-def flood(patch: np.ndarray, number: int) -> bool:
-    """Whether the pixels of one patch can be reached from its first one."""
-    left = set(map(tuple, np.argwhere(patch == number)))
-    edge = [min(left)]
-    while edge:
-        r, c = edge.pop()
-        if (r, c) in left:
-            left.remove((r, c))
-            edge += [(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)]
-    return not left
+def label_patches(ids: np.ndarray) -> np.ndarray:
+    """Number the patches of a small map, nodata too: pixels of one value that are joined by their edges."""
+    patch, count = np.full(ids.shape, -1), 0
+    for start in np.ndindex(ids.shape):
+        edge = [start] if patch[start] < 0 else []
+        count += len(edge)
+        while edge:
+            r, c = edge.pop()
+            if patch[r, c] < 0:
+                patch[r, c] = count - 1
+                near = ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1))
+                edge += [
+                    (y, x)
+                    for y, x in near
+                    if 0 <= y < ids.shape[0] and 0 <= x < ids.shape[1] and ids[y, x] == ids[r, c]
+                ]
+    return patch
 
 
 # Sieving
@@ -212,6 +213,21 @@ def test_sieve_leaves_small_patches_only_where_they_have_no_neighbour(ids: np.nd
             around[:, 1:] |= here[:, :-1]
             around[:, :-1] |= here[:, 1:]
             assert not out[around & ~here].any()
+
+
+@settings(max_examples=300)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20), elements=st.integers(0, 3)),
+    st.integers(1, 20),
+    st.integers(1, 7),
+)
+def test_sieve_does_the_same_whatever_the_strips(ids: np.ndarray, pixels: int, rows: int) -> None:
+    area, ground = pixels * 100 - 50.0, ground_of(ids.shape)
+    cover = np.bincount(ids.ravel(), minlength=256)
+    blocks = ((i, ids[i : i + rows]) for i in range(0, len(ids), rows))
+    found = list(sieved(blocks, area, ground, cover))
+    assert [row for row, _ in found] == list(np.cumsum([0] + [len(b) for _, b in found])[:-1])
+    np.testing.assert_array_equal(np.concatenate([b for _, b in found]), sieve(ids, area, ground))
 
 
 def test_sieve_leaves_an_island_in_nodata_alone() -> None:
@@ -260,16 +276,6 @@ def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
 
 
 # Simplifying
-
-
-@given(small_maps, st.floats(0.1, 100), transforms())
-def test_simplified_polygons_stay_a_valid_coverage(ids: np.ndarray, tolerance: float, transform: Affine) -> None:
-    polygons, _, _ = outlined(ids, transform)
-    simple = shapely.coverage_simplify(polygons, tolerance) if len(polygons) else polygons
-    assert shapely.is_valid(simple).all()
-    assert shapely.coverage_is_valid(simple)
-    assert len(simple) == len(polygons)
-    assert not shapely.is_empty(simple).any()
 
 
 def blobs(size: int = 60, seed: int = 3) -> np.ndarray:
@@ -443,6 +449,24 @@ def test_a_geopackage_opens_coloured_in_qgis(scene: Path) -> None:
     assert colours == [",".join(map(str, (*c.rgb, 255))) for c in legend.classes]
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_polygons_tell_what_made_them(scene: Path, suffix: str) -> None:
+    """In the metadata tables of a GeoPackage, as GDAL reads them, and in the schema of GeoParquet; without paths."""
+    out = scene.with_name(f"out{suffix}")
+    vectorize(scene, out, min_area=500, simplify=12, confidence=scene.with_name("confidence.tif"))
+    if suffix == ".gpkg":
+        told = pyogrio.read_info(out, layer="landcover")["layer_metadata"]
+        connection = sqlite3.connect(out)
+        assert connection.execute("SELECT count(*) FROM gpkg_metadata_reference").fetchone() == (1,)
+        connection.close()
+    else:
+        told = {k.decode(): v.decode() for k, v in pyarrow.parquet.read_schema(out).metadata.items()}
+    made = json.loads(told["LANDCOVER_POLYGONS"])
+    assert made["map"] == "map.tif"
+    assert (made["min_area"], made["simplify"], made["confidence"]) == (500, 12, "confidence.tif")
+    assert str(scene.parent) not in json.dumps(told)
+
+
 def test_a_style_holds_any_class_name() -> None:
     legend = Legend(name="x", classes=(LandClass(id=7, name="<\"a\" & 'b'>", color="#010203"),))
     category = next(ET.fromstring(qml(legend)).iter("category"))
@@ -547,6 +571,28 @@ def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {p.name: p.read_bytes() for p in scene.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".fgb"])
+def test_killed_in_the_middle_it_leaves_nothing_under_its_name(tmp_path: Path, suffix: str) -> None:
+    """Killed at ten moments while it writes; then it runs through, over what the killed ones left."""
+    write_map(tmp_path / "map.tif", np.random.default_rng(0).integers(1, 5, (1500, 700)).astype(np.uint8))
+    out = tmp_path / f"out{suffix}"
+    command = [sys.executable, "-m", "landcover", "vectorize", str(tmp_path / "map.tif"), "-o", str(out)]
+    for k in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        work = tmp_path / f".{out.name}.work" / "done"
+        while process.poll() is None and not (work.exists() and any(p.stat().st_size for p in work.iterdir())):
+            time.sleep(0.005)
+        time.sleep(0.02 * k)
+        process.kill()
+        process.wait()
+        if out.exists():  # it was done before
+            assert len(read(out)) > 1000
+            break
+    subprocess.run([*command, "--overwrite"], check=True, capture_output=True)
+    assert len(read(out)) > 1000
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", out.name}
 
 
 def test_without_a_crs_areas_are_null(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ def vectorize(
     ] = "0",
     connect: Annotated[int, Option(help="4: pixels are joined by their edges; 8: by their corners too.")] = 4,
     simplify: Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")] = 0.0,
+    smooth: Annotated[
+        bool, Option("--smooth", help="Round the corners of outlines; shared borders stay shared.")
+    ] = False,
     fill_holes: Annotated[
         bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
     ] = False,
@@ -52,6 +55,7 @@ def vectorize(
         min_area=square_metres,
         connect=connect,
         simplify=simplify,
+        smooth=smooth,
         fill_holes=fill_holes,
         aoi=aoi,
         dissolve=dissolve,

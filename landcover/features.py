@@ -1,0 +1,135 @@
+"""Patches → rows of a layer, in Arrow: their class, what they measure, and a polygon in WKB with its bounds."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow
+import shapely
+from affine import Affine
+from pyproj import CRS
+
+from landcover.ground import WGS84, Ground
+from landcover.outlines import Patches, encoded
+from landcover.specs import Legend
+
+BOUNDS, KNOWN = "bbox", "_known"
+"""Columns for the way: the bounds of each row, and how many of its pixels have a confidence."""
+
+_LONGEST_EDGE_METRES = 1000.0
+"""Longer edges are divided before they are measured, since a straight line on a map is not the shortest on earth."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes features of patches.
+
+    Attributes:
+        legend: of the classes.
+        transform: pixel corners (col, row) to coordinates.
+        crs: of the map, or None.
+        confidence: whether means of what was weighed are a column.
+    """
+
+    legend: Legend
+    transform: Affine
+    crs: CRS | None
+    confidence: bool
+
+    def features(self, patches: Patches) -> pyarrow.Table:
+        """One row for each patch. Area and perimeter are null where there is no CRS."""
+        geometry, bounds = self._geometry(patches)
+        places = np.zeros(256, np.int32)
+        places[list(self.legend.ids)] = np.arange(len(self.legend.ids))
+        names = pyarrow.array(self.legend.names, pyarrow.string())
+        known = self.crs is not None
+        columns = {
+            "class_id": pyarrow.array(patches.values.astype(np.int32)),
+            "class_name": names.take(pyarrow.array(places[patches.values])),
+            "area_m2": pyarrow.array(np.where(known, patches.area, np.nan), from_pandas=True),
+            "perimeter_m": pyarrow.array(np.where(known, patches.perimeter, np.nan), from_pandas=True),
+            "mean_confidence": pyarrow.array(patches.means, from_pandas=True),
+            "geometry": geometry,
+            BOUNDS: bounds_column(bounds),
+            KNOWN: pyarrow.array(patches.known),
+        }
+        if not self.confidence:
+            del columns["mean_confidence"]
+        fields = [geometry_field(self.crs) if n == "geometry" else pyarrow.field(n, c.type) for n, c in columns.items()]
+        return pyarrow.Table.from_arrays(list(columns.values()), schema=pyarrow.schema(fields))
+
+    def _geometry(self, patches: Patches) -> tuple[pyarrow.Array, np.ndarray]:
+        """WKB, and bounds (4, n)."""
+        wkb, begin, bounds = encoded(
+            patches.nodes, patches.rings, patches.shells, tuple(map(float, self.transform[:6])), patches.unit
+        )
+        found = _binary(wkb, begin)
+        if not patches.diagonal:
+            return found, bounds
+        shapes = _valid(shapely.from_wkb(found.to_numpy(zero_copy_only=False)))
+        return pyarrow.array(shapely.to_wkb(shapes), pyarrow.large_binary()), bounds
+
+
+def geometry_field(crs: CRS | None) -> pyarrow.Field:
+    """The field of geometries, which names their encoding and their CRS."""
+    told = json.dumps({"crs": crs.to_json_dict(), "crs_type": "projjson"} if crs is not None else {})
+    metadata = {"ARROW:extension:name": "geoarrow.wkb", "ARROW:extension:metadata": told}
+    return pyarrow.field("geometry", pyarrow.large_binary(), metadata=metadata)
+
+
+def bounds_column(bounds: np.ndarray) -> pyarrow.Array:
+    """Bounds, float64 (4, n), as the struct of GeoParquet."""
+    return pyarrow.StructArray.from_arrays([pyarrow.array(b) for b in bounds], ["xmin", "ymin", "xmax", "ymax"])
+
+
+def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
+    """The polygons of patches, (n,), or multipolygons where corners join.
+
+    Args:
+        patches: as they were traced.
+        transform: pixel corners (col, row) to coordinates.
+    """
+    wkb, begin, _ = encoded(
+        patches.nodes, patches.rings, patches.shells, tuple(map(float, transform[:6])), patches.unit
+    )
+    found = shapely.from_wkb(_binary(wkb, begin).to_numpy(zero_copy_only=False))
+    return _valid(found) if patches.diagonal else found
+
+
+def _binary(content: np.ndarray, begin: np.ndarray) -> pyarrow.Array:
+    buffers = [None, pyarrow.py_buffer(begin), pyarrow.py_buffer(content)]
+    return pyarrow.Array.from_buffers(pyarrow.large_binary(), len(begin) - 1, buffers)
+
+
+def _valid(shapes: np.ndarray) -> np.ndarray:
+    """Polygons whose shells touch themselves, or that holes cut apart, in parts."""
+    apart = ~shapely.is_valid(shapes)
+    shapes[apart] = shapely.make_valid(shapes[apart])
+    return shapes
+
+
+def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarray]:
+    """Area in m² and perimeter in m of every polygon on the WGS 84 ellipsoid, edge by edge; with the holes' perimeter.
+
+    It is for polygons that are not as they were traced, and the oracle of what tracing sums.
+    """
+    if (shapely.get_type_id(polygons) != shapely.GeometryType.POLYGON).any():
+        parts, of = shapely.get_parts(polygons, return_index=True)
+        areas, lengths = measure(parts, ground)
+        return np.bincount(of, areas, minlength=len(polygons)), np.bincount(of, lengths, minlength=len(polygons))
+    polygons = shapely.segmentize(polygons, _LONGEST_EDGE_METRES / ground.metres_per_unit)
+    _, points, (rings, shells) = shapely.to_ragged_array(polygons)
+    inner = np.ones(len(points) - 1, bool)
+    inner[rings[1:-1] - 1] = False
+    edges = np.flatnonzero(inner)
+    begins = rings[:-1] - np.arange(len(rings) - 1)
+    lon, lat = ground.to_lonlat.transform(points[:, 0], points[:, 1])
+    length = np.add.reduceat(WGS84.inv(lon[edges], lat[edges], lon[edges + 1], lat[edges + 1])[2], begins)
+    x, y = ground.to_equal_area.transform(points[:, 0], points[:, 1])
+    sizes = np.diff(rings)
+    x, y = x - np.repeat(x[rings[:-1]], sizes), y - np.repeat(y[rings[:-1]], sizes)
+    area = np.abs(np.add.reduceat(x[edges] * y[edges + 1] - x[edges + 1] * y[edges], begins)) / 2
+    is_hole = np.ones(len(area), bool)
+    is_hole[shells[:-1]] = False
+    area[is_hole] *= -1
+    return np.add.reduceat(area, shells[:-1]), np.add.reduceat(length, shells[:-1])

@@ -1,0 +1,143 @@
+"""How much ground outlines enclose, and how long they are, summed edge by edge; compiled."""
+
+import math
+
+import numba
+import numpy as np
+
+from landcover.ground import Scales
+from landcover.outlines.walk import CLOSED, Pieces
+
+
+def measured(
+    pieces: Pieces, count: int, scales: Scales, first_row: int, rows: int, unit: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of each patch's area and perimeter that the outlines in a strip contribute.
+
+    The area of a patch is a sum over its outlines: of the ground left of each edge, in the rows the edge spans. Along
+    pixel edges it is the sum of the areas of its pixels.
+
+    Args:
+        pieces: in a strip.
+        count: of patches.
+        scales: of the rows of the strip.
+        first_row, rows: of the strip.
+        unit: how many steps of the nodes a pixel has, a power of two.
+
+    Returns:
+        m² and m, float64 (count,).
+    """
+    return _measured(*pieces, count, scales, first_row, rows, unit)
+
+
+@numba.njit(cache=True, nogil=True)
+def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows, unit):
+    area, length = np.zeros(count), np.zeros(count)
+    width, top = scales.area.shape[1] + 1, first_row * unit
+    for i in range(len(patch)):
+        lo, hi = offsets[i], offsets[i + 1]
+        if begin[i] != CLOSED:
+            x, y = begin[i] % width * unit, (0 if begin[i] < width else rows * unit)
+        else:
+            x, y = nodes[hi - 1, 0], nodes[hi - 1, 1] - top
+        x = x if x >= 0 else ~x
+        square, metres = 0.0, 0.0
+        for j in range(lo, hi + (end[i] != CLOSED)):
+            if j < hi:
+                next_x, next_y = nodes[j, 0], nodes[j, 1] - top
+                next_x = next_x if next_x >= 0 else ~next_x
+            else:
+                next_x, next_y = end[i] % width * unit, (0 if end[i] < width else rows * unit)
+            along = unit == 1 or (x | y | next_x | next_y) & (unit - 1) == 0  # both nodes are corners of pixels
+            if along and y == next_y:
+                metres += _level(y // unit, min(x, next_x) // unit, max(x, next_x) // unit, scales)
+            elif along and x == next_x:
+                ground, way = _upright(x // unit, min(y, next_y) // unit, max(y, next_y) // unit, scales)
+                square += ground if next_y < y else -ground
+                metres += way
+            else:
+                ground, way = _slanted(x / unit, y / unit, next_x / unit, next_y / unit, scales)
+                square += ground
+                metres += way
+            x, y = next_x, next_y
+        area[patch[i]] += square
+        length[patch[i]] += metres
+    return area, length
+
+
+@numba.njit(cache=True, nogil=True)
+def _level(y, x0, x1, scales):
+    """How long an edge along the sides of pixels is."""
+    knot = int(scales.line_place[y])
+    share = scales.line_place[y] - knot
+    metres = scales.across[knot, x1] - scales.across[knot, x0]
+    if share > 0:
+        metres += share * (scales.across[knot + 1, x1] - scales.across[knot + 1, x0] - metres)
+    return metres
+
+
+@numba.njit(cache=True, nogil=True)
+def _upright(x, y0, y1, scales):
+    """How much ground there is left of an edge along the sides of pixels, and how long it is."""
+    square, metres = 0.0, 0.0
+    for row in range(y0, y1):
+        knot = int(scales.row_place[row])
+        share = scales.row_place[row] - knot
+        ground, way = scales.area[knot, x], scales.down[knot, x]
+        if share > 0:
+            ground += share * (scales.area[knot + 1, x] - ground)
+            way += share * (scales.down[knot + 1, x] - way)
+        square += ground
+        metres += way
+    return square, metres
+
+
+@numba.njit(cache=True, nogil=True)
+def _slanted(x0, y0, x1, y1, scales):
+    """The same for any edge, in pieces: its length from the sides of pixels there, the ground by Simpson's rule.
+
+    The ground counts as positive if the edge goes north.
+    """
+    dx, dy = x1 - x0, y1 - y0
+    pieces = math.ceil(max(abs(dx), abs(dy)) / scales.step)
+    dx, dy = dx / pieces, dy / pieces
+    square, metres = 0.0, 0.0
+    for k in range(pieces):
+        x, y = x0 + k * dx, y0 + k * dy
+        middle_x, middle_y = x + dx / 2, y + dy / 2
+        row, line = _between(scales.row_place, middle_y - 0.5), _between(scales.line_place, middle_y)
+        pixel = min(int(middle_x), scales.skew.shape[1] - 1)
+        wide = _at(scales.across, line, pixel + 1) - _at(scales.across, line, pixel)
+        high = _sideways(scales.down, row, middle_x)
+        metres += math.sqrt((wide * dx) ** 2 + 2 * _at(scales.skew, row, pixel) * dx * dy + (high * dy) ** 2)
+        first = _sideways(scales.area, _between(scales.row_place, y - 0.5), x)
+        last = _sideways(scales.area, _between(scales.row_place, y + dy - 0.5), x + dx)
+        square -= dy * (first + 4 * _sideways(scales.area, row, middle_x) + last) / 6
+    return square, metres
+
+
+@numba.njit(cache=True, nogil=True)
+def _at(values, place, column):
+    """What is known at knots, at a place between two of them."""
+    knot = max(0, min(int(place), len(values) - 2))
+    share = place - knot
+    if share == 0:
+        return values[knot, column]
+    return values[knot, column] + share * (values[knot + 1, column] - values[knot, column])
+
+
+@numba.njit(cache=True, nogil=True)
+def _sideways(values, place, x):
+    """The same between two columns."""
+    column = min(int(x), values.shape[1] - 2)
+    left = _at(values, place, column)
+    return left + (x - column) * (_at(values, place, column + 1) - left)
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(places, y):
+    """The place of a line or row, or of one between two, or a little beyond the ends."""
+    if len(places) == 1:
+        return places[0]
+    i = max(0, min(int(y), len(places) - 2))
+    return places[i] + (y - i) * (places[i + 1] - places[i])

@@ -1,0 +1,271 @@
+"""Strips of a raster → patches that are complete, with their outlines and what was summed over them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from landcover.ground import Ground
+from landcover.outlines.measure import measured
+from landcover.outlines.rings import closed, gather, offsets_of, simple, turns
+from landcover.outlines.simplify import Simplification
+from landcover.outlines.walk import CLOSED, Pieces, label_runs, runs_of, walk
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches that are complete, with their outlines.
+
+    Attributes:
+        values: class ids, uint8 (patches,).
+        pixels: how many pixels each has, int64 (patches,).
+        weighted: the sum of what was weighed over the pixels of each, float64 (patches,).
+        known: how many pixels of each had a weight, int64 (patches,).
+        area, perimeter: on the ellipsoid, in m² and m, float64 (patches,); 0 if the ground is not known.
+        nodes: columns and rows of pixel corners, int32 (nodes, 2), in steps of `unit`; each ring ends where it begins.
+        rings: the node at which each ring begins, and their number, int64 (rings + 1,).
+        shells: the ring with which each patch begins, a shell, and their number, int64 (patches + 1,).
+        unit: how many steps of the nodes a pixel has.
+        diagonal: corners join pixels, so that a patch can have several shells, and holes that cut it apart.
+    """
+
+    values: np.ndarray
+    pixels: np.ndarray
+    weighted: np.ndarray
+    known: np.ndarray
+    area: np.ndarray
+    perimeter: np.ndarray
+    nodes: np.ndarray
+    rings: np.ndarray
+    shells: np.ndarray
+    unit: int
+    diagonal: bool
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean weight of each patch, float64 (patches,); nan where nothing was weighed."""
+        return np.divide(self.weighted, self.known, out=np.full(len(self), np.nan), where=self.known > 0)
+
+
+@dataclass
+class _Chain:
+    """An outline that is not closed yet: it comes up from the last row at one column, and goes down there at another.
+
+    Attributes:
+        begin, end: these columns.
+        parts: its corners (n, 2), piece by piece.
+    """
+
+    begin: int
+    end: int
+    parts: deque[np.ndarray]
+
+
+@dataclass
+class _Rings:
+    """Rings of patches that are not complete yet: of which open patch each is, and their corners."""
+
+    patch: np.ndarray
+    offsets: np.ndarray
+    nodes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.patch)
+
+    def take(self, chosen: np.ndarray) -> "_Rings":
+        """Some of the rings, by a mask."""
+        nodes, offsets = gather(self.nodes, self.offsets, np.flatnonzero(chosen))
+        return _Rings(self.patch[chosen], offsets, nodes)
+
+
+class Tracer:
+    """Traces a raster that is given in strips, from top to bottom.
+
+    Args:
+        width: of the raster.
+        diagonal: whether pixels that meet at a corner are joined.
+        junctions: whether every node where other borders meet an outline is kept, so that neighbours share their
+            borders node by node; else only where it bends.
+        ground: under the raster, to measure outlines on.
+        simplification: of outlines; strips then are those of `simplify.STRIP_ROWS`, for nodes on their borders stay.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        diagonal: bool = False,
+        junctions: bool = False,
+        ground: Ground | None = None,
+        simplification: Simplification | None = None,
+    ) -> None:
+        self._width = width
+        self._diagonal, self._junctions = diagonal, junctions or simplification is not None
+        self._ground, self._simplification = ground, simplification
+        self._unit = simplification.unit if simplification else 1
+        self._row = 0
+        self._above = np.zeros(width + 2, np.uint8)  # the last row, with nodata at both ends
+        self._above_patch = np.full(width + 2, -1, np.int32)  # the open patch of each of its pixels
+        self._values = np.zeros(0, np.uint8)  # of the open patches
+        self._sums = np.zeros((5, 0))  # pixels, weighted sum, known pixels, area and perimeter of the open patches
+        self._rings: list[_Rings] = []
+        self._chains: list[_Chain] = []
+
+    def add(self, ids: np.ndarray, weights: np.ndarray | None = None) -> Patches:
+        """Trace the next rows.
+
+        Args:
+            ids: class ids, uint8 (rows, width), 0 = nodata.
+            weights: float (rows, width), to be summed over each patch where it is not nan.
+
+        Returns:
+            The patches that are complete with them.
+        """
+        block = np.zeros((len(ids) + 1, self._width + 2), np.uint8)
+        block[0], block[1:, 1:-1] = self._above, ids
+        starts = runs_of(block)
+        label, joined, values, pixels = label_runs(block, starts, self._above_patch, len(self._values), self._diagonal)
+        pieces = Pieces(*walk(block, starts, label, self._row, self._diagonal, self._junctions))
+        if self._simplification is not None:
+            pieces = self._simplification.apply(pieces, block, self._row)
+        sums = np.zeros((5, len(values)))
+        for total, before in zip(sums, self._sums, strict=True):
+            total += np.bincount(joined, before, minlength=len(values))
+        sums[0] += pixels
+        if weights is not None:
+            sums[1:3] += _weighed(weights, starts, label, len(values))
+        if self._ground is not None and len(values):
+            scales = self._ground.scales(self._row, min(self._row + len(ids), self._ground.height))
+            sums[3:] += measured(pieces, len(values), scales, self._row, len(ids), self._unit)
+        for rings in self._rings:
+            rings.patch = joined[rings.patch]
+        self._rings += self._closed(pieces)
+
+        last = _last_row(starts, label, block.shape)
+        still_open = np.zeros(len(values), bool)
+        still_open[last[last >= 0]] = True
+        done = self._finished(values, sums, still_open)
+        number = np.where(still_open, np.cumsum(still_open) - 1, -1)
+        number = np.append(number, -1).astype(np.int32)  # nodata, whose number is -1, stays that
+        for rings in self._rings:
+            rings.patch = number[rings.patch]
+        self._above, self._above_patch = block[-1].copy(), number[last]
+        self._values, self._sums = values[still_open], sums[:, still_open]
+        self._row += len(ids)
+        return done
+
+    def finish(self) -> Patches:
+        """The patches that end with the raster."""
+        return self.add(np.zeros((1, self._width), np.uint8))
+
+    def _closed(self, pieces: Pieces) -> list[_Rings]:
+        """The rings that close in a strip: within it, and with the chains that come from above."""
+        within = _Rings(pieces.patch, pieces.offsets, pieces.nodes)
+        alone = pieces.begin == CLOSED
+        return [within if alone.all() else within.take(alone), self._link(pieces)]
+
+    def _link(self, pieces: Pieces) -> _Rings:
+        """Join the pieces of outlines that enter or leave a strip with the chains above; returns the rings that close.
+
+        A chain comes up at its first column and goes down at its last; a piece comes from above where a chain goes down
+        or from below, and leaves where a chain comes up or below. So both follow each other in turn.
+        """
+        begin, end, below = pieces.begin, pieces.end, self._width + 2
+        above = {chain.begin: chain for chain in self._chains}
+        entering = {int(begin[i]): int(i) for i in np.flatnonzero((begin >= 0) & (begin < below))}
+
+        def follow(parts: deque[np.ndarray], i: int) -> tuple[deque[np.ndarray], int, int]:
+            """Walk on from a piece, until it leaves below, or there is no chain left to follow."""
+            while True:
+                parts.append(pieces.nodes[pieces.offsets[i] : pieces.offsets[i + 1]].copy())
+                chain = above.pop(int(end[i]), None)
+                if chain is None:
+                    return parts, int(end[i]), i
+                if len(chain.parts) > len(parts):
+                    chain.parts.extendleft(reversed(parts))
+                    parts = chain.parts
+                else:
+                    parts.extend(chain.parts)
+                i = entering[chain.end]
+
+        chains = []
+        for i in np.flatnonzero(begin >= below).tolist():
+            parts, column, _ = follow(deque(), i)
+            chains.append(_Chain(int(begin[i]) - below, column - below, parts))
+        self._chains = chains
+        rings = []
+        while above:
+            _, chain = above.popitem()
+            parts, _, i = follow(chain.parts, entering[chain.end])
+            rings.append((pieces.patch[i], np.concatenate(parts)))
+        sizes = np.array([len(ring) for _, ring in rings], np.int64)
+        nodes = np.concatenate([ring for _, ring in rings]) if rings else pieces.nodes[:0]
+        return _Rings(np.array([number for number, _ in rings], np.int32), offsets_of(sizes), nodes)
+
+    def _finished(self, values: np.ndarray, sums: np.ndarray, still_open: np.ndarray) -> Patches:
+        """Take out the rings of patches that are complete, each shell before its holes."""
+        done, kept = [], []
+        for rings in self._rings:
+            out = ~still_open[rings.patch]
+            done.append(rings if out.all() else rings.take(out))
+            if not out.all():
+                kept.append(rings.take(~out) if out.any() else rings)
+        self._rings = kept
+        nodes, offsets, patch = simple(
+            np.concatenate([r.nodes for r in done]),
+            offsets_of(np.concatenate([np.diff(r.offsets) for r in done])),
+            np.concatenate([r.patch for r in done]),
+        )
+        is_hole = turns(nodes, offsets) > 0
+        order = np.argsort(patch * np.int64(2) + is_hole, kind="stable")
+        nodes, rings_at = closed(nodes, offsets, order)
+        shells = np.flatnonzero(np.diff(patch[order], prepend=-1))
+        which = patch[order][shells]
+        pixels, weighted, known, area, perimeter = sums[:, which]
+        return Patches(
+            values[which],
+            pixels.astype(np.int64),
+            weighted,
+            known.astype(np.int64),
+            area,
+            perimeter,
+            nodes,
+            rings_at,
+            np.append(shells, len(order)),
+            self._unit,
+            self._diagonal,
+        )
+
+
+def trace(
+    strips: Iterable[np.ndarray], width: int, *, diagonal: bool = False, junctions: bool = False
+) -> Iterator[Patches]:
+    """Trace a raster given in strips; yields patches as they are complete."""
+    tracer = Tracer(width, diagonal=diagonal, junctions=junctions)
+    for ids in strips:
+        yield tracer.add(ids)
+    yield tracer.finish()
+
+
+def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """Weights summed over the patches of a strip, and how many of their pixels have one, float64 (2, count)."""
+    inside = label >= 0
+    block = np.full((len(weights) + 1, weights.shape[1] + 2), np.nan)
+    block[1:, 1:-1] = weights
+    known = ~np.isnan(block)
+    by_run = (
+        np.add.reduceat(np.where(known, block, 0).ravel(), starts[:-1]),
+        np.add.reduceat(known.ravel(), starts[:-1], dtype=float),
+    )
+    return np.stack([np.bincount(label[inside], sums[inside], minlength=count) for sums in by_run])
+
+
+def _last_row(starts: np.ndarray, label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The patch of each pixel of the last row of a block."""
+    begin = (shape[0] - 1) * shape[1]
+    first = int(np.searchsorted(starts, begin, "right")) - 1
+    return np.repeat(label[first:], np.diff(np.maximum(starts[first:], begin)))
