@@ -5,7 +5,7 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -171,7 +171,15 @@ def _arrived(path: Path, driver: str, rows: int) -> bool:
             return f.read().rstrip().endswith(b"}")
     import pyogrio
 
-    return pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
+    arrived = pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
+    return arrived and (driver != "GPKG" or _is_indexed(path))
+
+
+def _is_indexed(path: Path) -> bool:
+    """Whether a GeoPackage has its spatial index; on a full disk GDAL leaves it out and says so only on the screen."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = "SELECT count(*) FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index'"
+        return connection.execute(found).fetchone()[0] == 1
 
 
 def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:

@@ -14,9 +14,11 @@ from landcover.journal import open_run
 from landcover.models import Model
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
+from landcover.vectorization import vectorize
 from tests.commands import tree
 from tests.faults.runs import command, run, start
 from tests.lessons import change, write_lesson
+from tests.maps import write_map
 from tests.scenes import digital_numbers, write_scene
 
 
@@ -116,3 +118,17 @@ def test_a_map_on_a_disk_that_is_just_too_small_is_whole_or_not_there(
     with suppress(OutputError):
         predict(scene, made, **how)
     assert not made.exists() or made.read_bytes() == whole
+
+
+def test_polygons_on_a_disk_that_is_just_too_small_are_whole_or_not_there(small_disk: Path, tmp_path: Path) -> None:
+    """GDAL leaves out the spatial index of a GeoPackage without an error."""
+    map_ = write_map(tmp_path / "map.tif", np.random.default_rng(0).integers(1, 4, (40, 40)).astype(np.uint8))
+    vectorize(map_, tmp_path / "whole.gpkg")
+    whole = (tmp_path / "whole.gpkg").stat().st_size
+    for kilobytes in range(whole // 1024 - 64, whole // 1024 + 64, 16):
+        (small_disk / "p.gpkg").unlink(missing_ok=True)
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", small_disk], check=True)
+        with suppress(OutputError):
+            vectorize(map_, small_disk / "p.gpkg")
+        made = small_disk / "p.gpkg"
+        assert not made.exists() or made.stat().st_size == whole
