@@ -11,6 +11,23 @@ import typer
 from typer import Argument, Option
 
 from landcover.cli.console import Counter, print_json, print_table, say
+from landcover.cli.options import (
+    AllowNoCrs,
+    AllowResolution,
+    AllowUntrained,
+    BatchSize,
+    ChosenArea,
+    ChosenBox,
+    ChosenLimit,
+    ChosenTime,
+    ChosenWhere,
+    Device,
+    Engine,
+    ModelName,
+    Overlap,
+    Precision,
+    TileSize,
+)
 from landcover.cli.parsing import parse_bands
 from landcover.cli.vectorize import parse_area, parse_classes
 from landcover.errors import ConfigError
@@ -29,16 +46,12 @@ def batch(
         Argument(help="A folder, a quoted glob, a CSV, Parquet or STAC file with many scenes, or one large scene."),
     ],
     out: Annotated[Path, Option("--out", "-o", help="The folder for the outputs; made if it is not there.")],
-    model: Annotated[
-        str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
-    ] = "",
-    bbox: Annotated[
-        str | None, Option(help="Scenes that meet this box only: west,south,east,north in degrees.")
-    ] = None,
-    aoi: Annotated[Path | None, Option(help="Scenes that meet these polygons only; a vector file.")] = None,
-    datetime: Annotated[str | None, Option(help="Scenes of this time only, as 2024-06-01/2024-08-31.")] = None,
-    where: Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')] = None,
-    limit: Annotated[int | None, Option(help="So many scenes only.")] = None,
+    model: ModelName = "",
+    bbox: ChosenBox = None,
+    aoi: ChosenArea = None,
+    datetime: ChosenTime = None,
+    where: ChosenWhere = None,
+    limit: ChosenLimit = None,
     sensor: Annotated[str | None, Option(help="The sensor, where the catalog does not say it.")] = None,
     bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8, likewise.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset, likewise.")] = None,
@@ -73,17 +86,15 @@ def batch(
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan, and do nothing.")] = False,
     json_: Annotated[bool, Option("--json", help="Print the plan, or each event, as JSON on a line.")] = False,
-    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = TILE_SIZE,
-    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = OVERLAP,
-    batch_size: Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")] = None,
-    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, Option(help="auto, openvino or torch.")] = "auto",
-    precision: Annotated[str, Option(help="f32, bf16, or auto: bf16 where processor and model allow it.")] = "auto",
-    allow_no_crs: Annotated[bool, Option("--allow-no-crs", help="Map scenes without a CRS.")] = False,
-    allow_untrained: Annotated[bool, Option("--allow-untrained", help="Use an untrained model, for tests.")] = False,
-    allow_resolution: Annotated[
-        bool, Option("--allow-resolution", help="Use a model far from the resolution it was trained for.")
-    ] = False,
+    tile_size: TileSize = TILE_SIZE,
+    overlap: Overlap = OVERLAP,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    allow_no_crs: AllowNoCrs = False,
+    allow_untrained: AllowUntrained = False,
+    allow_resolution: AllowResolution = False,
 ) -> None:
     """Map many scenes, or one so large that all workers should share it.
 

@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import ChosenArea, ChosenBox, ChosenLimit, ChosenTime, ChosenWhere
 
 if TYPE_CHECKING:
     from landcover.catalog import Entry
@@ -51,11 +52,11 @@ def build(
 @app.command("list")
 def list_(
     catalog: Annotated[str, Argument(help="A folder, a quoted pattern, a CSV, Parquet or STAC file.")],
-    bbox: Annotated[str | None, Option(help="Scenes that meet this box: west,south,east,north in degrees.")] = None,
-    aoi: Annotated[Path | None, Option(help="Scenes that meet these polygons; a vector file.")] = None,
-    datetime: Annotated[str | None, Option(help="Scenes of this time, as 2024-06-01/2024-08-31.")] = None,
-    where: Annotated[str | None, Option(help="Scenes for which this SQL expression holds.")] = None,
-    limit: Annotated[int | None, Option(help="So many scenes only.")] = None,
+    bbox: ChosenBox = None,
+    aoi: ChosenArea = None,
+    datetime: ChosenTime = None,
+    where: ChosenWhere = None,
+    limit: ChosenLimit = None,
     json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List the scenes of a catalog that satisfy every condition, as a batch would take them.

@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, progress, say
+from landcover.cli.options import (
+    AllowNoCrs,
+    AllowResolution,
+    AllowUntrained,
+    BatchSize,
+    Device,
+    Engine,
+    ModelName,
+    Overlap,
+    Precision,
+    TileSize,
+)
 from landcover.cli.parsing import parse_bands
 from landcover.grid import OVERLAP, TILE_SIZE
 
@@ -17,19 +29,17 @@ if TYPE_CHECKING:
 def predict(
     scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
-    model: Annotated[
-        str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
-    ] = "",
+    model: ModelName = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
     bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
-    tile_size: Annotated[int, Option(help="Side of a window, in pixels.")] = TILE_SIZE,
-    overlap: Annotated[int, Option(help="Pixels that neighbouring windows share.")] = OVERLAP,
-    batch_size: Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")] = None,
-    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, Option(help="auto, openvino or torch.")] = "auto",
-    precision: Annotated[str, Option(help="f32, bf16, or auto: bf16 where processor and model allow it.")] = "auto",
+    tile_size: TileSize = TILE_SIZE,
+    overlap: Overlap = OVERLAP,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     bbox: Annotated[str | None, Option(help="Map this part only: min_x,min_y,max_x,max_y in the scene's CRS.")] = None,
     bbox_crs: Annotated[str | None, Option(help="The CRS of --bbox, such as EPSG:4326.")] = None,
     aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
@@ -42,11 +52,9 @@ def predict(
     ] = False,
     explain: Annotated[bool, Option("--explain", help="Print the plan, and do nothing.")] = False,
     json_: Annotated[bool, Option("--json", help="Print the plan or the result as JSON.")] = False,
-    allow_no_crs: Annotated[bool, Option("--allow-no-crs", help="Map a scene without a CRS.")] = False,
-    allow_untrained: Annotated[bool, Option("--allow-untrained", help="Use an untrained model, for tests.")] = False,
-    allow_resolution: Annotated[
-        bool, Option("--allow-resolution", help="Use a model far from the resolution it was trained for.")
-    ] = False,
+    allow_no_crs: AllowNoCrs = False,
+    allow_untrained: AllowUntrained = False,
+    allow_resolution: AllowResolution = False,
 ) -> None:
     """Map the land cover of a scene.
 

@@ -1,0 +1,27 @@
+"""Options that several commands share, so that they have one spelling and one help."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+ModelName = Annotated[
+    str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
+]
+TileSize = Annotated[int, Option(help="Side of a window, in pixels.")]
+Overlap = Annotated[int, Option(help="Pixels that neighbouring windows share.")]
+BatchSize = Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Engine = Annotated[str, Option(help="auto, openvino or torch.")]
+Precision = Annotated[str, Option(help="f32, bf16, or auto: bf16 where processor and model allow it.")]
+AllowNoCrs = Annotated[bool, Option("--allow-no-crs", help="Map a scene without a CRS.")]
+AllowUntrained = Annotated[bool, Option("--allow-untrained", help="Use an untrained model, for tests.")]
+AllowResolution = Annotated[
+    bool, Option("--allow-resolution", help="Use a model far from the resolution it was trained for.")
+]
+
+ChosenBox = Annotated[str | None, Option(help="Scenes that meet this box: west,south,east,north in degrees.")]
+ChosenArea = Annotated[Path | None, Option(help="Scenes that meet these polygons; a vector file.")]
+ChosenTime = Annotated[str | None, Option(help="Scenes of this time, as 2024-06-01/2024-08-31.")]
+ChosenWhere = Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')]
+ChosenLimit = Annotated[int | None, Option(help="So many scenes only.")]
