@@ -1,9 +1,12 @@
 """Many scenes: the maps are those that predict makes, and nothing that is finished is done again."""
 
 import json
+import pickle
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import pystac
@@ -11,10 +14,12 @@ import pytest
 import rasterio
 import shapely
 
+from landcover.batch.jobs import Task
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import cut_large, plan_batch
 from landcover.batch.state import FOLDER
-from landcover.models import Model
+from landcover.batch.worker import SendModel, work
+from landcover.models import Model, load_model
 from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
 from tests.faults.runs import TINY
@@ -178,6 +183,7 @@ def test_a_state_that_cannot_be_read_is_told_and_can_be_deleted(
         (["--mosaic", "newest"], "--mosaic 'newest' is not known"),
         (["--mosaic", "confidence"], "add --confidence"),
         (["--min-area", "1ha"], "add --vectorize"),
+        (["--vectorize", "--dissolve", "--points"], "exclude each other"),
         (["--vectorize", "--format", "gpk"], "did you mean 'gpkg'?"),
         (["--vectorize", "--classes", "forrest"], "forrest"),
         (["--vectorize", "--crs", "EPSG:0"], "--crs 'EPSG:0'"),
@@ -251,3 +257,23 @@ def test_items_of_a_collection_are_mapped_and_again_when_their_pixels_change(
     assert "1 done before" in again.err
     whole = batch(capsys, scenes, scenes / "maps", pointwise, "--dry-run", "--json")
     assert json.loads(whole.out)["scenes"] == 3, "maps of an earlier run are no scenes"
+
+
+def test_a_worker_with_another_model_refuses_and_one_that_was_sent_it_works(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """A worker may share no disk with the client: then the model comes by Dask."""
+    here = shutil.copytree(pointwise.folder, tmp_path / "model")
+    how = {"allow_untrained": True, "engine": "torch"}
+    job = plan_batch(BatchOptions(str(scenes / "two.tif"), tmp_path / "out", str(here), how), {}).jobs[0]
+    (tmp_path / "out").mkdir()
+    other = replace(job, needs=replace(job.needs, sha256={"x": "0" * 64}))
+    assert work(Task(other)).state == "refused"
+    assert "has another model" in work(Task(other)).error
+    plugin = pickle.loads(pickle.dumps(SendModel(load_model(here))))
+    shutil.rmtree(here)
+    assert "cannot load the model" in work(Task(replace(job, needs=replace(job.needs, model=str(here))))).error
+    (tmp_path / "local").mkdir()
+    plugin.setup(SimpleNamespace(local_directory=str(tmp_path / "local")))
+    assert work(Task(job)).state == "done"
+    assert work(Task(job)).notes == ("was finished before",)

@@ -21,12 +21,21 @@ from landcover.cli.options import (
     ChosenLimit,
     ChosenTime,
     ChosenWhere,
+    Classes,
+    Connect,
     Device,
+    Dissolve,
     Engine,
+    FillHoles,
+    MinArea,
     ModelName,
     Overlap,
+    Points,
     Precision,
+    Simplify,
+    Smooth,
     TileSize,
+    VectorCrs,
 )
 from landcover.cli.parsing import parse_bands
 from landcover.cli.vectorize import parse_area, parse_classes
@@ -59,12 +68,15 @@ def batch(
     confidence: Annotated[bool, Option("--confidence", help="Write the confidence of each map too.")] = False,
     vectorize: Annotated[bool, Option("--vectorize", help="Make polygons of each map too.")] = False,
     format_: Annotated[str, Option("--format", help="Of the polygons: gpkg, parquet, fgb, geojson or shp.")] = "gpkg",
-    classes: Annotated[str | None, Option(help="Polygons of these classes only, as forest,water.")] = None,
-    min_area: Annotated[
-        str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
-    ] = "0",
-    simplify: Annotated[float, Option(help="Straighten the outlines of polygons within METRES.")] = 0.0,
-    crs: Annotated[str | None, Option(help="Of the polygons, as EPSG:4326.", show_default="each map's")] = None,
+    classes: Classes = None,
+    min_area: MinArea = "0",
+    connect: Connect = 4,
+    simplify: Simplify = 0.0,
+    smooth: Smooth = False,
+    fill_holes: FillHoles = False,
+    dissolve: Dissolve = False,
+    points: Points = False,
+    crs: VectorCrs = None,
     merge_polygons: Annotated[
         bool, Option("--merge-polygons", help="Write one file of all polygons, joined across the scenes' borders.")
     ] = False,
@@ -109,12 +121,16 @@ def batch(
     vectors = {
         "classes": parse_classes(classes),
         "min_area": parse_area(min_area),
+        "connect": connect,
         "simplify": simplify,
+        "smooth": smooth,
+        "fill_holes": fill_holes,
+        "dissolve": dissolve,
+        "points": points,
         "crs": crs,
     }
-    asked = any(value for value in vectors.values())
-    if asked and not (vectorize or merge_polygons):
-        raise ConfigError("--classes, --min-area, --simplify and --crs are of polygons; add --vectorize")
+    if any(vectors[key] for key in vectors if key != "connect") and not (vectorize or merge_polygons):
+        raise ConfigError("--classes, --min-area, --simplify and the like are of polygons; add --vectorize")
     mapping = {
         "sensor": sensor,
         "bands": parse_bands(bands),

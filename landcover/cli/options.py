@@ -25,3 +25,17 @@ ChosenArea = Annotated[Path | None, Option(help="Scenes that meet these polygons
 ChosenTime = Annotated[str | None, Option(help="Scenes of this time, as 2024-06-01/2024-08-31.")]
 ChosenWhere = Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')]
 ChosenLimit = Annotated[int | None, Option(help="So many scenes only.")]
+
+Classes = Annotated[str | None, Option(help="Write these classes only, as forest,water; the shapes stay.")]
+MinArea = Annotated[
+    str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
+]
+Connect = Annotated[int, Option(help="4: pixels are joined by their edges; 8: by their corners too.")]
+Simplify = Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")]
+Smooth = Annotated[bool, Option("--smooth", help="Round the corners of outlines; shared borders stay shared.")]
+FillHoles = Annotated[
+    bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
+]
+Dissolve = Annotated[bool, Option("--dissolve", help="Write one multipolygon for each class.")]
+Points = Annotated[bool, Option("--points", help="Write a point inside each polygon, for labels.")]
+VectorCrs = Annotated[str | None, Option(help="Write in this CRS, as EPSG:4326.", show_default="the map's")]
