@@ -58,6 +58,10 @@ class Job:
     part_rows: int | None = None
     parts: int = 0
 
+    def without_secret(self, text: str) -> str:
+        """A text about the scene, to be kept: the signature of its address is not."""
+        return text.replace(self.source, self.source.partition("?")[0])
+
     @property
     def folder(self) -> Path:
         """Where the outputs of the scene go."""

@@ -332,7 +332,9 @@ def _with_size(pair: tuple[Entry, Job]) -> Job | Record:
 
 
 def _broken(entry: Entry, error: LandcoverError) -> Record:
-    return Record(entry.name, "", "failed", entry.source, error=str(error))
+    shown = entry.source.partition("?")[0]  # without the signature of an address
+    said = str(error).replace(entry.source, shown) if entry.source else str(error)
+    return Record(entry.name, "", "failed", shown, error=said)
 
 
 def _listed(broken: Iterable[Record]) -> str:

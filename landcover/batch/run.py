@@ -168,7 +168,13 @@ def _added(event: Finished, before: Record | None) -> Record:
 
 def _record(job: Job, state: str) -> Record:
     return Record(
-        job.name, job.digest, state, job.source, job.datetime or "", part_rows=job.part_rows or 0, parts=job.parts
+        job.name,
+        job.digest,
+        state,
+        job.without_secret(job.source),
+        job.datetime or "",
+        part_rows=job.part_rows or 0,
+        parts=job.parts,
     )
 
 

@@ -115,11 +115,12 @@ def _attempt(task: Task) -> Outcome:
     except _UnfitError as e:
         return Outcome("refused", error=str(e))
     except LandcoverError as e:
-        _log.error("%s", e)
-        return Outcome("failed", error=str(e))
+        said = task.job.without_secret(str(e))
+        _log.error("%s", said)
+        return Outcome("failed", error=said)
     except Exception as e:  # noqa: BLE001 - one scene's failure must not end the others; it is told with the scene
-        _log.error("%s", traceback.format_exc())
-        return Outcome("failed", error=f"{type(e).__name__}: {e} (see {task.job.log})")
+        _log.error("%s", task.job.without_secret(traceback.format_exc()))
+        return Outcome("failed", error=task.job.without_secret(f"{type(e).__name__}: {e} (see {task.job.log})"))
 
 
 def _carry_out(task: Task) -> Outcome:
@@ -163,8 +164,8 @@ def _map(task: Task) -> int:
     """Map a scene, or join its parts; returns how many pixels it has."""
     job = task.job
     plan = _plan(job)
-    _log.info("Mapping %s with %s, %s", job.source, plan.model.spec.name, plan.choice)
-    _log.info("%s", json.dumps(plan.describe(), ensure_ascii=False))
+    _log.info("Mapping %s with %s, %s", job.name, plan.model.spec.name, plan.choice)
+    _log.info("%s", job.without_secret(json.dumps(plan.describe(), ensure_ascii=False)))
     if job.part_rows is not None:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
     else:
