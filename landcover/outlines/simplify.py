@@ -20,7 +20,7 @@ import numpy as np
 from landcover.outlines.rings import offsets_of
 from landcover.outlines.walk import CLOSED, Pieces
 
-STRIP_ROWS = 1024
+STRIP_ROWS = 512
 """Outlines are simplified in strips of so many rows, always: nodes on their borders stay."""
 
 _SLACK = 1.01
