@@ -212,11 +212,17 @@ class Bench:
         """The other commands, without targets here."""
         self.warm()
         for name, args in {
-            "vectorize, unsimplified, to GeoPackage": ("vectorize", self.map("large"), "-o", self.folder / "a.gpkg"),
             "stats": ("stats", self.map("large")),
         }.items():
             taken = run(*args)
             yield Row(f"{name}, {SIDE:,}²", "", f"{taken.wall:.1f} s", None, f"{taken.peak / 1e9:.2f} GB")
+
+    def polygons(self) -> Iterator[Row]:
+        """Vectorising."""
+        import vectors
+
+        self.warm()
+        yield from vectors.rows(self.map("large"), self.folder)
 
 
 MEASURES: tuple[Callable[[Bench], Iterator[Row]], ...] = (
@@ -228,6 +234,7 @@ MEASURES: tuple[Callable[[Bench], Iterator[Row]], ...] = (
     Bench.sparse,
     Bench.small,
     Bench.others,
+    Bench.polygons,
 )
 
 

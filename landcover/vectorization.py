@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _CACHE_BYTES = 64_000_000
 """Of GDAL for blocks of the map, each of which is read once; by default it would keep a twentieth of the memory."""
 
+_MOST_RUNS = 1_000_000
+"""Runs of pixels in the rows that are traced at a time."""
+
 _COARSE_METRES = 1000.0
 """Outlines that do not run along pixel edges are measured edge by edge where pixels are larger."""
 
@@ -158,7 +161,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
-    with _open(map_path, how) as source, read_ahead(_features(source, how)) as made:
+    with _open(map_path, how) as source, read_ahead(_features(source, how), depth=1) as made:
         tally = _Tally(source)
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in tally.counted(made))
         if how.dissolve:
@@ -303,7 +306,16 @@ def _rows(source: _Source, area: Area | None, how: VectorOptions) -> Iterator[tu
         cover = source.counts.copy()
         blocks = sieved(_checked(source, area), how.min_area, source.ground, cover)
         source.counts[:] = 0
-    return restripped(blocks, STRIP_ROWS) if how.simplify > 0 or how.smooth else blocks
+    return restripped(blocks, STRIP_ROWS) if how.simplify > 0 or how.smooth else _parts(blocks)
+
+
+def _parts(blocks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """The same rows, fewer at a time where classes change often, so that memory does not hold millions of polygons."""
+    for row, ids in blocks:
+        changes = np.count_nonzero(ids[:, 1:] != ids[:, :-1]) + len(ids)
+        rows = max(1, len(ids) * _MOST_RUNS // changes)
+        for first in range(0, len(ids), rows):
+            yield row + first, ids[first : first + rows]
 
 
 def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarray]]:

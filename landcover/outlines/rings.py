@@ -10,6 +10,13 @@ def offsets_of(sizes: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
+def _copy(out, at, nodes, begin, end):
+    """Copy nodes; a loop, as most rings are too short for slices."""
+    for j in range(begin, end):
+        out[at + j - begin, 0], out[at + j - begin, 1] = nodes[j, 0], nodes[j, 1]
+
+
+@numba.njit(cache=True, nogil=True)
 def gather(nodes, offsets, order):
     """Some rings, in an order: their nodes, and where they begin."""
     at = np.zeros(len(order) + 1, np.int64)
@@ -17,7 +24,7 @@ def gather(nodes, offsets, order):
         at[k + 1] = at[k] + offsets[order[k] + 1] - offsets[order[k]]
     out = np.empty((at[-1], 2), nodes.dtype)
     for k in range(len(order)):
-        out[at[k] : at[k + 1]] = nodes[offsets[order[k]] : offsets[order[k] + 1]]
+        _copy(out, at[k], nodes, offsets[order[k]], offsets[order[k] + 1])
     return out, at
 
 
@@ -37,7 +44,7 @@ def simple(nodes, offsets, patch):
         for j in range(lo, hi):
             marked |= nodes[j, 0] < 0
         if not marked:
-            out[used : used + hi - lo] = nodes[lo:hi]
+            _copy(out, used, nodes, lo, hi)
             used += hi - lo
             begins[rings + 1], of[rings] = used, patch[i]
             rings += 1
@@ -105,6 +112,6 @@ def closed(nodes, offsets, order):
     out = np.empty((at[-1], 2), np.int32)
     for k in range(len(order)):
         lo, hi = offsets[order[k]], offsets[order[k] + 1]
-        out[at[k] : at[k + 1] - 1] = nodes[lo:hi]
-        out[at[k + 1] - 1] = nodes[lo]
+        _copy(out, at[k], nodes, lo, hi)
+        _copy(out, at[k + 1] - 1, nodes, lo, lo + 1)
     return out, at

@@ -20,7 +20,7 @@ import numpy as np
 from landcover.outlines.rings import offsets_of
 from landcover.outlines.walk import CLOSED, Pieces
 
-STRIP_ROWS = 1024
+STRIP_ROWS = 512
 """Outlines are simplified in strips of so many rows, always: nodes on their borders stay."""
 
 _SLACK = 1.01
@@ -244,18 +244,20 @@ def _thinned(arc, straighten, marks, area):
         size, gone = 1, False
         left = len(kept)
         for k in range(1, len(kept) - 1):
-            a, b, c = kept[size - 1], kept[k], kept[k + 1]
-            twice = _twice(a, b, c)
+            ax, ay, bx, by = kept[size - 1, 0], kept[size - 1, 1], kept[k, 0], kept[k, 1]
+            cx, cy = kept[k + 1, 0], kept[k + 1, 1]
+            twice = _twice(ax, ay, bx, by, cx, cy)
             goes = not gone and left > least and abs(twice) <= level and abs(balance + twice) <= most
             if goes and left == 3 and straighten == _ONLY_LEFT:
                 goes = twice > 0
-            if goes and _empty(marks, a[0], a[1], b[0], b[1], c[0], c[1], 1):
-                marks[b[1], b[0]] = 0
+            # a triangle of half a pixel holds no other node, by Pick's theorem, nor does a straight piece of an outline
+            if goes and (abs(twice) < 2 or _empty(marks, ax, ay, bx, by, cx, cy, 1)):
+                marks[by, bx] = 0
                 balance += twice
                 gone = True
                 left -= 1
             else:
-                kept[size] = b
+                kept[size, 0], kept[size, 1] = bx, by
                 gone = False
                 size += 1
         kept[size] = kept[len(kept) - 1]
@@ -266,9 +268,9 @@ def _thinned(arc, straighten, marks, area):
 
 
 @numba.njit(cache=True, nogil=True)
-def _twice(a, b, c):
+def _twice(ax, ay, bx, by, cx, cy):
     """Twice the area of a triangle; its sign tells on which side of a–c the node b is."""
-    return (np.int64(b[0]) - a[0]) * (np.int64(c[1]) - a[1]) - (np.int64(b[1]) - a[1]) * (np.int64(c[0]) - a[0])
+    return (np.int64(bx) - ax) * (np.int64(cy) - ay) - (np.int64(by) - ay) * (np.int64(cx) - ax)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -309,7 +311,11 @@ def _rounded(arc, marks, free):
     for k in range(used, last):
         a, b, c = arc[k - 1 if k else last - 1], arc[k], arc[k + 1]
         ax, ay, cx, cy = a[0] + b[0], a[1] + b[1], b[0] + c[0], b[1] + c[1]
-        if not square and _twice(a, b, c) != 0 and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2):
+        if (
+            not square
+            and _twice(a[0], a[1], b[0], b[1], c[0], c[1]) != 0
+            and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2)
+        ):
             out[used] = 6 * a + 10 * b
             out[used + 1] = 3 * a + 12 * b + c
             out[used + 2] = a + 12 * b + 3 * c
