@@ -312,7 +312,7 @@ def _rows(source: _Source, area: Area | None, how: VectorOptions) -> Iterator[tu
 def _parts(blocks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
     """The same rows, fewer at a time where classes change often, so that memory does not hold millions of polygons."""
     for row, ids in blocks:
-        changes = np.count_nonzero(ids[:, 1:] != ids[:, :-1]) + len(ids)
+        changes = int(np.count_nonzero(ids[:, 1:] != ids[:, :-1])) + len(ids)
         rows = max(1, len(ids) * _MOST_RUNS // changes)
         for first in range(0, len(ids), rows):
             yield row + first, ids[first : first + rows]
