@@ -83,7 +83,7 @@ def main() -> None:
 
 def row(variant: Variant, steps: int, seed: int) -> list[str]:
     """Train one variant; the cells of its row."""
-    with tempfile.TemporaryDirectory(dir=RECIPE.parent) as name:
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as name:
         recipe, out = Path(name) / "recipe.toml", Path(name) / "model"
         recipe.write_text(text(variant))
         began = time.monotonic()
@@ -98,7 +98,7 @@ def row(variant: Variant, steps: int, seed: int) -> list[str]:
 
 def text(variant: Variant) -> str:
     """The recipe of the teachers, with what the variant sets otherwise."""
-    sources = RECIPE.read_text().split("[network]")[0].replace('"../../..', '"../../../..')
+    sources = RECIPE.read_text().split("[network]")[0]  # build/x is as deep as configs/train
     parts = []
     for part, usual in BASE.items():
         keys = {k: v for k, v in (usual | variant.get(part, {})).items() if v is not None}
