@@ -24,7 +24,8 @@ from landcover.accuracy import confusion, figures
 from landcover.models import Model, load_model
 from landcover.scaling import make_scaling
 
-DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / ".." / "shared" / "data"
 CLASSES = ("forest", "water", "urban", "other")
 SENTINEL2 = {"B2": "blue", "B3": "green", "B4": "red", "B8": "nir", "B11": "swir16", "B12": "swir22"}
 WAVELENGTHS = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.85, "swir16": 1.61, "swir22": 2.20}
@@ -38,10 +39,10 @@ class Scene:
 
     Attributes:
         title: what the table calls it.
-        image, reference: paths in the data folder.
+        image, reference: paths in the data folder, or whole ones.
         band: of the reference, from 1.
-        scale: reflectance = number * scale.
-        bands: common names in file order; empty where the file names them as Sentinel-2 does.
+        scale: reflectance = number * scale; None for what the file says of each band.
+        bands: common names in file order; empty where the file names them, or as Sentinel-2 does.
         water_only: the reference says 1 = water, 0 = not, −1 = unknown.
         gsd: metres per pixel.
         vary: score it through air and at 30 m too.
@@ -51,7 +52,7 @@ class Scene:
     image: str
     reference: str
     band: int = 1
-    scale: float = 1e-4
+    scale: float | None = 1e-4
     bands: tuple[str, ...] = ()
     water_only: bool = False
     gsd: float = 10.0
@@ -66,6 +67,19 @@ LABELLED = (
         "s2_spain_flood/Spain_7370579_S2Hand.tif",
         "s2_spain_flood/Spain_7370579_LabelHand.tif",
         water_only=True,
+    ),
+    Scene(
+        "Raleigh in March, Landsat 7",
+        str(ROOT / "sample_tiles" / "landsat7_raleigh.tif"),
+        str(ROOT / "sample_tiles" / "landsat7_labels.tif"),
+        scale=None,
+        gsd=28.5,
+    ),
+    Scene(
+        "Brandenburg in February, L1C",
+        str(ROOT / "build" / "winter" / "scene.tif"),
+        str(ROOT / "build" / "winter" / "labels.tif"),
+        scale=None,
     ),
 )
 AGREEMENT = (
@@ -102,14 +116,20 @@ def evaluate(model: Model, data: Path, scenes: tuple[Scene, ...]) -> dict[str, d
 
 def read_scene(data: Path, scene: Scene, bands: tuple[str, ...]) -> Pixels:
     with rasterio.open(data / scene.image) as r:
-        names = scene.bands or [SENTINEL2.get((d or "").replace("B0", "B"), "") for d in r.descriptions]
-        dn = r.read([list(names).index(b) + 1 for b in bands]).astype(np.float32)
+        names = scene.bands or [SENTINEL2.get((d or "").replace("B0", "B"), d) for d in r.descriptions]
+        chosen = [list(names).index(b) + 1 for b in bands]
+        dn = r.read(chosen).astype(np.float32)
         valid = (dn != (0 if r.nodata is None else r.nodata)).any(axis=0)
+        scale, offset = scene.scale or _of_bands(r.scales, chosen), 0 if scene.scale else _of_bands(r.offsets, chosen)
     with rasterio.open(data / scene.reference) as r:
         reference = r.read(scene.band).astype(np.int16)
     if scene.water_only:  # 1 water, 2 not
         reference = np.where(reference >= 0, 2 - reference, 0)
-    return dn * scene.scale, valid, reference * valid
+    return dn * scale + offset, valid, reference * valid
+
+
+def _of_bands(values: tuple[float, ...], chosen: list[int]) -> np.ndarray:
+    return np.array([values[i - 1] for i in chosen], np.float32)[:, None, None]
 
 
 def variants(pixels: Pixels, bands: tuple[str, ...], scene: Scene) -> Iterator[tuple[str, float, Pixels]]:

@@ -1,6 +1,6 @@
 """Refine the embedded model with twenty polygons on one sample scene, and score both maps on the others.
 
-    python benchmarks/refine.py [--picture docs/images/refined.png]
+    python benchmarks/refine.py [--picture docs/images/refined.webp]
 
 The labels of the Landsat scene of Raleigh are 34 places. Twenty are learned from, five of each class where there are so
 many; the others are held back. Everything runs through the command line, as a user would.

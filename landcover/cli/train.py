@@ -87,13 +87,14 @@ class _Watch:
         if step.counts is None and step.number < steps and now - self._told < 10:
             return
         self._told = now
-        left = (now - began) / (step.number - first) * (steps - step.number)
+        done = step.number - first - 1  # since the clock was started, at the end of the first step
+        left = f", {_duration((now - began) / done * (steps - step.number))} left" if done else ""
         reached = ""
         if step.counts is not None:
             from landcover.accuracy import macro_f1
 
             reached = f", macro-F1 on places held out {macro_f1(step.counts):.3f}"
-        say(f"{name}: step {step.number} of {steps}, loss {step.loss:.3f}{reached}, {_duration(left)} left")
+        say(f"{name}: step {step.number} of {steps}, loss {step.loss:.3f}{reached}{left}")
         self._board(name, step)
 
     def _board(self, name: str, step: "Step") -> None:

@@ -1,6 +1,7 @@
 """A recipe is carried out: samples are gathered, networks learn, and model folders appear when they are complete."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from landcover.training.processes import learn_on
 from landcover.training.samples import Samples, gather
 from landcover.training.sources import Labels, read_source
 from landcover.training.start import fresh_network, refined_network
+
+_log = logging.getLogger(__name__)
 
 _FACTS = "training.json"
 _FOLDS = "folds.json"
@@ -258,7 +261,12 @@ def _spec(training: Training, task: Task) -> Any:
 
     recipe, base = training.recipe, training.base
     places = {(o.source, o.place) for o in (task.samples.origins[i] for i in task.train)}
-    told = f"{len(task.train)} chips of {task.samples.size} × {task.samples.size} pixels from {len(places)} places."
+    counts = task.samples.counts(task.train, len(task.classes))
+    labels = ", ".join(f"{n:,} {c}" for c, n in zip(task.classes, counts, strict=True))
+    told = (
+        f"{len(task.train)} chips of {task.samples.size} × {task.samples.size} pixels from {len(places)} "
+        f"{'place' if len(places) == 1 else 'places'}, with labelled pixels: {labels}."
+    )
     return ModelSpec(
         name=recipe.name,
         description=recipe.description,
@@ -288,7 +296,13 @@ def _gather(training: Training, folder: Path) -> Samples:
 def _split(training: Training, samples: Samples) -> list[Halves]:
     classes, split = len(training.legend.names), training.recipe.split
     if not training.folds:
-        return [hold_out(samples, split, classes)]
+        train, out = hold_out(samples, split, classes)
+        if split.validation and not len(out):
+            _log.warning(
+                "Nothing is held out, for all labels lie in one place: the model will not be scored. To hold out "
+                'blocks of a scene, add to the recipe [split] with by = "blocks"; or name other labels in [[tests]]'
+            )
+        return [(train, out)]
     halves = folds(samples, split, classes, training.folds)
     if any(len(train) == 0 or len(out) == 0 for train, out in halves):
         raise SamplesError(f"there are fewer places than {training.folds} folds; take fewer, or split by blocks")
