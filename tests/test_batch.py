@@ -14,7 +14,8 @@ import pytest
 import rasterio
 import shapely
 
-from landcover.batch.jobs import Task
+from landcover.batch import worker
+from landcover.batch.jobs import Job, Task, without_secrets
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import cut_large, plan_batch
 from landcover.batch.state import FOLDER
@@ -84,7 +85,8 @@ def test_a_folder_is_mapped_and_only_what_is_left_is_done_again(
     shutil.copy(scenes / "one.tif", scenes / "cut.tif")
     again = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize", "--only-failed")
     assert again.code == 0, again
-    assert list(report(out)) == ["cut"]
+    assert "1 scenes to map" in again.err
+    assert set(report(out)) == {*SIZES, "cut"}
     write_scene(scenes / "one.tif", digital_numbers(50, 50, seed=9))
     map_of(out, "two").unlink()
     changed = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize")
@@ -290,3 +292,62 @@ def test_the_signature_of_an_address_is_kept_nowhere(tmp_path: Path, scenes: Pat
     assert outcome.state == "failed"
     assert "one.tif" in outcome.error
     assert "hidden" not in outcome.error + plan.jobs[0].log.read_text()
+
+
+HOW = {"allow_untrained": True, "engine": "torch", "tile_size": 16, "overlap": 4}
+
+
+def planned(scene: Path, out: Path, model: Model, **options) -> Job:
+    out.mkdir(exist_ok=True)
+    mapping = HOW | options.pop("mapping", {})
+    return plan_batch(BatchOptions(str(scene), out, str(model.folder), mapping, **options), {}).jobs[0]
+
+
+def test_a_run_with_other_options_that_died_leaves_no_receipt_for_what_it_replaced(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options A, then B killed when its map was there, then A again: the map is that of A."""
+    first = planned(scenes / "two.tif", tmp_path / "out", pointwise)
+    other = planned(scenes / "two.tif", tmp_path / "out", pointwise, mapping={"scale": 3e-4})
+    assert work(Task(first)).state == "done"
+    before = read_map(first.map)
+    monkeypatch.setattr(worker, "_make_polygons", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        work(Task(other))
+    assert (read_map(first.map) != before).any()
+    monkeypatch.undo()
+    assert work(Task(first)).state == "done"
+    assert (read_map(first.map) == before).all()
+
+
+def test_of_a_finished_scene_no_part_is_mapped_again(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """Also where only the polygons are to be others; a part that is cut short is mapped again."""
+    job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
+    assert all(work(Task(job, i)).pixels > 0 for i in range(3))
+    short = min(job.parts_folder.iterdir())
+    short.write_bytes(short.read_bytes()[:-1])
+    assert sorted(work(Task(job, i)).pixels > 0 for i in range(3)) == [False, False, True]
+    assert work(Task(job)).state == "done"
+    more = planned(scenes / "one.tif", tmp_path / "out", pointwise, vectors={})
+    again = replace(more, part_rows=3, parts=3)
+    before = job.map.stat().st_mtime_ns
+    assert [work(Task(again, i)).pixels for i in range(3)] == [0, 0, 0]
+    assert work(Task(again)).state == "done"
+    assert again.polygons.exists()
+    assert job.map.stat().st_mtime_ns == before
+
+
+def test_overwrite_maps_all_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    out = tmp_path / "out"
+    assert batch(capsys, scenes / "two.tif", out, pointwise).code == 0
+    before = map_of(out, "two").stat().st_mtime_ns
+    assert batch(capsys, scenes / "two.tif", out, pointwise, "--overwrite").code == 0
+    assert map_of(out, "two").stat().st_mtime_ns != before
+
+
+def test_neither_passwords_nor_signatures_are_kept() -> None:
+    text = "/vsicurl/https://me:pw@host/a.tif?sig=S%3D&x=1 cannot be opened: 'https://host/b.tif?token=T', why?"
+    kept = "/vsicurl/https://host/a.tif cannot be opened: 'https://host/b.tif', why?"
+    assert without_secrets(text) == kept

@@ -73,7 +73,7 @@ def _fit(cores: int) -> int:
 
 def _cards() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    named = [v for v in visible.split(",") if v] if visible is not None else None
+    named = [v for v in visible.split(",") if v and v != "-1"] if visible is not None else None
     return named if named is not None else [str(i) for i in range(cuda_devices())]
 
 
@@ -145,6 +145,8 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
         found = client.run(worker.fingerprint)
     except (ImportError, AttributeError) as e:
         raise BatchError(f"the workers cannot import landcover: {e}; install {needs.version} on each of them") from e
+    except OSError as e:
+        raise BatchError(f"a worker does not answer: {e}; see that it runs, and repeat the command") from e
     for address, theirs in found.items():
         if theirs["version"] != needs.version:
             raise BatchError(

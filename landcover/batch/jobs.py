@@ -1,8 +1,16 @@
 """What crosses the wire: paths and small facts, never pixels."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?[^\s'\",;]*=[^\s'\",;]*")
+
+
+def without_secrets(text: str) -> str:
+    """A text that is to be kept, with addresses in it, but without their passwords and signatures."""
+    return _SECRETS.sub("", text)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,6 @@ class Job:
     part_rows: int | None = None
     parts: int = 0
 
-    def without_secret(self, text: str) -> str:
-        """A text about the scene, to be kept: the signature of its address is not."""
-        return text.replace(self.source, self.source.partition("?")[0])
-
     @property
     def folder(self) -> Path:
         """Where the outputs of the scene go."""
@@ -93,6 +97,11 @@ class Job:
         """The files by what they are, the map first."""
         named = {"map": self.map, "confidence": self.path("_confidence.tif") if self.confidence else None}
         return {key: path for key, path in {**named, "polygons": self.polygons}.items() if path}
+
+    @property
+    def mark(self) -> Path:
+        """A file that says that the map is there, as long as the item does not."""
+        return self.folder / ".mapped"
 
     @property
     def parts_folder(self) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 
 from landcover import __version__
 from landcover.batch.cluster import share_machine
-from landcover.batch.jobs import Job, Needs
+from landcover.batch.jobs import Job, Needs, without_secrets
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, choose, measure, read_catalog
@@ -25,7 +25,7 @@ from landcover.chips import Batch
 from landcover.engines import Engine, open_engine
 from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
-from landcover.outputs import disk_errors, publish_text
+from landcover.outputs import disk_errors
 from landcover.planning import Options, Plan, make_plan
 from landcover.products import is_local
 from landcover.vectorfiles import FORMATS
@@ -88,9 +88,8 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     """
     model = load_model(options.model) if options.model is not None else None
     _check_vectors(options, model)
-    entries = choose(_scenes(options), **options.choose)
-    if options.only_failed:
-        entries = [e for e in entries if e.name in known and known[e.name].state == "failed"]
+    limit = None if options.only_failed else options.choose.get("limit")
+    entries = choose(_scenes(options), **{**options.choose, "limit": limit})
     same = _Same(options, _needs(options, model), uuid4().hex)
     done, left, broken = [], [], []
     for entry in entries:
@@ -102,8 +101,10 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
         record = known.get(entry.name)
         if record and not options.overwrite and _still_done(record, job):
             done.append(record)
-        else:
+        elif not options.only_failed or (record and record.state == "failed"):
             left.append((entry, job))
+    if options.only_failed:
+        left = left[: options.choose.get("limit")]
     jobs, unreadable = _sized(left)
     broken += unreadable
     if options.strict and broken:
@@ -116,10 +117,17 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
 def _scenes(options: BatchOptions) -> list[Entry]:
     """What the catalog names, but not the maps of earlier runs, where their folder lies in that of the scenes."""
     out = options.out.resolve()
-    scenes = [e for e in read_catalog(options.catalog) if not e.source or not Path(e.source).is_relative_to(out)]
+    scenes = [e for e in read_catalog(options.catalog) if not (e.source and _is_output(Path(e.source), out))]
     if not scenes:
-        raise CatalogError(f"{options.catalog} names nothing but what lies in {out}; give the scenes, not their maps")
+        raise CatalogError(f"{options.catalog} names nothing but maps in {out}; give the scenes, not their maps")
     return scenes
+
+
+def _is_output(path: Path, out: Path) -> bool:
+    """Whether a file is one that a batch has written into a folder."""
+    path = path.resolve()
+    beside = path.parent / f"{path.parent.name}.log"
+    return path.is_relative_to(out) and (beside.exists() or (path.parent == out and path.stem.startswith("mosaic")))
 
 
 def write_items(plan: BatchPlan) -> None:
@@ -131,7 +139,7 @@ def write_items(plan: BatchPlan) -> None:
     for path, entry in plan.items:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        publish_text(path, json.dumps(entry.item))
+            path.write_text(json.dumps(entry.item), encoding="utf-8")
 
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
@@ -243,7 +251,9 @@ class _Same:
             SceneError: the scene does not exist.
         """
         options = self._options
-        mapping = options.mapping | {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
+        own = {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
+        unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
+        mapping = {k: v for k, v in options.mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
         mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
@@ -304,7 +314,8 @@ def _facts(path: Path) -> list[Any]:
 
 
 def _still_done(record: Record, job: Job) -> bool:
-    return record.state == "done" and record.digest == job.digest and all(p.exists() for p in job.outputs.values())
+    there = all(path.exists() for path in (job.item, *job.outputs.values()))
+    return record.state == "done" and record.digest == job.digest and there
 
 
 def _sized(left: list[tuple[Entry, Job]]) -> tuple[list[Job], list[Record]]:
@@ -332,9 +343,7 @@ def _with_size(pair: tuple[Entry, Job]) -> Job | Record:
 
 
 def _broken(entry: Entry, error: LandcoverError) -> Record:
-    shown = entry.source.partition("?")[0]  # without the signature of an address
-    said = str(error).replace(entry.source, shown) if entry.source else str(error)
-    return Record(entry.name, "", "failed", shown, error=said)
+    return Record(entry.name, "", "failed", without_secrets(entry.source), error=without_secrets(str(error)))
 
 
 def _listed(broken: Iterable[Record]) -> str:
@@ -360,9 +369,13 @@ def describe(plan: BatchPlan, workers: int | None, seconds: float | None) -> dic
         "bytes": _bytes(plan),
         "workers": workers,
         "seconds": None if seconds is None else round(seconds),
-        "largest": [{"name": j.name, "scene": j.source, "pixels": j.pixels, "parts": j.parts} for j in plan.jobs[:20]],
+        "largest": [_told(job) for job in plan.jobs[:20]],
         "broken": [asdict(r) for r in plan.broken],
     }
+
+
+def _told(job: Job) -> dict[str, Any]:
+    return {"name": job.name, "scene": without_secrets(job.source), "pixels": job.pixels, "parts": job.parts}
 
 
 def _bytes(plan: BatchPlan) -> int:

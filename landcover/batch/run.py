@@ -16,7 +16,7 @@ from landcover import __version__
 from landcover.batch import worker
 from landcover.batch.cluster import check_workers, open_cluster, share_machine
 from landcover.batch.gathering import Gathered, gather
-from landcover.batch.jobs import Job
+from landcover.batch.jobs import Job, without_secrets
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import BatchPlan, check_device, cut_large, describe, measure_rate, plan_batch, write_items
 from landcover.batch.schedule import Finished, Schedule, Told
@@ -91,6 +91,7 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
             yield Begun(plan, 0)
         over.sort(key=lambda record: record.name)
         gathered = Gathered()
+        _report(options, over, {}, began)  # whatever happens to what is made of them
         yield from gather(options, [r for r in over if r.state == "done"], state, gathered)
         report = _report(options, over, gathered.outputs, began)
     yield Summary(tuple(over), report, gathered.outputs, tuple(gathered.notes))
@@ -123,6 +124,9 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
         workers = len(places) or len(client.nthreads())
         plan = cut_large(plan, known, workers) if options.scheduler else plan
+        if options.overwrite:
+            for job in plan.jobs:
+                worker.forget(job)
         state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
         yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
         with _stopping(client, plan):
@@ -171,7 +175,7 @@ def _record(job: Job, state: str) -> Record:
         job.name,
         job.digest,
         state,
-        job.without_secret(job.source),
+        without_secrets(job.source),
         job.datetime or "",
         part_rows=job.part_rows or 0,
         parts=job.parts,
@@ -195,7 +199,7 @@ def _report(options: BatchOptions, over: list[Record], outputs: dict[str, Any], 
     states = [record.state for record in over]
     report = {
         "landcover": __version__,
-        "catalog": options.catalog.partition("?")[0],
+        "catalog": without_secrets(options.catalog),
         "began": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "done": states.count("done"),

@@ -80,6 +80,8 @@ class Schedule:
         self._seconds: deque[float] = deque(maxlen=50)
         self._pixels: dict[str, int] = {}
         self._avoided: dict[str, str] = {}
+        self._dropped: set[str] = set()
+        self._lonely = False
         self._addresses: tuple[str, ...] = ()
         self._counted = float("-inf")
         self._asked = 0
@@ -104,6 +106,8 @@ class Schedule:
 
     def _wait(self, *tasks: Task) -> None:
         for task in tasks:
+            if task.job.name in self._dropped:
+                continue
             pixels = task.job.pixels // max(task.job.parts, 1)
             heapq.heappush(self._waiting, _Waiting((-pixels, task.job.name, task.part or 0), task))
 
@@ -119,8 +123,9 @@ class Schedule:
         self._counted = time.monotonic()
         self._check_scheduler()
         before, self._addresses = self._addresses, tuple(self._client.nthreads())
-        if before and not self._addresses:
-            yield Told("no workers are left; waiting for some")
+        if not self._addresses and not self._lonely:
+            yield Told(f"no workers{' are left' if before else ''}; waiting for some")
+        self._lonely = not self._addresses
 
     def _check_scheduler(self) -> None:
         if self._client.status not in ("running", "connecting"):
@@ -179,6 +184,7 @@ class Schedule:
         if not isinstance(error, KilledWorker):
             yield from self._judge(task, Outcome("failed", error=f"{type(error).__name__}: {error}"))
         elif alone:
+            self._drop_parts(task.job)
             yield Finished(
                 task, Outcome("failed", error="every worker that began it died; has it the memory it needs?")
             )
@@ -209,8 +215,10 @@ class Schedule:
 
     def _drop_parts(self, job: Job) -> None:
         """Do not begin parts of a scene of which one has failed."""
+        self._dropped.add(job.name)
         self._waiting = [w for w in self._waiting if w.task.job.name != job.name]
         heapq.heapify(self._waiting)
+        self._killers = deque(t for t in self._killers if t.job.name != job.name)
 
     def _busy(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
         """Wait for another process to let go of the outputs: a worker that was given up, perhaps, and has not ended."""

@@ -21,10 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from distributed import WorkerPlugin, get_worker
 
 from landcover import __version__
-from landcover.batch.jobs import Job, Needs, Outcome, Task
+from landcover.batch.jobs import Job, Needs, Outcome, Task, without_secrets
+from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine
 from landcover.errors import BatchError, BusyError, LandcoverError, StaleError
 from landcover.items import map_item, write_item
@@ -65,7 +67,7 @@ def _address() -> str:
     return ""
 
 
-def stop(batch: str) -> None:
+async def stop(batch: str) -> None:
     """Let tasks of a batch come to an end at the next window; finished rows are in the journal."""
     _stopped.add(batch)
 
@@ -115,12 +117,12 @@ def _attempt(task: Task) -> Outcome:
     except _UnfitError as e:
         return Outcome("refused", error=str(e))
     except LandcoverError as e:
-        said = task.job.without_secret(str(e))
+        said = without_secrets(str(e))
         _log.error("%s", said)
         return Outcome("failed", error=said)
     except Exception as e:  # noqa: BLE001 - one scene's failure must not end the others; it is told with the scene
-        _log.error("%s", task.job.without_secret(traceback.format_exc()))
-        return Outcome("failed", error=task.job.without_secret(f"{type(e).__name__}: {e} (see {task.job.log})"))
+        _log.error("%s", without_secrets(traceback.format_exc()))
+        return Outcome("failed", error=without_secrets(f"{type(e).__name__}: {e} (see {task.job.log})"))
 
 
 def _carry_out(task: Task) -> Outcome:
@@ -129,14 +131,16 @@ def _carry_out(task: Task) -> Outcome:
         return Outcome("done", pixels=_map_part(task))
     if is_finished(job):
         return Outcome("done", notes=("was finished before",))
-    mark = job.folder / ".mapped"
     pixels = 0
-    if not _is_mapped(job, mark):
+    if _is_mapped(job):
+        _mark(job)
+    else:
+        forget(job)
         pixels = _map(task)
-        publish_text(mark, job.map_digest)
+        _mark(job)
     notes = _make_polygons(job)
     write_item(_item(job), job.item)
-    mark.unlink(missing_ok=True)
+    job.mark.unlink(missing_ok=True)
     for parts in job.folder.glob(".parts-*"):
         shutil.rmtree(parts, ignore_errors=True)
     return Outcome("done", pixels=pixels, notes=notes)
@@ -147,9 +151,23 @@ def is_finished(job: Job) -> bool:
     return _receipt(job, "digest") == job.digest and all(path.exists() for path in job.outputs.values())
 
 
-def _is_mapped(job: Job, mark: Path) -> bool:
+def forget(job: Job) -> None:
+    """Let nothing say that outputs are finished: they are about to be replaced."""
+    with disk_errors(job.folder):
+        job.item.unlink(missing_ok=True)
+        job.mark.unlink(missing_ok=True)
+
+
+def _mark(job: Job) -> None:
+    """Note that the map is there, and that what else there is may be replaced."""
+    publish_text(job.mark, job.map_digest)
+    with disk_errors(job.folder):
+        job.item.unlink(missing_ok=True)
+
+
+def _is_mapped(job: Job) -> bool:
     """Whether the map is there already: all that is left, or all that has changed, is of the polygons."""
-    told = {_receipt(job, "map_digest"), _reads(mark)}
+    told = {_receipt(job, "map_digest"), _reads(job.mark)}
     return job.map_digest in told and all(path.exists() for key, path in job.outputs.items() if key != "polygons")
 
 
@@ -165,7 +183,7 @@ def _map(task: Task) -> int:
     job = task.job
     plan = _plan(job)
     _log.info("Mapping %s with %s, %s", job.name, plan.model.spec.name, plan.choice)
-    _log.info("%s", job.without_secret(json.dumps(plan.describe(), ensure_ascii=False)))
+    _log.info("%s", without_secrets(json.dumps(plan.describe(), ensure_ascii=False)))
     if job.part_rows is not None:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
     else:
@@ -179,14 +197,22 @@ def _map_part(task: Task) -> int:
     job = task.job
     assert job.part_rows is not None, "a part is one of those that a job was cut into"
     assert task.part is not None
+    if is_finished(job) or _is_mapped(job):
+        return 0
     with disk_errors(job.parts_folder):
         job.parts_folder.mkdir(parents=True, exist_ok=True)
     part = _plan(job).parts(job.part_rows, job.parts_folder)[task.part]
-    if all(path.exists() for path in part.options.outputs):
+    if all(_is_whole(layer) for layer in part.layers.values()):
         return 0
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
     return part.grid.region.height * part.grid.region.width
+
+
+def _is_whole(layer: Layer) -> bool:
+    """Whether a part's file is there, and as long as it has to be."""
+    size = len(layer.bands) * layer.height * layer.width * np.dtype(layer.dtype).itemsize
+    return layer.path.exists() and layer.path.stat().st_size == size
 
 
 def _gone_on_from(task: Task, plan: Plan, how: Any) -> None:

@@ -213,14 +213,14 @@ def _run(options: "BatchOptions", as_json: bool) -> None:
                 show(event)
     finally:
         show.close()
-    if show.failed:
+    if show.failed or show.unmade:
         raise typer.Exit(SOME_FAILED)
 
 
 class _Lines:
     """Events as JSON, one on a line of stdout."""
 
-    failed = 0
+    failed = unmade = 0
 
     def __call__(self, event: "Event") -> None:
         from landcover.batch import Begun, Record, Summary, Told
@@ -232,7 +232,7 @@ class _Lines:
         elif isinstance(event, Record):
             self._print("scene", asdict(event))
         elif isinstance(event, Summary):
-            self.failed = len(event.failed)
+            self.failed, self.unmade = len(event.failed), len(event.notes)
             facts = {"done": len(event.records) - self.failed, "failed": self.failed, "outputs": event.outputs}
             self._print("ended", facts | {"report": str(event.report), "notes": list(event.notes)})
         elif isinstance(event, Told) and event.text:
@@ -249,7 +249,7 @@ class _Screen:
     """Progress on stderr and a table of what failed on stdout."""
 
     def __init__(self) -> None:
-        self.failed = 0
+        self.failed = self.unmade = 0
         self._counter: Counter | None = None
         self._done = self._pixels = self._scenes = 0
         self._began = time.monotonic()
@@ -297,6 +297,7 @@ class _Screen:
     def _end(self, summary: "Summary") -> None:
         self.close()
         self.failed = len(summary.failed)
+        self.unmade = len(summary.notes)
         for note in summary.notes:
             say(f"Note: {note}")
         seconds = time.monotonic() - self._began

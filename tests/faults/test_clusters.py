@@ -138,6 +138,24 @@ def test_interrupted_it_keeps_what_is_finished(
     assert not leftovers(out)
 
 
+def test_interrupted_on_a_joined_cluster_its_workers_stop(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """At the next window, so that nothing holds the outputs when the command is given again."""
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1) as running:
+        batch = start_batch(scenes, out, pointwise, "--scheduler", running.file)
+        wait_for(lambda: begun(out))
+        os.killpg(batch.pid, signal.SIGINT)
+        code, said = end(batch)
+        assert code == 130, said
+        wait_for(lambda: not any(out.rglob("*.lock")), "the end of the task")
+        assert not any(out.rglob("*_map.tif")), "it was stopped, not carried to its end"
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+
+
 def test_a_stopped_worker_is_given_up(
     tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
 ) -> None:
