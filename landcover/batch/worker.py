@@ -335,6 +335,7 @@ def _log_of(task: Task) -> Iterator[None]:
     with disk_errors(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(job.log, encoding="utf-8")
+    file.handleError = lambda record: None  # type: ignore[method-assign]  # a log that finds no room stops no work
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = _log.level
     _log.addHandler(file)
@@ -344,7 +345,8 @@ def _log_of(task: Task) -> Iterator[None]:
     finally:
         _log.setLevel(before)
         _log.removeHandler(file)
-        file.close()
+        with suppress(OSError):
+            file.close()
 
 
 def _use_own_cores() -> None:
