@@ -109,6 +109,7 @@ def catalog(folder: Path, count: int = 100_000) -> None:
     for job in plan.jobs:
         job.folder.mkdir(parents=True)
         job.map.touch()
+        job.item.touch()
     known = {j.name: Record(j.name, j.digest, "done", j.source) for j in plan.jobs}
     began = time.perf_counter()
     left = len(plan_batch(options, known).jobs)

@@ -183,7 +183,7 @@ def _map(task: Task) -> int:
     job = task.job
     plan = _plan(job)
     _log.info("Mapping %s with %s, %s", job.name, plan.model.spec.name, plan.choice)
-    _log.info("%s", without_secrets(json.dumps(plan.describe(), ensure_ascii=False)))
+    _log.info("%s", without_secrets(json.dumps(plan.facts, ensure_ascii=False)))
     if job.part_rows is not None:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
     else:
