@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import Classes, Connect, Dissolve, FillHoles, MinArea, Points, Simplify, Smooth, VectorCrs
 from landcover.errors import ConfigError
 
 
@@ -15,22 +16,16 @@ def vectorize(
     out: Annotated[
         Path, Option("--out", "-o", help="The file to write: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
     ],
-    classes: Annotated[str | None, Option(help="Write these classes only, as forest,water; the shapes stay.")] = None,
-    min_area: Annotated[
-        str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
-    ] = "0",
-    connect: Annotated[int, Option(help="4: pixels are joined by their edges; 8: by their corners too.")] = 4,
-    simplify: Annotated[float, Option(help="Straighten outlines within METRES; shared borders stay shared.")] = 0.0,
-    smooth: Annotated[
-        bool, Option("--smooth", help="Round the corners of outlines; shared borders stay shared.")
-    ] = False,
-    fill_holes: Annotated[
-        bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
-    ] = False,
+    classes: Classes = None,
+    min_area: MinArea = "0",
+    connect: Connect = 4,
+    simplify: Simplify = 0.0,
+    smooth: Smooth = False,
+    fill_holes: FillHoles = False,
     aoi: Annotated[Path | None, Option(help="Leave out what lies outside of these polygons; a vector file.")] = None,
-    dissolve: Annotated[bool, Option("--dissolve", help="Write one multipolygon for each class.")] = False,
-    points: Annotated[bool, Option("--points", help="Write a point inside each polygon, for labels.")] = False,
-    crs: Annotated[str | None, Option(help="Write in this CRS, as EPSG:4326.", show_default="the map's")] = None,
+    dissolve: Dissolve = False,
+    points: Points = False,
+    crs: VectorCrs = None,
     confidence: Annotated[
         str | None, Option(help="The confidence of the map; adds the mean of each polygon, in percent.")
     ] = None,
