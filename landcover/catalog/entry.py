@@ -24,6 +24,8 @@ _LISTED = 10
 _LONGEST = 200
 """Bytes of a part of a name, so that suffixes can be added to it."""
 
+_RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?|.*[. ]", re.IGNORECASE)
+
 _SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{1,7}$")
 
 
@@ -138,17 +140,19 @@ def check_names(entries: list[Entry], source: str) -> None:
             f"{source} has {_number(len(wrong), 'scene')} whose name cannot be that of an output: "
             f"{_listed(wrong, len(wrong))}; rename them, or give them names in a table with the columns path and name"
         )
-    counts = Counter(e.name for e in entries)
+    counts = Counter(e.name.casefold() for e in entries)
     if len(counts) == len(entries):
         return
     twice = [name for name, count in counts.items() if count > 1]
-    sources: dict[str, list[str]] = {name: [] for name in twice[:_LISTED]}
+    sharing: dict[str, list[Entry]] = {name: [] for name in twice[:_LISTED]}
     for entry in entries:
-        if entry.name in sources and len(sources[entry.name]) < 3:
-            sources[entry.name].append(entry.label)
-    told = [f"{name} of {' and '.join(labels)}" for name, labels in sources.items()]
+        if entry.name.casefold() in sharing and len(sharing[entry.name.casefold()]) < 3:
+            sharing[entry.name.casefold()].append(entry)
+    told = [f"{same[0].name} of {' and '.join(e.label for e in same)}" for same in sharing.values()]
+    capitals = any(len({e.name for e in same}) > 1 for same in sharing.values())
+    hint = " (there are disks that take capitals and small letters for the same)" if capitals else ""
     raise CatalogError(
-        f"{source} gives {_number(len(twice), 'name')} to more than one scene: {_listed(told, len(twice))}; "
+        f"{source} gives {_number(len(twice), 'name')} to more than one scene: {_listed(told, len(twice))}{hint}; "
         "give each its own in a table with the columns path and name"
     )
 
@@ -164,6 +168,8 @@ def _problem(name: str) -> str:
         return "leads out of the output folder"
     if any(part == "" or part.startswith(".") for part in parts):
         return "has a part that is empty or begins with a dot"
+    if any(_RESERVED.fullmatch(part) for part in parts):
+        return "has a part that Windows keeps for itself"
     if any(len(part.encode()) > _LONGEST for part in parts):
         return f"has a part longer than {_LONGEST} bytes"
     return ""

@@ -107,6 +107,9 @@ def test_many_culprits_are_counted_and_the_first_named(tmp_path: Path) -> None:
         ("x/.git/a", "begins with a dot"),
         ("x//a", "a part that is empty"),
         ("a" * 300, "longer than 200 bytes"),
+        ("x/nul", "keeps for itself"),
+        ("COM1.a", "keeps for itself"),
+        ("a.", "keeps for itself"),
     ],
 )
 def test_names_that_escape(tmp_path: Path, name: str, sentence: str) -> None:
@@ -122,6 +125,10 @@ def test_names_of_two_scenes(tmp_path: Path) -> None:
     for name in ("s.tif", "s.jp2"):
         (tmp_path / name).touch()
     refused(tmp_path, r"1 name to more than one scene: s of \S*s\.jp2 and \S*s\.tif")
+    refused(
+        write_json(tmp_path / "items.json", collection(stac_item("a"), stac_item("A"))),
+        "a of the item a and the item A .*take capitals and small letters for the same",
+    )
     refused(
         write_json(tmp_path / "items.json", collection(stac_item("a"), stac_item("a"))),
         "a of the item a and the item a",
