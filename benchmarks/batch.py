@@ -1,20 +1,26 @@
 """Batches against single runs: throughput of workers, overhead of a scene, long catalogs, and many workers, simulated.
 
-Run: python benchmarks/batch.py [--only small large catalog workers]
+Run: python benchmarks/batch.py [--only small large catalog workers] [--simulate WORKERS SECONDS SCENES]
 """
 
 import argparse
+import asyncio
 import csv
 import json
-import os
+import logging
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import rasterio
 
 SAMPLE = Path(__file__).parent.parent / "sample_tiles" / "s2_eastern_shore.tif"
@@ -24,7 +30,12 @@ def main() -> None:
     parts = {"small": small, "large": large, "catalog": catalog, "workers": workers}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
-    for name in parser.parse_args().only:
+    parser.add_argument("--simulate", nargs=3, type=int, metavar=("WORKERS", "SECONDS", "SCENES"))
+    args = parser.parse_args()
+    if args.simulate:
+        simulate(*args.simulate)
+        return
+    for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             parts[name](Path(folder))
 
@@ -40,13 +51,13 @@ def small(folder: Path) -> None:
 
 
 def large(folder: Path) -> None:
-    """Two large scenes, likewise."""
+    """Large scenes, likewise."""
     scenes = folder / "scenes"
     scenes.mkdir()
     pixels, profile = sample(6000, 6000)
-    for name in "ab":
+    for name in "abcd":
         write(scenes / f"{name}.tif", pixels, profile)
-    compare("2 scenes of 6000²", scenes, folder, sorted(scenes.iterdir()))
+    compare("4 scenes of 6000²", scenes, folder, sorted(scenes.iterdir()))
 
 
 ONE_PROCESS = """
@@ -120,17 +131,17 @@ def catalog(folder: Path, count: int = 100_000) -> None:
 
 
 def workers(folder: Path) -> None:
-    """Many workers that sleep for as long as a scene takes, on one scheduler, all of them in one process."""
+    """Many workers that sleep for as long as a scene takes, on one scheduler."""
     for count, seconds, scenes in ((64, 30.0, 256), (256, 30.0, 1024), (256, 3.0, 5120), (256, 1.0, 5120)):
-        args = [sys.executable, __file__, "--simulate", str(count), str(seconds), str(scenes)]
-        subprocess.run(args, check=True)
+        simulate(count, seconds, scenes)
 
 
 def simulate(count: int, seconds: float, scenes: int) -> None:
-    """Tasks that sleep, handed out by the schedule of a batch; prints the share of time that workers were busy."""
-    import logging
+    """Tasks that sleep, handed out by the schedule of a batch; prints the share of time that workers were busy.
 
-    from distributed import Client, LocalCluster
+    Scheduler and client are processes of their own, as they are on a cluster; the workers share some.
+    """
+    from distributed import Client
 
     from landcover.batch import schedule, worker
     from landcover.batch.jobs import Job, Needs, Outcome
@@ -141,16 +152,62 @@ def simulate(count: int, seconds: float, scenes: int) -> None:
 
     worker.work = sleep  # type: ignore[assignment]
     jobs = tuple(Job("b", f"s{i}", "", "", "", "", Needs("", None, {}), pixels=1) for i in range(scenes))
-    how = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
-    with LocalCluster(n_workers=count, **how) as cluster, Client(cluster) as client:
-        began = time.perf_counter()
+    with cluster(count) as (address, scheduler), Client(address) as client:
+        client.wait_for_workers(count, timeout=300)
+        before, began = psutil.Process(scheduler).cpu_times(), time.perf_counter()
         over = sum(isinstance(e, schedule.Finished) for e in schedule.Schedule(client, jobs, 0).run())
-        took = time.perf_counter() - began
+        took, after = time.perf_counter() - began, psutil.Process(scheduler).cpu_times()
     assert over == scenes
+    cost = after.user + after.system - before.user - before.system
     print(
-        f"{count} workers, {scenes} scenes of {seconds:g} s: {took:.1f} s, {scenes * seconds / count / took:.1%} busy"
+        f"{count} workers, {scenes} scenes of {seconds:g} s: {took:.1f} s, {scenes * seconds / count / took:.1%} busy; "
+        f"the scheduler computed {cost:.1f} s, {1e3 * cost / scenes:.1f} ms a scene",
+        flush=True,
     )
-    os._exit(0)  # closing so many workers takes longer than the run
+
+
+@contextmanager
+def cluster(count: int) -> Iterator[tuple[str, int]]:
+    """A scheduler, and so many workers in four processes; its address and its process."""
+    context = get_context("spawn")
+    told = context.SimpleQueue()
+    scheduler = context.Process(target=serve, args=(told,), daemon=True)
+    scheduler.start()
+    address = told.get()
+    hosts = [context.Process(target=host, args=(address, count // 4), daemon=True) for _ in range(4)]
+    for process in hosts:
+        process.start()
+    try:
+        yield address, scheduler.pid
+    finally:
+        for process in (*hosts, scheduler):
+            process.kill()
+
+
+def serve(told: Any) -> None:
+    """A scheduler, until it is killed."""
+    from distributed import Scheduler
+
+    async def run() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+            told.put(scheduler.address)
+            await scheduler.finished()
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    asyncio.run(run())
+
+
+def host(address: str, count: int) -> None:
+    """So many workers of one thread each, until they are killed."""
+    from distributed import Worker
+
+    async def run() -> None:
+        here = [Worker(address, nthreads=1, host="127.0.0.1", dashboard=False) for _ in range(count)]
+        await asyncio.gather(*here)
+        await asyncio.gather(*(worker.finished() for worker in here))
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    asyncio.run(run())
 
 
 def sample(height: int, width: int) -> tuple[np.ndarray, dict]:
@@ -168,7 +225,4 @@ def write(path: Path, pixels: np.ndarray, profile: dict) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--simulate"]:
-        simulate(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
-    else:
-        main()
+    main()

@@ -12,14 +12,16 @@ import geopandas
 import pystac
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 
-from landcover.batch import worker
+from landcover.batch import cluster, worker
 from landcover.batch.jobs import Job, Task, without_secrets
 from landcover.batch.options import BatchOptions
-from landcover.batch.planning import cut_large, plan_batch
+from landcover.batch.planning import cut_large, items_for_workers, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
+from landcover.errors import ConfigError
 from landcover.models import Model, load_model
 from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
@@ -292,6 +294,49 @@ def test_the_signature_of_an_address_is_kept_nowhere(tmp_path: Path, scenes: Pat
     assert outcome.state == "failed"
     assert "one.tif" in outcome.error
     assert "hidden" not in outcome.error + plan.jobs[0].log.read_text()
+
+
+def test_the_signatures_in_items_of_a_catalog_do_not_outlive_the_batch(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """Workers need them, in a file of the item's; maps are linked to that file, so it stays, without them."""
+    href = "http://127.0.0.1:9/one.tif?signature=hidden"
+    catalog = write_json(tmp_path / "items.json", collection(stac_item("one", href=href)))
+    options = BatchOptions(str(catalog), tmp_path / "out", str(pointwise.folder), HOW)
+    plan = plan_batch(options, {})
+    with items_for_workers(plan):
+        assert "hidden" in Path(plan.jobs[0].source).read_text()
+    assert json.loads(Path(plan.jobs[0].source).read_bytes())["id"] == "one"
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"hidden" in path.read_bytes() for path in files)
+
+
+def test_a_virtual_raster_is_mapped_again_when_one_of_its_sources_changes(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    virtual = tmp_path / "virtual.vrt"
+    rasterio.shutil.copy(scenes / "one.tif", virtual, driver="VRT")
+    before = planned(virtual, tmp_path / "out", pointwise)
+    assert planned(virtual, tmp_path / "out", pointwise).digest == before.digest
+    write_scene(scenes / "one.tif", digital_numbers(*SIZES["one"], seed=9))
+    assert planned(virtual, tmp_path / "out", pointwise).digest != before.digest
+
+
+def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker for each card, or else for each core; `cuda:N` is that card alone."""
+    monkeypatch.setattr(cluster, "cuda_devices", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LANDCOVER_CORES", "0,1,2,3,4")
+    places = cluster.share_machine(None, "auto")
+    assert [place.card for place in places] == ["0", "1"]
+    assert sorted(core for place in places for core in place.cores) == [0, 1, 2, 3, 4]
+    assert [place.card for place in cluster.share_machine(None, "cuda:1")] == ["1"]
+    assert [place.card for place in cluster.share_machine(3, "cpu")] == [None] * 3
+    for wrong in ("0-3", "a", "0,", "٣"):
+        monkeypatch.setenv("LANDCOVER_CORES", wrong)
+        with pytest.raises(ConfigError, match="LANDCOVER_CORES must be numbers"):
+            cluster.share_machine(None, "cpu")
 
 
 HOW = {"allow_untrained": True, "engine": "torch", "tile_size": 16, "overlap": 4}

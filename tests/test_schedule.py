@@ -18,6 +18,10 @@ from landcover.errors import BatchError
 DONE = Outcome("done", seconds=60)
 
 
+class Lost:
+    """An outcome of a worker that died before it told it."""
+
+
 @dataclass(eq=False)
 class Future:
     """What became of a task, known at once."""
@@ -28,7 +32,9 @@ class Future:
     def status(self) -> str:
         return "error" if isinstance(self.value, Exception) else "finished"
 
-    def result(self) -> Outcome:
+    def result(self, timeout: float) -> Outcome:
+        if isinstance(self.value, Lost):
+            raise TimeoutError
         return self.value
 
     def exception(self) -> Exception:
@@ -51,6 +57,7 @@ class Cluster:
     given: list[Task] = field(default_factory=list)
     where: list[dict] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
+    bare: tuple[str, ...] = ()
 
     def nthreads(self) -> dict[str, int]:
         return dict.fromkeys(self.addresses, 1)
@@ -63,6 +70,9 @@ class Cluster:
     def retire_workers(self, addresses: list[str], close_workers: bool) -> None:
         self.retired += addresses
         self.addresses = [a for a in self.addresses if a not in addresses]
+
+    def run(self, _what: Callable, on_error: str) -> dict[str, Any]:
+        return {a: ImportError("No module named 'landcover'") if a in self.bare else {} for a in self.addresses}
 
     def subscribe_topic(self, _topic: str, _hear: Callable) -> None:
         pass
@@ -163,6 +173,35 @@ def test_a_worker_that_does_not_suit_is_sent_home() -> None:
     assert cluster.retired == ["w1"]
     with pytest.raises(BatchError, match="it has another model"):
         ended(Cluster(lambda task: bad, ["w1"]), job("a"))
+
+
+def test_a_worker_without_landcover_is_sent_home_and_its_task_done_elsewhere() -> None:
+    """One that joined when the batch had begun; no scene fails for it. Another error of that kind is the scene's."""
+    broken = ImportError("No module named 'landcover'")
+    asked: list[Task] = []
+
+    def answer(task: Task) -> Outcome | Exception:
+        asked.append(task)
+        return broken if len(asked) == 1 else DONE
+
+    cluster = Cluster(answer, bare=("w2",))
+    assert {o.state for o in ended(cluster, job("a"), job("b"), retries=0).values()} == {"done"}
+    assert cluster.retired == ["w2"]
+    assert ended(Cluster(lambda task: broken), job("a"), retries=0)["a"].state == "failed"
+    with pytest.raises(BatchError, match="w1 cannot import landcover"):
+        ended(Cluster(lambda task: broken, ["w1"], bare=("w1",)), job("a"))
+
+
+def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again() -> None:
+    """The task is given to another one, who finds what is done already."""
+    asked: list[Task] = []
+
+    def answer(task: Task) -> Any:
+        asked.append(task)
+        return Lost() if len(asked) == 1 else DONE
+
+    assert ended(Cluster(answer), job("a"), retries=0)["a"].state == "done"
+    assert [task.attempt for task in asked] == [0, 0]
 
 
 def test_a_scheduler_that_is_gone_is_told() -> None:

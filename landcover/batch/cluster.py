@@ -13,11 +13,13 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from landcover import __version__
 from landcover.batch import worker
 from landcover.batch.jobs import Needs
 from landcover.engines import cuda_devices
 from landcover.errors import BatchError, ConfigError
 from landcover.models import Model
+from landcover.pipeline import own_cores
 
 WORKER_BYTES = 2 << 30
 """Memory that a worker should have."""
@@ -56,8 +58,8 @@ def share_machine(workers: int | None, device: str, tasks: int | None = None) ->
         device: as for `predict`.
         tasks: that can be done at the same time; None if not known yet.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    cards = _cards() if device != "cpu" else []
+    cores = own_cores()
+    cards = _cards(device)
     best = len(cards) or _fit(len(cores))
     count = workers or (best if tasks is None else min(best, max(tasks, 1)))
     shares = [tuple(cores[i * len(cores) // count : (i + 1) * len(cores) // count]) for i in range(count)]
@@ -71,10 +73,15 @@ def _fit(cores: int) -> int:
     return max(1, min(cores, MEMORY_LIMIT // WORKER_BYTES))
 
 
-def _cards() -> list[str]:
+def _cards(device: str) -> list[str]:
+    """The cards that workers are to have: all, or, for cuda:N, that one."""
+    if device == "cpu":
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = [v for v in visible.split(",") if v and v != "-1"] if visible is not None else None
-    return named if named is not None else [str(i) for i in range(cuda_devices())]
+    cards = named if named is not None else [str(i) for i in range(cuda_devices())]
+    _, _, number = device.partition(":")
+    return cards[int(number) : int(number) + 1] if number.isdigit() else cards
 
 
 @contextmanager
@@ -141,13 +148,11 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
     """
     with suppress(TimeoutError):  # later ones are welcome too
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    try:
-        found = client.run(worker.fingerprint)
-    except (ImportError, AttributeError) as e:
-        raise BatchError(f"the workers cannot import landcover: {e}; install {needs.version} on each of them") from e
-    except OSError as e:
-        raise BatchError(f"a worker does not answer: {e}; see that it runs, and repeat the command") from e
-    for address, theirs in found.items():
+    for address, theirs in client.run(worker.fingerprint, on_error="return").items():
+        if isinstance(theirs, OSError):
+            raise BatchError(f"the worker at {address} does not answer: {theirs}; repeat the command when it does")
+        if isinstance(theirs, Exception):
+            raise BatchError(_without_landcover(address, theirs)) from theirs
         if theirs["version"] != needs.version:
             raise BatchError(
                 f"the worker at {address} has landcover {theirs['version']}, this machine {needs.version}; "
@@ -157,3 +162,17 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
             raise BatchError(f"the worker at {address} has other embedded models; install the same version on all")
     if model is not None:
         client.register_plugin(worker.SendModel(model))
+
+
+def unfit_workers(client: Client) -> dict[str, str]:
+    """Why workers cannot carry out any task, by their addresses: landcover is not there."""
+    found = client.run(worker.fingerprint, on_error="return")
+    return {
+        a: _without_landcover(a, theirs)
+        for a, theirs in found.items()
+        if isinstance(theirs, ImportError | AttributeError)
+    }
+
+
+def _without_landcover(address: str, error: Exception) -> str:
+    return f"the worker at {address} cannot import landcover: {error}; install {__version__} there"

@@ -52,6 +52,11 @@ class BatchOptions:
     mosaic: str | None = None
     merged: dict[str, Any] | None = None
 
+    @property
+    def device(self) -> str:
+        """As for `predict`."""
+        return self.mapping.get("device", "auto")
+
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers must be at least 1, not {self.workers}")

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 
 from landcover import __version__
+from landcover.bands import open_file
 from landcover.batch.cluster import share_machine
 from landcover.batch.jobs import Job, Needs, without_secrets
 from landcover.batch.options import BatchOptions
@@ -130,16 +132,26 @@ def _is_output(path: Path, out: Path) -> bool:
     return path.is_relative_to(out) and (beside.exists() or (path.parent == out and path.stem.startswith("mosaic")))
 
 
-def write_items(plan: BatchPlan) -> None:
+@contextmanager
+def items_for_workers(plan: BatchPlan) -> Iterator[None]:
     """Give items that came inside a catalog files of their own, which any worker can read.
+
+    Addresses in them may be signed; what is left after the block, for maps are linked to it, is without signatures.
 
     Raises:
         OutputError: they cannot be written.
     """
-    for path, entry in plan.items:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(entry.item), encoding="utf-8")
+    try:
+        for path, entry in plan.items:
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(entry.item), encoding="utf-8")
+        yield
+    finally:
+        for path, entry in plan.items:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                path.write_text(without_secrets(json.dumps(entry.item)), encoding="utf-8")
 
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
@@ -179,8 +191,9 @@ def check_device(plan: BatchPlan) -> None:
     Raises:
         ConfigError: this machine has no such device, or an option is impossible.
     """
+    job, device = plan.jobs[0], plan.options.device
     try:
-        scene_plan(plan.jobs[0], plan.model)
+        scene_plan(replace(job, mapping=job.mapping | {"device": device}), plan.model)
     except ConfigError:
         raise
     except LandcoverError:
@@ -243,6 +256,8 @@ class _Same:
         self._options, self._needs, self._batch = options, needs, batch
         self._out = str(options.out.resolve())
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
+        one_card = options.scheduler is None and options.device.startswith("cuda:")  # a worker here sees no other
+        self._mapping = options.mapping | ({"device": "cuda"} if one_card else {})
 
     def job(self, entry: Entry) -> Job:
         """The job of a scene.
@@ -253,7 +268,7 @@ class _Same:
         options = self._options
         own = {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
         unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
-        mapping = {k: v for k, v in options.mapping.items() if k not in unless} | own
+        mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
         mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
@@ -290,8 +305,18 @@ def _identity(entry: Entry) -> list[Any]:
         hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
         files = [path.parent / href for href in hrefs if is_local(href)]
         return [_digest(item), *(_facts(p) for p in files if p.exists()), *aoi]
-    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path, *_behind(path)]
     return [_facts(p) for p in files] + aoi
+
+
+def _behind(path: Path) -> list[Path]:
+    """The files of this machine that a virtual raster is made of."""
+    if path.suffix.lower() != ".vrt":
+        return []
+    with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
+        files = open_file(str(path), stack).files
+        return sorted(p for file in files if (p := Path(file)).is_file() and p != path)
+    return []
 
 
 def _read_item(path: Path) -> dict[str, Any]:

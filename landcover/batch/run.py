@@ -18,7 +18,15 @@ from landcover.batch.cluster import check_workers, open_cluster, share_machine
 from landcover.batch.gathering import Gathered, gather
 from landcover.batch.jobs import Job, without_secrets
 from landcover.batch.options import BatchOptions
-from landcover.batch.planning import BatchPlan, check_device, cut_large, describe, measure_rate, plan_batch, write_items
+from landcover.batch.planning import (
+    BatchPlan,
+    check_device,
+    cut_large,
+    describe,
+    items_for_workers,
+    measure_rate,
+    plan_batch,
+)
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text
@@ -80,13 +88,13 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
         known = state.records()
         plan = plan_batch(options, known)
         state.save(plan.broken)
-        write_items(plan)
         over = [*plan.done, *plan.broken]
         if plan.jobs:
-            for event in _carry_out(plan, known, state):
-                if isinstance(event, Record):
-                    over.append(event)
-                yield event
+            with items_for_workers(plan):
+                for event in _carry_out(plan, known, state):
+                    if isinstance(event, Record):
+                        over.append(event)
+                    yield event
         else:
             yield Begun(plan, 0)
         over.sort(key=lambda record: record.name)
@@ -104,9 +112,8 @@ def foresee(options: BatchOptions) -> dict[str, Any]:
         LandcoverError: as for `run_batch`.
     """
     plan = plan_batch(options, known_records(options.out))
-    device = options.mapping.get("device", "auto")
-    plan = cut_large(plan, {}, len(share_machine(options.workers, device)))
-    places = [] if options.scheduler else share_machine(options.workers, device, plan.tasks)
+    plan = cut_large(plan, {}, len(share_machine(options.workers, options.device)))
+    places = [] if options.scheduler else share_machine(options.workers, options.device, plan.tasks)
     rate = measure_rate(plan) if plan.jobs else None
     seconds = plan.pixels / rate if rate else None
     return describe(plan, len(places) or None, seconds)
@@ -114,12 +121,11 @@ def foresee(options: BatchOptions) -> dict[str, Any]:
 
 def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Iterator[Begun | Told | Record]:
     options = plan.options
-    device = options.mapping.get("device", "auto")
     places = []
     if not options.scheduler:
         check_device(plan)
-        plan = cut_large(plan, known, len(share_machine(options.workers, device)))
-        places = share_machine(options.workers, device, plan.tasks)
+        plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
+        places = share_machine(options.workers, options.device, plan.tasks)
     with open_cluster(options.scheduler, places) as client:
         check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
         workers = len(places) or len(client.nthreads())

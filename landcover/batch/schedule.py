@@ -6,13 +6,14 @@ import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from landcover.batch import worker
+from landcover.batch import cluster, worker
 from landcover.batch.jobs import Job, Outcome, Task
 from landcover.errors import BatchError
 
@@ -22,6 +23,9 @@ _BUSY_SECONDS = 3.0
 """Until an output that another process holds is asked for again."""
 
 BUSY_LIMIT_SECONDS = 900.0
+RESULT_SECONDS = 20.0
+"""Until the worker that holds the outcome of a task is given up."""
+
 SHORT_SECONDS = 5.0
 """Tasks that are shorter are handed out before a worker is free, so that it need not wait for the client."""
 
@@ -172,7 +176,7 @@ class Schedule:
         task, alone = self._running.pop(future)
         self._pixels.pop(task.name, None)
         if future.status == "finished":
-            yield from self._judge(task, future.result())
+            yield from self._fetch(task, alone, future)
         elif future.status == "error":
             yield from self._judge_error(task, alone, future.exception())
         else:  # lost with the scheduler, or cancelled by somebody
@@ -180,8 +184,22 @@ class Schedule:
             self._wait(task)
         future.release()
 
+    def _fetch(self, task: Task, alone: bool, future: Future) -> Iterator[Finished | Told]:
+        """Get an outcome from the worker that holds it."""
+        try:
+            outcome = future.result(timeout=RESULT_SECONDS)
+        except (TimeoutError, CancelledError):  # it died or hangs; the scene's folder tells the next one what is done
+            self._check_scheduler()
+            self._wait(task)
+        except KilledWorker as e:
+            yield from self._judge_error(task, alone, e)
+        else:
+            yield from self._judge(task, outcome)
+
     def _judge_error(self, task: Task, alone: bool, error: Any) -> Iterator[Finished | Told]:
-        if not isinstance(error, KilledWorker):
+        if isinstance(error, ImportError | AttributeError) and (unfit := cluster.unfit_workers(self._client)):
+            yield from self._retire(task, unfit)
+        elif not isinstance(error, KilledWorker):
             yield from self._judge(task, Outcome("failed", error=f"{type(error).__name__}: {error}"))
         elif alone:
             self._drop_parts(task.job)
@@ -204,7 +222,7 @@ class Schedule:
         elif outcome.state == "busy":
             yield from self._busy(task, outcome)
         elif outcome.state == "refused":
-            yield from self._retire(task, outcome)
+            yield from self._retire(task, {outcome.address: outcome.error})
         elif outcome.state == "failed" and task.attempt < self._retries:
             yield Told(f"{task.name}: {outcome.error}; trying again")
             self._avoided[task.name] = outcome.address
@@ -230,11 +248,12 @@ class Schedule:
         else:
             yield Finished(task, replace(outcome, state="failed"))
 
-    def _retire(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
-        """Send home a worker that is not like the others; raises if it was the last one."""
-        yield Told(outcome.error)
-        self._client.retire_workers([outcome.address], close_workers=True)
+    def _retire(self, task: Task, unfit: dict[str, str]) -> Iterator[Finished | Told]:
+        """Send home workers that are not like the others, for the reason of each; raises if they were the last."""
+        for error in unfit.values():
+            yield Told(error)
+        self._client.retire_workers(list(unfit), close_workers=True)
         self._counted = float("-inf")
         if not self._client.nthreads():
-            raise BatchError(outcome.error)
+            raise BatchError(next(iter(unfit.values())))
         self._wait(task)

@@ -32,6 +32,7 @@ from landcover.errors import BatchError, BusyError, LandcoverError, StaleError
 from landcover.items import map_item, write_item
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
+from landcover.pipeline import own_cores
 from landcover.planning import Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene
 from landcover.scaling import Scaling
@@ -52,11 +53,11 @@ def work(task: Task) -> Outcome:
     began = time.perf_counter()
     who = f"{socket.gethostname()}:{os.getpid()}"
     with _one_at_a_time:
-        _use_own_cores()
         try:
+            _use_own_cores()
             with _log_of(task):
                 outcome = _attempt(task)
-        except LandcoverError as e:  # the log cannot be written
+        except LandcoverError as e:  # the cores are not there, or the log cannot be written
             outcome = Outcome("failed", error=str(e))
     return replace(outcome, worker=who, address=_address(), seconds=time.perf_counter() - began)
 
@@ -351,9 +352,12 @@ def _log_of(task: Task) -> Iterator[None]:
 
 def _use_own_cores() -> None:
     """Keep to the cores that the local cluster gave to this worker; what it starts keeps to them too."""
-    cores = os.environ.get("LANDCOVER_CORES")
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    cores = own_cores()
+    if hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as e:
+            raise BatchError(f"{socket.gethostname()} has no cores {cores}; correct LANDCOVER_CORES") from e
 
 
 def _reads(path: Path) -> str | None:

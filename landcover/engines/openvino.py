@@ -1,7 +1,6 @@
 """OpenVINO on a CPU: while one batch is scored, the next one waits in line, and the one before is blended."""
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from landcover.chips import Batch
 from landcover.engines.arrays import best
 from landcover.engines.conversion import converted
+from landcover.pipeline import own_cores
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "INFERENCE_NUM_THREADS": len(own_cores()),
         }
         compiled = ov.Core().compile_model(converted(model, scaling, shape, dtype), "CPU", settings)
         self._requests = [compiled.create_infer_request() for _ in range(2)]

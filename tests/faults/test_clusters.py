@@ -254,6 +254,30 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path, scenes: Path, po
     assert "has landcover 0.0.1, this machine" in said
 
 
+WITHOUT = """
+import sys
+sys.modules["landcover"] = None
+"""
+
+
+def test_a_worker_without_landcover_that_joins_later_is_sent_home(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    (tmp_path / "without.py").write_text(WITHOUT)
+    rows = [f"{scenes / name}.tif,{name}{again}" for name in NAMES for again in ("", *"123456")]
+    (tmp_path / "scenes.csv").write_text("\n".join(["path,name", *rows]))
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1) as running:
+        how = ("--scheduler", running.file, "--retries", "0")
+        batch = start_batch(tmp_path / "scenes.csv", out, pointwise, *how)
+        wait_for(lambda: begun(out))
+        running.start_worker("--preload", str(tmp_path / "without.py"))
+        code, said = end(batch)
+        assert code == 0, said
+        assert "cannot import landcover" in said
+        assert maps(out) == undisturbed
+
+
 def test_a_scene_vanishes_and_another_batch_is_refused(
     tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
 ) -> None:
