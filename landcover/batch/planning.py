@@ -5,9 +5,10 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import gettempdir
@@ -127,9 +128,14 @@ def _scenes(options: BatchOptions) -> list[Entry]:
 
 def _is_output(path: Path, out: Path) -> bool:
     """Whether a file is one that a batch has written into a folder."""
-    path = path.resolve()
-    beside = path.parent / f"{path.parent.name}.log"
-    return path.is_relative_to(out) and (beside.exists() or (path.parent == out and path.stem.startswith("mosaic")))
+    folder = _resolved(path.parent)
+    beside = folder / f"{folder.name}.log"
+    return folder.is_relative_to(out) and (beside.exists() or (folder == out and path.stem.startswith("mosaic")))
+
+
+@lru_cache(maxsize=1000)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 @contextmanager
@@ -345,26 +351,26 @@ def _still_done(record: Record, job: Job) -> bool:
 
 def _sized(left: list[tuple[Entry, Job]]) -> tuple[list[Job], list[Record]]:
     """Open the headers of scenes of which the catalog does not tell the size; the others are broken."""
-    with _looking(sum(entry.size is None for entry, _ in left)) as pool:
-        found = list(pool.map(_with_size, left, chunksize=_CHUNK))
-    return [f for f in found if isinstance(f, Job)], [f for f in found if isinstance(f, Record)]
+    seen = _measured([entry for entry, _ in left if entry.size is None])
+    jobs, broken = [], []
+    for entry, job in left:
+        found = entry if entry.size else next(seen)
+        if isinstance(found, LandcoverError):
+            broken.append(_broken(entry, found))
+        else:
+            when = job.datetime or (found.datetime.isoformat() if found.datetime else None)
+            jobs.append(replace(job, pixels=math.prod(found.size or ()), datetime=when))
+    return jobs, broken
 
 
-def _looking(scenes: int) -> Executor:
-    """Threads, for few scenes, which may lie on a server; processes for many, since each takes a millisecond."""
-    if scenes < _MANY:
-        return ThreadPoolExecutor(_THREADS)
-    return ProcessPoolExecutor(len(share_machine(None, "cpu")), get_context("spawn"))
-
-
-def _with_size(pair: tuple[Entry, Job]) -> Job | Record:
-    entry, job = pair
-    try:
-        seen = entry if entry.size else measure(entry)
-    except LandcoverError as e:
-        return _broken(entry, e)
-    when = job.datetime or (seen.datetime.isoformat() if seen.datetime else None)
-    return replace(job, pixels=math.prod(seen.size or ()), datetime=when)
+def _measured(entries: list[Entry]) -> Iterator[Entry | LandcoverError]:
+    """Look at scenes: few of them, which may lie on a server, in threads; many in processes, which compute."""
+    many = len(entries) > _MANY
+    chunks = [entries[i : i + _CHUNK] for i in range(0, len(entries), _CHUNK)] if many else [[e] for e in entries]
+    processes = len(share_machine(None, "cpu"))
+    with ProcessPoolExecutor(processes, get_context("spawn")) if many else ThreadPoolExecutor(_THREADS) as pool:
+        for found in pool.map(measure, chunks):
+            yield from found
 
 
 def _broken(entry: Entry, error: LandcoverError) -> Record:
