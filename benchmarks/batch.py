@@ -1,11 +1,12 @@
 """Batches against single runs: throughput of workers, overhead of a scene, long catalogs, and many workers, simulated.
 
-Run: python benchmarks/batch.py [--only small large catalog workers] [--simulate WORKERS SECONDS SCENES]
+Run: python benchmarks/batch.py [--only small large real catalog workers] [--simulate WORKERS SECONDS SCENES]
 """
 
 import argparse
 import asyncio
 import csv
+import itertools
 import json
 import logging
 import resource
@@ -27,17 +28,18 @@ SAMPLE = Path(__file__).parent.parent / "sample_tiles" / "s2_eastern_shore.tif"
 
 
 def main() -> None:
-    parts = {"small": small, "large": large, "catalog": catalog, "workers": workers}
+    parts = {"small": small, "large": large, "real": real, "catalog": catalog, "workers": workers}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--simulate", nargs=3, type=int, metavar=("WORKERS", "SECONDS", "SCENES"))
+    parser.add_argument("--folder", type=Path, help="keep scenes and maps here")
     args = parser.parse_args()
     if args.simulate:
         simulate(*args.simulate)
         return
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            parts[name](Path(folder))
+            parts[name](args.folder or Path(folder))
 
 
 def small(folder: Path) -> None:
@@ -58,6 +60,36 @@ def large(folder: Path) -> None:
     for name in "abcd":
         write(scenes / f"{name}.tif", pixels, profile)
     compare("4 scenes of 6000²", scenes, folder, sorted(scenes.iterdir()))
+
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+REAL = {
+    "s2_eastern_shore/scene.tif": ("sentinel2-l1c", ""),
+    "s2_duebendorf/scene.tif": ("sentinel2-l2a", "0"),
+    "s2_spain_flood/Spain_7370579_S2Hand.tif": ("sentinel2-l1c", ""),
+}
+"""Real scenes, with their sensors and offsets."""
+
+
+def real(folder: Path, side: int = 200, step: int = 140) -> None:
+    """A catalog of some 200 scenes that overlap, cut from real ones, with all that a batch makes."""
+    rows = [["path", "name", "sensor", "offset"]]
+    for scene, (sensor, offset) in REAL.items():
+        with rasterio.open(DATA / scene) as file:
+            starts = itertools.product(range(0, file.height - side, step), range(0, file.width - side, step))
+            for row, col in starts:
+                window = rasterio.windows.Window(col, row, side, side)
+                path = folder / f"{Path(scene).parent}_{row}_{col}.tif"
+                place = {"width": side, "height": side, "transform": file.window_transform(window)}
+                with rasterio.open(path, "w", **file.profile | place | {"tiled": False, "blockysize": 8}) as part:
+                    part.write(file.read(window=window))
+                    part.descriptions = file.descriptions
+                rows.append([path.name, f"{Path(scene).parent}/{row}_{col}", sensor, offset])
+    with (folder / "scenes.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(rows)
+    events = batch(folder / "scenes.csv", folder / "out", "--vectorize", "--mosaic", "later", "--merge-polygons")
+    ended = events[-1]
+    print(f"{len(rows) - 1} scenes of {side}² in {ended['at']:.1f} s: {ended}")
 
 
 ONE_PROCESS = """

@@ -44,7 +44,7 @@ def main() -> None:
     for ax, (title, how) in zip(axes[1:], WAYS.items(), strict=True):
         table = geopandas.GeoDataFrame(pandas.concat(list(landcover.polygons(a.map, **how))))
         table.plot(ax=ax, color=[tuple(colours[i]) for i in table.class_id], edgecolor="black", linewidth=0.6)
-        ax.set_title(title)
+        ax.set_title(title, fontsize=11)
     for ax in axes:
         ax.set_xlim(west, east)
         ax.set_ylim(south, north)

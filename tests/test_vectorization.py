@@ -517,11 +517,33 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
     text = tmp_path / "text.tif"
     text.write_text("not a raster")
     (tmp_path / "there.gpkg").write_text("precious")
+    many, real, colours = (
+        write_raw(tmp_path / f"{name}.tif", pixels)
+        for name, pixels in {
+            "many": np.arange(400, dtype=np.uint16).reshape(1, 20, 20) % 300,
+            "real": np.full((1, 20, 20), 0.5, np.float32),
+            "colours": np.zeros((3, 20, 20), np.uint8),
+        }.items()
+    )
+    classes = [f'[[classes]]\nid = {i}\nname = "c{i}"\ncolor = "#000000"\n' for i in range(1, 301)]
+    (tmp_path / "many.toml").write_text('name = "many"\n' + "".join(classes))
     gpkg = tmp_path / "out.gpkg"
     return {
         "missing": ({"map_path": tmp_path / "none.tif", "out": gpkg}, MapError, "No such file"),
         "text": ({"map_path": text, "out": gpkg}, MapError, "cannot be read as a raster"),
         "cut": ({"map_path": cut, "out": gpkg}, MapError, "cannot be read as a raster"),
+        "300 classes": ({"map_path": many, "out": gpkg}, MapError, "1 bands of uint16, not one of uint8"),
+        "300 classes in a legend": (
+            {"map_path": good, "out": gpkg, "legend": str(tmp_path / "many.toml")},
+            ConfigError,
+            "less than or equal to 254",
+        ),
+        "real numbers": (
+            {"map_path": real, "out": gpkg, "legend": "default"},
+            MapError,
+            "of float32, not one of uint8",
+        ),
+        "a picture": ({"map_path": colours, "out": gpkg, "legend": "default"}, MapError, "3 bands of uint8"),
         "no legend": ({"map_path": plain, "out": gpkg}, MapError, "carries no legend"),
         "no such legend": ({"map_path": plain, "out": gpkg, "legend": "defalt"}, ConfigError, "did you mean 'default'"),
         "no crs": ({"map_path": bare, "out": gpkg}, MapError, "has no CRS"),
@@ -547,6 +569,15 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "short": ({"map_path": good, "out": gpkg, "confidence": short}, MapError, r"\(19, 20\)"),
         "no confidence": ({"map_path": good, "out": gpkg, "confidence": tmp_path / "c.tif"}, MapError, "No such file"),
     }
+
+
+def write_raw(path: Path, pixels: np.ndarray) -> Path:
+    """Write pixels (bands, rows, cols) that are no class map."""
+    bands, height, width = pixels.shape
+    shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype}
+    with rasterio.open(path, "w", driver="GTiff", crs=UTM, transform=NORTH_UP, **shape) as file:
+        file.write(pixels)
+    return path
 
 
 def test_bad_inputs_are_told_in_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
