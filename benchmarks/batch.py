@@ -230,8 +230,20 @@ def serve(told: Any) -> None:
 
 
 def host(address: str, count: int) -> None:
-    """So many workers of one thread each, until they are killed."""
+    """So many workers of one thread each, until they are killed.
+
+    They do not watch themselves, which on a cluster each does on its own machine, and here all of them on this one.
+    """
+    import dask
     from distributed import Worker
+
+    dask.config.set(
+        {
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.system-monitor.interval": "60s",
+            "distributed.admin.tick.interval": "60s",
+        }
+    )
 
     async def run() -> None:
         here = [Worker(address, nthreads=1, host="127.0.0.1", dashboard=False) for _ in range(count)]

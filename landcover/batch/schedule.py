@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from landcover.errors import BatchError
 
 _TICK_SECONDS = 0.25
 _COUNT_SECONDS = 1.0
+_JUDGED_AT_ONCE = 50
 _BUSY_SECONDS = 3.0
 """Until an output that another process holds is asked for again."""
 
@@ -78,6 +80,7 @@ class Schedule:
         self._later: deque[tuple[float, Task]] = deque()
         self._killers: deque[Task] = deque()
         self._running: dict[Future, tuple[Task, bool]] = {}
+        self._ended: deque[tuple[Future, Task, bool]] = deque()
         self._over: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._parts_left = Counter({job.name: job.parts for job in jobs if job.part_rows})
         self._busy_since: dict[str, float] = {}
@@ -100,10 +103,12 @@ class Schedule:
         """
         self._client.subscribe_topic(worker.TOPIC, self._hear)
         try:
-            while self._waiting or self._later or self._killers or self._running:
+            while self._waiting or self._later or self._killers or self._running or self._ended:
                 yield from self._count()
                 self._hand_out()
-                yield from self._collect()
+                self._take_ended()
+                self._hand_out()  # their workers are free before it is looked at what came out
+                yield from self._judge_ended()
                 yield Told("", sum(self._pixels.values()), len(self._addresses), len(self._running))
         except OSError as e:  # of a connection; tasks hand back their errors as outcomes
             raise BatchError(_GONE) from e
@@ -141,40 +146,68 @@ class Schedule:
         while self._later and self._later[0][0] <= now:
             self._wait(self._later.popleft()[1])
         short = bool(self._seconds) and statistics.median(self._seconds) < SHORT_SECONDS
-        while self._waiting and len(self._running) < len(self._addresses) * (2 if short else 1):
-            self._submit(heapq.heappop(self._waiting).task)
-        if self._killers and not self._running and not self._waiting and not self._later and self._addresses:
-            self._submit(self._killers.popleft(), alone=True)
+        free = len(self._addresses) * (2 if short else 1) - len(self._running)
+        tasks = [heapq.heappop(self._waiting).task for _ in range(min(free, len(self._waiting)))]
+        again = [task for task in tasks if task.name in self._avoided]
+        self._submit([task for task in tasks if task.name not in self._avoided])
+        for task in again:
+            self._submit([task], **self._elsewhere(task))
+        busy = self._running or self._ended or self._waiting or self._later
+        if self._killers and not busy and self._addresses:
+            self._submit([self._killers.popleft()], alone=True)
 
-    def _submit(self, task: Task, alone: bool = False) -> None:
-        self._asked += 1
-        key = f"landcover-{task.job.batch[:8]}-{self._asked}"
-        future = self._client.submit(worker.work, task, key=key, pure=False, **self._where(task))
-        self._running[future] = task, alone
-        self._pixels[task.name] = 0
-        future.add_done_callback(self._over.put)
-
-    def _where(self, task: Task) -> dict[str, Any]:
-        """What failed on one worker is tried on another, if there is one."""
-        others = [a for a in self._addresses if a != self._avoided.get(task.name)]
-        avoids = task.name in self._avoided and others
-        return {"workers": others, "allow_other_workers": True} if avoids else {}
-
-    def _collect(self) -> Iterator[Finished | Told]:
-        """Take what is over, waiting a moment for it."""
-        try:
-            futures = [self._over.get(timeout=_TICK_SECONDS)]
-        except queue.Empty:
+    def _submit(self, tasks: list[Task], alone: bool = False, **where: Any) -> None:
+        """Hand out tasks together, since each message costs the scheduler some milliseconds."""
+        if not tasks:
             return
-        while not self._over.empty():
-            futures.append(self._over.get())
-        for future in futures:
-            if future in self._running:
-                yield from self._end(future)
+        keys = [f"landcover-{task.job.batch[:8]}-{self._asked + i}" for i, task in enumerate(tasks)]
+        self._asked += len(tasks)
+        for task, future in zip(
+            tasks, self._client.map(worker.work, tasks, key=keys, pure=False, **where), strict=True
+        ):
+            self._running[future] = task, alone
+            self._pixels[task.name] = 0
+            future.add_done_callback(self._over.put)
 
-    def _end(self, future: Future) -> Iterator[Finished | Told]:
-        task, alone = self._running.pop(future)
-        self._pixels.pop(task.name, None)
+    def _elsewhere(self, task: Task) -> dict[str, Any]:
+        """What failed on one worker is tried on another, if there is one."""
+        others = [a for a in self._addresses if a != self._avoided[task.name]]
+        return {"workers": others, "allow_other_workers": True} if others else {}
+
+    def _take_ended(self) -> None:
+        """Take what is over from what is running, waiting a moment for it if there is nothing else to do."""
+        wait = not self._ended
+        with suppress(queue.Empty):
+            while True:
+                future = self._over.get(wait, timeout=_TICK_SECONDS)
+                if future in self._running:
+                    self._ended.append((future, *self._running.pop(future)))
+                wait = False
+
+    def _judge_ended(self) -> Iterator[Finished | Told]:
+        some = [self._ended.popleft() for _ in range(min(len(self._ended), _JUDGED_AT_ONCE))]
+        finished = [future for future, _, _ in some if future.status == "finished"]
+        outcomes = self._gathered(finished) if finished else {}
+        for future, task, alone in some:
+            self._pixels.pop(task.name, None)
+            if future in outcomes:
+                yield from self._judge(task, outcomes[future])
+            else:
+                yield from self._end(future, task, alone)
+            future.release()
+
+    def _gathered(self, futures: list[Future]) -> dict[Future, Outcome]:
+        """Get outcomes together, which spares the scheduler most of its work; none if one of them cannot be had."""
+        try:
+            found = self._client.sync(
+                lambda: self._client.gather(futures, asynchronous=True), callback_timeout=RESULT_SECONDS
+            )
+        except (TimeoutError, CancelledError, KilledWorker):
+            return {}
+        return dict(zip(futures, found, strict=True))
+
+    def _end(self, future: Future, task: Task, alone: bool) -> Iterator[Finished | Told]:
+        """End a task that failed, or of which the outcome could not be had together with others."""
         if future.status == "finished":
             yield from self._fetch(task, alone, future)
         elif future.status == "error":
@@ -182,10 +215,9 @@ class Schedule:
         else:  # lost with the scheduler, or cancelled by somebody
             self._check_scheduler()
             self._wait(task)
-        future.release()
 
     def _fetch(self, task: Task, alone: bool, future: Future) -> Iterator[Finished | Told]:
-        """Get an outcome from the worker that holds it."""
+        """Get one outcome from the worker that holds it."""
         try:
             outcome = future.result(timeout=RESULT_SECONDS)
         except (TimeoutError, CancelledError):  # it died or hangs; the scene's folder tells the next one what is done
