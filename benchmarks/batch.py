@@ -206,7 +206,8 @@ def cluster(count: int) -> Iterator[tuple[str, int]]:
     scheduler = context.Process(target=serve, args=(told,), daemon=True)
     scheduler.start()
     address = told.get()
-    hosts = [context.Process(target=host, args=(address, count // 4), daemon=True) for _ in range(4)]
+    shares = [(count + i) // 4 for i in range(4)]
+    hosts = [context.Process(target=host, args=(address, share), daemon=True) for share in shares]
     for process in hosts:
         process.start()
     try:

@@ -275,7 +275,9 @@ def fill_mosaic(mosaic: Mosaic, *, overwrite: bool = False) -> Generator[int, No
         for row0 in range(start, grid.height, BLOCK):
             rows = Box(row0, min(row0 + BLOCK, grid.height), 0, grid.width)
             near = [i for i, box in enumerate(boxes) if _meet(box, rows)]
-            for col0 in range(0, grid.width, _PIECE) if near else ():  # where no map is, the file is left empty
+            if not near:  # the file is left empty
+                yield rows.row1 * grid.width
+            for col0 in range(0, grid.width if near else 0, _PIECE):
                 piece = Box(rows.row0, rows.row1, col0, min(col0 + _PIECE, grid.width))
                 here = [i for i in near if _meet(boxes[i], piece)]
                 if here:
@@ -283,7 +285,6 @@ def fill_mosaic(mosaic: Mosaic, *, overwrite: bool = False) -> Generator[int, No
                     count = int(np.count_nonzero(ids))
                     run.write(row0, col0, ids.shape, {"map": ids[None]} if count else {}, count)
                 yield row0 * grid.width + rows.height * piece.col1
-            yield rows.row1 * grid.width
             run.mark(0, rows.row1) if rows.row1 < grid.height else run.mark(1, 0)
 
 

@@ -300,8 +300,10 @@ def test_the_signatures_in_items_of_a_catalog_do_not_outlive_the_batch(
     tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:
     """Workers need them, in a file of the item's; maps are linked to that file, so it stays, without them."""
-    href = "http://127.0.0.1:9/one.tif?signature=hidden"
-    catalog = write_json(tmp_path / "items.json", collection(stac_item("one", href=href)))
+    href = "http://me:hidden@127.0.0.1:9/one.tif?a=2,3;b&signature=hidden"
+    item = stac_item("one", href=href)
+    item["properties"]["title"] = 'a "quoted" title, see http://x/?q="a"'
+    catalog = write_json(tmp_path / "items.json", collection(item))
     options = BatchOptions(str(catalog), tmp_path / "out", str(pointwise.folder), HOW)
     plan = plan_batch(options, {})
     with items_for_workers(plan):
@@ -319,8 +321,12 @@ def test_a_virtual_raster_is_mapped_again_when_one_of_its_sources_changes(
     rasterio.shutil.copy(scenes / "one.tif", virtual, driver="VRT")
     before = planned(virtual, tmp_path / "out", pointwise)
     assert planned(virtual, tmp_path / "out", pointwise).digest == before.digest
+    outer = tmp_path / "outer.vrt"
+    rasterio.shutil.copy(virtual, outer, driver="VRT")
+    within = planned(outer, tmp_path / "out", pointwise)
     write_scene(scenes / "one.tif", digital_numbers(*SIZES["one"], seed=9))
     assert planned(virtual, tmp_path / "out", pointwise).digest != before.digest
+    assert planned(outer, tmp_path / "out", pointwise).digest != within.digest
 
 
 def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +339,8 @@ def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(core for place in places for core in place.cores) == [0, 1, 2, 3, 4]
     assert [place.card for place in cluster.share_machine(None, "cuda:1")] == ["1"]
     assert [place.card for place in cluster.share_machine(3, "cpu")] == [None] * 3
+    with pytest.raises(ConfigError, match="there are 2 cards here"):
+        cluster.share_machine(None, "cuda:2")
     for wrong in ("0-3", "a", "0,", "٣"):
         monkeypatch.setenv("LANDCOVER_CORES", wrong)
         with pytest.raises(ConfigError, match="LANDCOVER_CORES must be numbers"):

@@ -81,7 +81,13 @@ def _cards(device: str) -> list[str]:
     named = [v for v in visible.split(",") if v and v != "-1"] if visible is not None else None
     cards = named if named is not None else [str(i) for i in range(cuda_devices())]
     _, _, number = device.partition(":")
-    return cards[int(number) : int(number) + 1] if number.isdigit() else cards
+    if not number.isdigit():
+        return cards
+    if int(number) >= len(cards):
+        raise ConfigError(
+            f"--device {device}: there are {len(cards) or 'no'} cards here; `landcover doctor` tells them"
+        )
+    return [cards[int(number)]]
 
 
 @contextmanager
@@ -152,7 +158,9 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
         if isinstance(theirs, OSError):
             raise BatchError(f"the worker at {address} does not answer: {theirs}; repeat the command when it does")
         if isinstance(theirs, Exception):
-            raise BatchError(_without_landcover(address, theirs)) from theirs
+            unfit = isinstance(theirs, ImportError | AttributeError)
+            said = _without_landcover(address, theirs) if unfit else f"the worker at {address} does not suit: {theirs}"
+            raise BatchError(said) from theirs
         if theirs["version"] != needs.version:
             raise BatchError(
                 f"the worker at {address} has landcover {theirs['version']}, this machine {needs.version}; "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
 
 from landcover import __version__
 from landcover.bands import open_file
@@ -128,6 +130,7 @@ def _scenes(options: BatchOptions) -> list[Entry]:
 
 def _is_output(path: Path, out: Path) -> bool:
     """Whether a file is one that a batch has written into a folder."""
+    path = path.resolve() if path.is_symlink() else path
     folder = _resolved(path.parent)
     beside = folder / f"{folder.name}.log"
     return folder.is_relative_to(out) and (beside.exists() or (folder == out and path.stem.startswith("mosaic")))
@@ -157,7 +160,18 @@ def items_for_workers(plan: BatchPlan) -> Iterator[None]:
         for path, entry in plan.items:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                path.write_text(without_secrets(json.dumps(entry.item)), encoding="utf-8")
+                path.write_text(json.dumps(_unsigned(entry.item)), encoding="utf-8")
+
+
+def _unsigned(value: Any) -> Any:
+    """A JSON value in which no address has a password or a query."""
+    if isinstance(value, dict):
+        return {k: _unsigned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_unsigned(v) for v in value]
+    if isinstance(value, str) and (value.startswith("/vsi") or "://" in value):
+        return without_secrets(value.partition("?")[0])
+    return value
 
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
@@ -315,14 +329,15 @@ def _identity(entry: Entry) -> list[Any]:
     return [_facts(p) for p in files] + aoi
 
 
-def _behind(path: Path) -> list[Path]:
-    """The files of this machine that a virtual raster is made of."""
-    if path.suffix.lower() != ".vrt":
+def _behind(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
+    """The files of this machine that a virtual raster is made of, those of virtual rasters in it too."""
+    if path.suffix.lower() != ".vrt" or path in known:
         return []
+    files: list[str] = []
     with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
         files = open_file(str(path), stack).files
-        return sorted(p for file in files if (p := Path(file)).is_file() and p != path)
-    return []
+    found = sorted(p for file in files if (p := Path(file)).is_file() and p != path)
+    return found + [p for each in found for p in _behind(each, known | {path})]
 
 
 def _read_item(path: Path) -> dict[str, Any]:
@@ -368,7 +383,10 @@ def _measured(entries: list[Entry]) -> Iterator[Entry | LandcoverError]:
     many = len(entries) > _MANY
     chunks = [entries[i : i + _CHUNK] for i in range(0, len(entries), _CHUNK)] if many else [[e] for e in entries]
     processes = len(share_machine(None, "cpu"))
-    with ProcessPoolExecutor(processes, get_context("spawn")) if many else ThreadPoolExecutor(_THREADS) as pool:
+    pool = ProcessPoolExecutor(processes, get_context("spawn")) if many else ThreadPoolExecutor(_THREADS)
+    with warnings.catch_warnings(), pool:
+        # said for all threads at once, for what one of them says of warnings is said to all
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         for found in pool.map(measure, chunks):
             yield from found
 

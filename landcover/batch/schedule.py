@@ -88,6 +88,7 @@ class Schedule:
         self._pixels: dict[str, int] = {}
         self._avoided: dict[str, str] = {}
         self._dropped: set[str] = set()
+        self._missing: set[str] = set()  # what workers without landcover said
         self._lonely = False
         self._addresses: tuple[str, ...] = ()
         self._counted = float("-inf")
@@ -202,7 +203,11 @@ class Schedule:
             found = self._client.sync(
                 lambda: self._client.gather(futures, asynchronous=True), callback_timeout=RESULT_SECONDS
             )
-        except (TimeoutError, CancelledError, KilledWorker):
+        except (TimeoutError, CancelledError):
+            return {}
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - of one of the tasks, which was begun again as its outcome was lost
             return {}
         return dict(zip(futures, found, strict=True))
 
@@ -223,14 +228,20 @@ class Schedule:
         except (TimeoutError, CancelledError):  # it died or hangs; the scene's folder tells the next one what is done
             self._check_scheduler()
             self._wait(task)
-        except KilledWorker as e:
+        except OSError:
+            raise
+        except Exception as e:  # noqa: BLE001 - it was begun again as its outcome was lost, and failed
             yield from self._judge_error(task, alone, e)
         else:
             yield from self._judge(task, outcome)
 
     def _judge_error(self, task: Task, alone: bool, error: Any) -> Iterator[Finished | Told]:
-        if isinstance(error, ImportError | AttributeError) and (unfit := cluster.unfit_workers(self._client)):
+        missing = isinstance(error, ImportError | AttributeError)
+        if missing and (unfit := cluster.unfit_workers(self._client)):
+            self._missing.add(str(error))
             yield from self._retire(task, unfit)
+        elif missing and str(error) in self._missing:
+            self._wait(task)  # of a worker that was sent home meanwhile
         elif not isinstance(error, KilledWorker):
             yield from self._judge(task, Outcome("failed", error=f"{type(error).__name__}: {error}"))
         elif alone:
@@ -286,6 +297,6 @@ class Schedule:
             yield Told(error)
         self._client.retire_workers(list(unfit), close_workers=True)
         self._counted = float("-inf")
-        if not self._client.nthreads():
+        if not set(self._client.nthreads()) - set(unfit):  # the last one stays, for it holds what it said
             raise BatchError(next(iter(unfit.values())))
         self._wait(task)

@@ -260,9 +260,10 @@ sys.modules["landcover"] = None
 """
 
 
-def test_a_worker_without_landcover_that_joins_later_is_sent_home(
+def test_a_worker_without_landcover_that_would_join_later_harms_no_scene(
     tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
 ) -> None:
+    """It cannot be given the model, and so does not start."""
     (tmp_path / "without.py").write_text(WITHOUT)
     rows = [f"{scenes / name}.tif,{name}{again}" for name in NAMES for again in ("", *"123456")]
     (tmp_path / "scenes.csv").write_text("\n".join(["path,name", *rows]))
@@ -271,10 +272,10 @@ def test_a_worker_without_landcover_that_joins_later_is_sent_home(
         how = ("--scheduler", running.file, "--retries", "0")
         batch = start_batch(tmp_path / "scenes.csv", out, pointwise, *how)
         wait_for(lambda: begun(out))
-        running.start_worker("--preload", str(tmp_path / "without.py"))
+        running.start_worker("--preload", str(tmp_path / "without.py"), "--no-nanny")
         code, said = end(batch)
         assert code == 0, said
-        assert "cannot import landcover" in said
+        assert "Worker failed to start" in (tmp_path / "local1.log").read_text()
         assert maps(out) == undisturbed
 
 
