@@ -347,6 +347,17 @@ def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) ->
             cluster.share_machine(None, "cpu")
 
 
+@pytest.mark.parametrize("cores", ["0-3", "99999"])
+def test_a_worker_that_cannot_use_its_cores_is_refused(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch, cores: str
+) -> None:
+    job = planned(scenes / "one.tif", tmp_path / "out", pointwise)
+    monkeypatch.setenv("LANDCOVER_CORES", cores)
+    outcome = work(Task(job))
+    assert outcome.state == "refused"
+    assert "correct LANDCOVER_CORES" in outcome.error
+
+
 HOW = {"allow_untrained": True, "engine": "torch", "tile_size": 16, "overlap": 4}
 
 

@@ -28,7 +28,7 @@ from landcover import __version__
 from landcover.batch.jobs import Job, Needs, Outcome, Task, without_secrets
 from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine
-from landcover.errors import BatchError, BusyError, LandcoverError, StaleError
+from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError, StaleError
 from landcover.items import map_item, write_item
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
@@ -57,7 +57,9 @@ def work(task: Task) -> Outcome:
             _use_own_cores()
             with _log_of(task):
                 outcome = _attempt(task)
-        except LandcoverError as e:  # the cores are not there, or the log cannot be written
+        except _UnfitError as e:
+            outcome = Outcome("refused", error=str(e))
+        except LandcoverError as e:  # the log cannot be written
             outcome = Outcome("failed", error=str(e))
     return replace(outcome, worker=who, address=_address(), seconds=time.perf_counter() - began)
 
@@ -352,12 +354,14 @@ def _log_of(task: Task) -> Iterator[None]:
 
 def _use_own_cores() -> None:
     """Keep to the cores that the local cluster gave to this worker; what it starts keeps to them too."""
-    cores = own_cores()
-    if hasattr(os, "sched_setaffinity"):
-        try:
+    try:
+        cores = own_cores()
+        if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
-        except OSError as e:
-            raise BatchError(f"{socket.gethostname()} has no cores {cores}; correct LANDCOVER_CORES") from e
+    except (ConfigError, OSError) as e:
+        raise _UnfitError(
+            f"the worker on {socket.gethostname()} cannot use its cores: {e}; correct LANDCOVER_CORES"
+        ) from e
 
 
 def _reads(path: Path) -> str | None:
