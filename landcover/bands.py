@@ -13,18 +13,18 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import BandError, SceneError
+from landcover.processors import own_threads
 from landcover.products import BandSource, Product
 from landcover.specs import Sensor, band_key, load_sensor
 
 _GDAL_OPTIONS = {
-    "GDAL_NUM_THREADS": "ALL_CPUS",
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
 }
-"""How files are opened: decoded by all processors, and asked for again where a network fails or stalls."""
+"""How files are asked for again where a network fails or stalls."""
 
 _IMPOSSIBLE = 0.05
 """Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
@@ -261,7 +261,8 @@ def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: W
 
 def gdal_options() -> dict[str, str]:
     """GDAL's settings for reading scenes; those of the user's environment go first."""
-    return {name: os.environ.get(name, value) for name, value in _GDAL_OPTIONS.items()}
+    options = {"GDAL_NUM_THREADS": str(own_threads())} | _GDAL_OPTIONS
+    return {name: os.environ.get(name, value) for name, value in options.items()}
 
 
 def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:

@@ -20,6 +20,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
+from landcover.processors import own_threads
 from landcover.specs import Legend
 
 ENCODER_CACHE = 128 << 20
@@ -38,7 +39,6 @@ _OPTIONS = {
     "BLOCKSIZE": BLOCK,
     "OVERVIEWS": "FORCE_USE_EXISTING",
     "SPARSE_OK": "YES",
-    "NUM_THREADS": "ALL_CPUS",
     "BIGTIFF": "IF_SAFER",
 }
 
@@ -118,8 +118,9 @@ def encode(layer: Layer, raw: Path, folder: Path) -> None:
         overviews = levels[1:] if level is levels[0] else []
         _vrt(level).write_text(_describe(level, overviews), encoding="utf-8")
     predictor = {"PREDICTOR": "YES"} if layer.legend is None else {}
+    options = _OPTIONS | {"NUM_THREADS": own_threads()} | predictor
     with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
-        rasterio.shutil.copy(_vrt(levels[0]), folder / layer.path.name, driver="COG", **_OPTIONS, **predictor)
+        rasterio.shutil.copy(_vrt(levels[0]), folder / layer.path.name, driver="COG", **options)
     _check_whole(folder / layer.path.name)
 
 

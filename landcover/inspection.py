@@ -20,6 +20,7 @@ from landcover.grid import Box
 from landcover.ground import ground_resolution
 from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
+from landcover.processors import own_threads
 from landcover.products import BandSource, Product, read_product
 from landcover.scene import Scene
 from landcover.selection import select_model
@@ -67,7 +68,11 @@ def examine_machine() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "GDAL": rasterio.__gdal_version__}
         | {name: _version(name) for name in _PACKAGES},
         "GDAL drivers": {name: "yes" if name in drivers else "MISSING" for name in _DRIVERS},
-        "devices": {"processors": str(os.cpu_count()), "CUDA": _cuda(), "predict takes": str(choose_engine())},
+        "devices": {
+            "processors": f"{own_threads()} of {os.cpu_count()}",
+            "CUDA": _cuda(),
+            "predict takes": str(choose_engine()),
+        },
         "memory": _memory(),
         "self-test": _self_test(),
     }

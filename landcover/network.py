@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from landcover.errors import ModelError, nearest
+from landcover.processors import own_threads
 from landcover.scaling import scale
 
 
@@ -284,6 +285,11 @@ def _agree(one: nn.Module, other: nn.Module, chip: Tensor) -> bool:
     """Whether two networks give the same scores, but for rounding."""
     with torch.no_grad():
         return torch.allclose(one(chip), other(chip), rtol=1e-3, atol=1e-3)
+
+
+def keep_to_own_threads(processes: int = 1) -> None:
+    """Let torch compute on a CPU with no more threads than there are for all of so many processes."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), own_threads()) // processes))
 
 
 def activation_count(network: nn.Module, bands: int, stride: int) -> int:

@@ -1,33 +1,15 @@
 """Background stages: one thread that reads ahead, one that writes behind, and errors that come back."""
 
-import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from landcover.errors import ConfigError
-
 T = TypeVar("T")
 
 _END = object()
 _POLL_SECONDS = 0.1
-
-
-def own_cores() -> list[int]:
-    """The cores that this process may use, by number: those named in LANDCOVER_CORES, or what the system gives it.
-
-    Raises:
-        ConfigError: LANDCOVER_CORES is no list of numbers.
-    """
-    named = os.environ.get("LANDCOVER_CORES")
-    if named:
-        if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", named):
-            raise ConfigError(f"LANDCOVER_CORES must be numbers of cores, as 0,1,2,3, not '{named}'")
-        return [int(core) for core in named.split(",")]
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 @contextmanager

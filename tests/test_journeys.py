@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import yaml
 
 from tests.scenes import read_map
 
@@ -115,6 +116,23 @@ def test_a_folder_of_bands_is_drawn(desk: Path) -> None:
     with Image.open(desk / "folder.png") as picture:
         assert picture.size == (256, 256)
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_the_commands_of_the_kubernetes_manifest(desk: Path) -> None:
+    """The batch that its Job starts can be planned; its scheduler and workers take the options they are given."""
+    parts = yaml.safe_load_all((ROOT / "configs" / "cluster" / "kubernetes.yaml").read_text(encoding="utf-8"))
+    commands = {
+        part["metadata"]["name"]: part["spec"]["template"]["spec"]["containers"][0]["command"]
+        for part in parts
+        if "template" in part["spec"]
+    }
+    run(["landcover", "catalog", "build", "sample_tiles", "--out", "scenes.parquet"], desk)
+    batch = [word.replace("/data", str(desk)) for word in commands["landcover-batch"]]
+    assert "cannot be read: 0" in run([*batch, "--dry-run"], desk).stdout
+    for name in ("landcover-scheduler", "landcover-worker"):
+        program, kind, *options = commands[name]
+        shown = run([program, kind, "--help"], desk).stdout
+        assert all(option in shown for option in options if option.startswith("--"))
 
 
 def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "landcover"
 
 RANKS = [
     {"errors", "accuracy"},
-    {"grid", "specs", "pipeline", "outputs", "products", "ground"},
+    {"grid", "specs", "pipeline", "processors", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes", "footprints"},
     {"scene", "classmap", "cog", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines", "sieve", "features"},

@@ -19,7 +19,7 @@ from landcover.batch.jobs import Needs
 from landcover.engines import cuda_devices
 from landcover.errors import BatchError, ConfigError
 from landcover.models import Model
-from landcover.pipeline import own_cores
+from landcover.processors import own_cores, own_threads
 
 WORKER_BYTES = 2 << 30
 """Memory that a worker should have."""
@@ -34,43 +34,49 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Place:
-    """What one worker of this machine gets: cores by number, and a card.
+    """What one worker of this machine gets.
 
     Attributes:
         cores: by number, as the system counts them.
+        threads: that may compute at once.
         card: a CUDA device; None for none.
     """
 
     cores: tuple[int, ...]
+    threads: int
     card: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        cores = {"LANDCOVER_CORES": ",".join(map(str, self.cores)), "OMP_NUM_THREADS": str(len(self.cores))}
-        return cores | ({"CUDA_VISIBLE_DEVICES": self.card} if self.card is not None else {})
+        cores = {"LANDCOVER_CORES": ",".join(map(str, self.cores))}
+        threads = {name: str(self.threads) for name in ("LANDCOVER_THREADS", "OMP_NUM_THREADS")}
+        return cores | threads | ({"CUDA_VISIBLE_DEVICES": self.card} if self.card is not None else {})
 
 
 def share_machine(workers: int | None, device: str, tasks: int | None = None) -> list[Place]:
     """Share the cores, and the cards, among workers, so that no core is promised twice.
+
+    Where a container has a limit of CPUs below its cores, the threads are shared, and all may run on every core.
 
     Args:
         workers: how many; None for one for each card, or, without cards, one for each core as far as memory goes.
         device: as for `predict`.
         tasks: that can be done at the same time; None if not known yet.
     """
-    cores = own_cores()
+    cores, threads = own_cores(), own_threads()
     cards = _cards(device)
-    best = len(cards) or _fit(len(cores))
+    best = len(cards) or _fit(threads)
     count = workers or (best if tasks is None else min(best, max(tasks, 1)))
+    given = [cards[i % len(cards)] if cards else None for i in range(count)]
+    if threads < len(cores):
+        return [Place(tuple(cores), max(1, threads // count), card) for card in given]
     shares = [tuple(cores[i * len(cores) // count : (i + 1) * len(cores) // count]) for i in range(count)]
-    return [
-        Place(share or (cores[i % len(cores)],), cards[i % len(cards)] if cards else None)
-        for i, share in enumerate(shares)
-    ]
+    shares = [share or (cores[i % len(cores)],) for i, share in enumerate(shares)]
+    return [Place(share, len(share), card) for share, card in zip(shares, given, strict=True)]
 
 
-def _fit(cores: int) -> int:
-    return max(1, min(cores, MEMORY_LIMIT // WORKER_BYTES))
+def _fit(threads: int) -> int:
+    return max(1, min(threads, MEMORY_LIMIT // WORKER_BYTES))
 
 
 def _cards(device: str) -> list[str]:

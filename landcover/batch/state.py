@@ -94,7 +94,10 @@ class State:
         try:
             yield
         except (sqlite3.Error, OverflowError) as e:
-            raise BatchError(f"{self._path} cannot be used: {e}; delete it, and finished scenes are found again") from e
+            raise BatchError(
+                f"{self._path} cannot be used: {e}. Is its folder read-only, or the disk full? If it is the file, "
+                "delete it, and finished scenes are found again"
+            ) from e
 
 
 @contextmanager

@@ -32,9 +32,9 @@ from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError,
 from landcover.items import map_item, write_item
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
-from landcover.pipeline import own_cores
 from landcover.planning import Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene
+from landcover.processors import own_cores
 from landcover.scaling import Scaling
 
 TOPIC = "landcover"
@@ -353,7 +353,7 @@ def _log_of(task: Task) -> Iterator[None]:
 
 
 def _use_own_cores() -> None:
-    """Keep to the cores that the local cluster gave to this worker; what it starts keeps to them too."""
+    """Keep to the cores that this worker was given, if it was; what it starts keeps to them too."""
     try:
         cores = own_cores()
         if hasattr(os, "sched_setaffinity"):

@@ -10,7 +10,7 @@ import numpy as np
 from landcover.chips import Batch
 from landcover.engines.arrays import best
 from landcover.engines.conversion import converted
-from landcover.pipeline import own_cores
+from landcover.processors import own_threads
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": len(own_cores()),
+            "INFERENCE_NUM_THREADS": own_threads(),
         }
         compiled = ov.Core().compile_model(converted(model, scaling, shape, dtype), "CPU", settings)
         self._requests = [compiled.create_infer_request() for _ in range(2)]

@@ -11,7 +11,7 @@ import torch
 
 from landcover.chips import Batch
 from landcover.errors import DeviceError
-from landcover.network import Scorer, activation_count, fold_batch_norms, noise
+from landcover.network import Scorer, activation_count, fold_batch_norms, keep_to_own_threads, noise
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TorchEngine:
         self._at_once: int | None = None  # chips; None for the whole batch
         self._values = activation_count(model.network, len(model.spec.bands), model.stride)
         network = model.network
+        keep_to_own_threads()
         if self._device.type == "cuda":  # the same bits every time, and f32 that is f32
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from landcover.errors import LandcoverError, TrainingError
+from landcover.network import keep_to_own_threads
 from landcover.training.checkpoints import Step
 from landcover.training.learning import Task, learn
 
@@ -20,6 +21,7 @@ def learn_on(task: Task, network: nn.Module, folder: Path, devices: tuple[str, .
     """Train a network on one device in this process, or on several in processes of their own; yields its steps."""
     if len(devices) == 1:
         device = torch.device(devices[0])
+        keep_to_own_threads()
         for teacher, _ in task.teachers:
             teacher.to(device)
         with _memory_errors(device):
@@ -52,7 +54,7 @@ def _learn(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // len(devices)))
+        keep_to_own_threads(len(devices))
     for teacher, _ in task.teachers:
         teacher.to(device)
     try:

@@ -240,6 +240,29 @@ def test_a_folder_that_is_full_or_read_only(
     assert maps(out) == undisturbed
 
 
+def test_a_folder_that_becomes_read_only(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """In the middle: nothing in it can be made, changed or deleted any more."""
+    out = tmp_path / "out"
+    batch = start_batch(scenes, out, pointwise, "--workers", "2")
+    wait_for(lambda: begun(out))
+    frozen = subprocess.run(["chattr", "-R", "+i", out], capture_output=True, check=False).returncode == 0
+    try:
+        code, said = end(batch)
+    finally:
+        subprocess.run(["chattr", "-R", "-i", out], capture_output=True, check=False)
+    if not frozen:
+        pytest.skip("a folder cannot be frozen here: it needs root and a file system that can")
+    assert code == 3, said
+    assert "read-only" in said
+    assert "Traceback" not in said
+    code, said = end(start_batch(scenes, out, pointwise, "--workers", "2"))
+    assert code == 0, said
+    assert maps(out) == undisturbed
+    assert not leftovers(out)
+
+
 OTHER_VERSION = """
 import landcover
 landcover.__version__ = "0.0.1"
