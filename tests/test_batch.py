@@ -347,6 +347,15 @@ def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) ->
             cluster.share_machine(None, "cpu")
 
 
+def test_a_worker_without_the_card_that_is_asked_for_is_refused(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """Its scenes would fail one after the other, while those with cards are busy."""
+    job = planned(scenes / "one.tif", tmp_path / "out", pointwise)
+    needs = replace(job.needs, engine={"device": "cuda:99"})
+    outcome = work(Task(replace(job, needs=needs)))
+    assert outcome.state == "refused"
+    assert "cannot map as it is asked to: --device cuda:99" in outcome.error
+
+
 @pytest.mark.parametrize("cores", ["0-3", "99999"])
 def test_a_worker_that_cannot_use_its_cores_is_refused(
     tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch, cores: str

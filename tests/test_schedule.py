@@ -79,7 +79,7 @@ class Cluster:
         left = [a for a in self.addresses if a not in addresses]
         self.addresses = left or (self.addresses if self.stays else [])
 
-    def run(self, _what: Callable, on_error: str) -> dict[str, Any]:
+    def run(self, _what: Callable, _engine: dict[str, Any], on_error: str) -> dict[str, Any]:
         return {a: ImportError("No module named 'landcover'") if a in self.bare else {} for a in self.addresses}
 
     def subscribe_topic(self, _topic: str, _hear: Callable) -> None:

@@ -21,11 +21,13 @@ class Needs:
         version: of landcover.
         model: an embedded model's name, or a model folder; None for the embedded one that suits a scene.
         sha256: of the weights, by model name: of the model, or of all embedded ones.
+        engine: arguments of `landcover.engines.choose_engine`: what was asked for.
     """
 
     version: str
     model: str | None
     sha256: dict[str, str]
+    engine: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     _check_vectors(options, model)
     limit = None if options.only_failed else options.choose.get("limit")
     entries = choose(_scenes(options), **{**options.choose, "limit": limit})
-    same = _Same(options, _needs(options, model), uuid4().hex)
+    mapping = _mapping(options)
+    same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex)
     done, left, broken = [], [], []
     for entry in entries:
         try:
@@ -262,22 +263,28 @@ def _seconds(engine: Engine, plan: Plan) -> float:
     return time.perf_counter() - began
 
 
-def _needs(options: BatchOptions, model: Model | None) -> Needs:
+def _mapping(options: BatchOptions) -> dict[str, Any]:
+    """How scenes are mapped, as their workers see it: a worker of this machine sees no other card than its own."""
+    one_card = options.scheduler is None and options.device.startswith("cuda:")
+    return options.mapping | ({"device": "cuda"} if one_card else {})
+
+
+def _needs(options: BatchOptions, mapping: dict[str, Any], model: Model | None) -> Needs:
+    engine: dict[str, Any] = {k: mapping[k] for k in ("device", "engine", "precision") if k in mapping}
+    engine["bf16_safe"] = model is None or model.spec.bf16_safe
     if model is None:
-        return Needs(__version__, None, {name: load_model(name).sha256 for name in embedded_models()})
-    named = options.model in embedded_models()
-    return Needs(__version__, str(options.model if named else model.folder.resolve()), {model.spec.name: model.sha256})
+        return Needs(__version__, None, {name: load_model(name).sha256 for name in embedded_models()}, engine)
+    name = options.model if options.model in embedded_models() else model.folder.resolve()
+    return Needs(__version__, str(name), {model.spec.name: model.sha256}, engine)
 
 
 class _Same:
     """What all jobs of a batch have in common."""
 
-    def __init__(self, options: BatchOptions, needs: Needs, batch: str) -> None:
-        self._options, self._needs, self._batch = options, needs, batch
+    def __init__(self, options: BatchOptions, mapping: dict[str, Any], needs: Needs, batch: str) -> None:
+        self._options, self._mapping, self._needs, self._batch = options, mapping, needs, batch
         self._out = str(options.out.resolve())
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
-        one_card = options.scheduler is None and options.device.startswith("cuda:")  # a worker here sees no other
-        self._mapping = options.mapping | ({"device": "cuda"} if one_card else {})
 
     def job(self, entry: Entry) -> Job:
         """The job of a scene.

@@ -27,7 +27,7 @@ from distributed import WorkerPlugin, get_worker
 from landcover import __version__
 from landcover.batch.jobs import Job, Needs, Outcome, Task, without_secrets
 from landcover.cog import Layer
-from landcover.engines import Engine, EngineChoice, open_engine
+from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
 from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError, StaleError
 from landcover.items import map_item, write_item
 from landcover.models import Model, embedded_models, load_model
@@ -75,9 +75,19 @@ async def stop(batch: str) -> None:
     _stopped.add(batch)
 
 
-def fingerprint() -> dict[str, Any]:
-    """What makes a worker's maps: the version, and the embedded models."""
-    return {"version": __version__, "sha256": _embedded_checksums()}
+def fingerprint(engine: dict[str, Any]) -> dict[str, Any]:
+    """What makes a worker's maps: the version, the embedded models, and what it computes with.
+
+    Raises:
+        ConfigError: it has not the engine or device that is asked for.
+    """
+    return {"version": __version__, "sha256": _embedded_checksums(), "computes": _computes(**engine)}
+
+
+@lru_cache(maxsize=8)
+def _computes(**engine: Any) -> str:
+    choice = choose_engine(**engine)
+    return f"{choice.engine} on {choice.device.partition(':')[0]} in {choice.precision}"
 
 
 class SendModel(WorkerPlugin):
@@ -282,6 +292,10 @@ def _check(needs: Needs) -> None:
             raise _UnfitError(f"{where} has other embedded models than the batch; install the same version")
     else:
         _model(needs)
+    try:
+        _computes(**needs.engine)
+    except ConfigError as e:
+        raise _UnfitError(f"{where} cannot map as it is asked to: {e}") from e
 
 
 def _embedded_checksums() -> dict[str, str]:

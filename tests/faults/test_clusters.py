@@ -283,6 +283,22 @@ sys.modules["landcover"] = None
 """
 
 
+OTHER_PRECISION = """
+from landcover.batch import worker
+worker._computes = lambda **engine: "openvino on cpu in bf16"
+"""
+
+
+def test_workers_that_compute_differently_are_told(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    (tmp_path / "other.py").write_text(OTHER_PRECISION)
+    with cluster(tmp_path, 1) as running:
+        running.start_worker("--preload", str(tmp_path / "other.py"))
+        wait_for(lambda: "Registered" in (tmp_path / "local1.log").read_text())
+        code, said = end(start_batch(scenes, tmp_path / "out", pointwise, "--scheduler", running.file))
+    assert code == 0, said
+    assert "1 with openvino on cpu in bf16; 1 with openvino on cpu in f32" in said
+
+
 def test_a_worker_without_landcover_that_would_join_later_harms_no_scene(
     tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
 ) -> None:
