@@ -1,5 +1,7 @@
 """Outlines made simpler and rounder stay a coverage, and what they measure is what pyproj measures edge by edge."""
 
+from pathlib import Path
+
 import numpy as np
 import pyproj
 import pytest
@@ -87,7 +89,7 @@ def test_a_staircase_becomes_a_ramp() -> None:
     ids = np.triu(np.ones((30, 30), np.uint8)) + np.uint8(1)
     plain, simple = traced(ids, None)[0], traced(ids, Simplification(1.0))[0]
     assert shapely.get_num_coordinates(plain).sum() > 100
-    assert shapely.get_num_coordinates(simple).sum() < 40
+    assert shapely.get_num_coordinates(simple).sum() <= 40
     assert abs(shapely.area(plain[0]) - shapely.area(simple[0])) <= 100
 
 
@@ -112,9 +114,9 @@ def test_nothing_runs_over_an_island() -> None:
     assert shapely.get_num_coordinates(shapes[values == 1]) > shapely.get_num_coordinates(free[0][free[1] == 1])
 
 
-@pytest.mark.parametrize(("how", "share"), [(Simplification(1.0), 0.002), (Simplification(1.0, True), 0.01)])
+@pytest.mark.parametrize(("how", "share"), [(Simplification(1.0), 0.002), (Simplification(1.0, True), 0.005)])
 def test_classes_of_a_real_map_keep_their_area(how: Simplification, share: float) -> None:
-    """At a tolerance of one pixel, brightness in steps, with patches of few pixels, of which cut corners take more."""
+    """At a tolerance of one pixel, brightness in steps, with patches of few pixels."""
     with rasterio.open(SAMPLES / "landsat7_raleigh.tif") as file:
         bright = file.read(4).astype(float)
     for axis in (0, 1, 0, 1):
@@ -182,3 +184,19 @@ def test_coarse_pixels_are_measured_edge_by_edge_when_simplified(tmp_path) -> No
     np.testing.assert_allclose(table.area_m2, areas, rtol=1e-9)
     (whole,) = stats(tmp_path / "m.tif")
     assert table.area_m2.sum() / 1e4 == pytest.approx(whole.hectares, rel=1e-2)
+
+
+@pytest.mark.parametrize("how", [{"simplify": 10}, {"smooth": True}, {"simplify": 10, "smooth": True}], ids=str)
+@pytest.mark.parametrize("width", [2.0, 4.0, 8.0])
+def test_no_class_wins_or_loses_half_a_percent(tmp_path: Path, how: dict, width: float) -> None:
+    """At a tolerance of one pixel, whether patches are speckle or wide; the rarest class lies in small islands."""
+    field = np.fft.rfft2(np.random.default_rng(4).normal(size=(400, 400)))
+    waves = np.hypot(np.fft.fftfreq(400)[:, None], np.fft.rfftfreq(400))
+    field = np.fft.irfft2(field * np.exp(-2 * (np.pi * waves * width) ** 2))
+    ids = 1 + np.digitize(field, np.quantile(field, [0.45, 0.93])).astype(np.uint8)  # forest, water, urban
+    write_map(tmp_path / "m.tif", ids)
+    found = read(vectorize(tmp_path / "m.tif", tmp_path / "p.gpkg", **how).path)
+    hectares = found.groupby("class_name").area_m2.sum() / 1e4
+    (whole,) = stats(tmp_path / "m.tif")
+    for row in whole.classes[:3]:
+        assert hectares[row.class_name] == pytest.approx(row.hectares, rel=5e-3)

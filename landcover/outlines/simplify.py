@@ -26,6 +26,13 @@ STRIP_ROWS = 512
 _SLACK = 1.01
 """A tolerance of a pixel is one also where the map's metres are not quite those on the ground."""
 
+_SHARE = 0.005
+"""Of what an arc encloses, the most that it may win or lose."""
+
+_TWICE = 4
+_CUTS = (20 / 256, 9 / 256, 4 / 256, 1 / 256)
+"""Twice what a corner loses, as a share of its edges' parallelogram: cut twice, or once by 3, 2, 1 sixteenths."""
+
 _BEND, _FIXED = 1, 2
 _MAY, _ONLY_LEFT, _MAY_NOT = 0, 1, 2
 
@@ -234,12 +241,14 @@ def _thinned(arc, straighten, marks, area):
     """An arc without the nodes whose triangles are not larger than an area, the smallest first; unmarks them.
 
     In one round no two neighbours go, so that of a staircase every other corner stays, and its line is kept. What one
-    side wins in all is kept within the area too, else round patches would grow, as their outer corners come last.
+    side wins in all is kept within half the area, or a share of what the arc encloses; else round patches would grow,
+    as their outer corners come last, and small ones shrink.
     """
     most = int(2 * area * _SLACK)  # twice the area of a triangle is a whole number
     loop = arc[0, 0] == arc[-1, 0] and arc[0, 1] == arc[-1, 1]
     least = 5 if loop else (3 if straighten == _MAY_NOT else 2)
     kept, level, balance = arc.copy(), 0, 0
+    within = min(most, max(most // 2, int(_SHARE * _enclosed(arc))))
     while level <= most and len(kept) > least:
         size, gone = 1, False
         left = len(kept)
@@ -247,7 +256,7 @@ def _thinned(arc, straighten, marks, area):
             ax, ay, bx, by = kept[size - 1, 0], kept[size - 1, 1], kept[k, 0], kept[k, 1]
             cx, cy = kept[k + 1, 0], kept[k + 1, 1]
             twice = _twice(ax, ay, bx, by, cx, cy)
-            goes = not gone and left > least and abs(twice) <= level and abs(balance + twice) <= most
+            goes = not gone and left > least and abs(twice) <= level and abs(balance + twice) <= within
             if goes and left == 3 and straighten == _ONLY_LEFT:
                 goes = twice > 0
             # a triangle of half a pixel holds no other node, by Pick's theorem, nor does a straight piece of an outline
@@ -271,6 +280,15 @@ def _thinned(arc, straighten, marks, area):
 def _twice(ax, ay, bx, by, cx, cy):
     """Twice the area of a triangle; its sign tells on which side of a–c the node b is."""
     return (np.int64(bx) - ax) * (np.int64(cy) - ay) - (np.int64(by) - ay) * (np.int64(cx) - ax)
+
+
+@numba.njit(cache=True, nogil=True)
+def _enclosed(arc):
+    """Twice the area between an arc and the straight line from its end to its beginning."""
+    total = 0
+    for k in range(len(arc) - 1):
+        total += _twice(arc[0, 0], arc[0, 1], arc[k, 0], arc[k, 1], arc[k + 1, 0], arc[k + 1, 1])
+    return abs(total)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -301,30 +319,50 @@ def _empty(marks, ax, ay, bx, by, cx, cy, unit):
 
 @numba.njit(cache=True, nogil=True)
 def _rounded(arc, marks, free):
-    """An arc in sixteenths of a pixel, its corners cut off twice where the way between the edges' middles is free."""
+    """An arc in sixteenths of a pixel, its corners cut off where the way between the edges' middles is free.
+
+    A corner is cut twice, so that it looks round, or once, at so many sixteenths of its edges: what the arc wins or
+    loses in all is held within a share of what it encloses, or the corner of a pixel; else patches would shrink that
+    have hardly an inner corner.
+    """
     out = np.empty((4 * len(arc) + 1, 2), np.int32)
     used, last = 0, len(arc) - 1
     if not free:
         out[0] = 16 * arc[0]
         used = 1
-    square = free and last == 4  # as of one pixel, which would lose a sixth
+    cut, won = np.zeros(last, np.bool_), 0
     for k in range(used, last):
         a, b, c = arc[k - 1 if k else last - 1], arc[k], arc[k + 1]
+        twice = _twice(a[0], a[1], b[0], b[1], c[0], c[1])
         ax, ay, cx, cy = a[0] + b[0], a[1] + b[1], b[0] + c[0], b[1] + c[1]
-        if (
-            not square
-            and _twice(a[0], a[1], b[0], b[1], c[0], c[1]) != 0
-            and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2)
-        ):
+        cut[k] = twice != 0 and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2)
+        won += twice * cut[k]
+    level = _cut_within(abs(won), max(_SHARE * _enclosed(arc), _CUTS[0]))
+    for k in range(used, last):
+        a, b, c = arc[k - 1 if k else last - 1], arc[k], arc[k + 1]
+        if not cut[k] or level == 0:
+            out[used] = 16 * b
+            used += 1
+        elif level == _TWICE:
             out[used] = 6 * a + 10 * b
             out[used + 1] = 3 * a + 12 * b + c
             out[used + 2] = a + 12 * b + 3 * c
             out[used + 3] = 10 * b + 6 * c
             used += 4
         else:
-            out[used] = 16 * b
-            used += 1
+            out[used] = level * a + (16 - level) * b
+            out[used + 1] = (16 - level) * b + level * c
+            used += 2
     out[used] = 16 * arc[last]
     if free:
         out[used] = out[0]
     return out[: used + 1].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _cut_within(won, most):
+    """How corners, of so large parallelograms in all, are cut: twice, once by so many sixteenths, or not (0)."""
+    for i in range(len(_CUTS)):
+        if won * _CUTS[i] <= most:
+            return _TWICE - i
+    return 0
