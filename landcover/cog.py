@@ -8,7 +8,9 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from xml.sax.saxutils import escape, quoteattr
@@ -167,12 +169,11 @@ def halve_mode(pixels: np.ndarray) -> np.ndarray:
     Nodata, 0, counts only where there is nothing else. Odd sizes are rounded up.
     """
     a, b, c, d = _quarters(pixels)
-    ab, ac, ad, bc, bd, cd = ((x == y).view(np.uint8) for x, y in ((a, b), (a, c), (a, d), (b, c), (b, d), (c, d)))
-    most, votes = a, (ab + ac + ad + 1) * (a != 0)
-    for x, equals in ((b, ab + bc + bd), (c, ac + bc + cd), (d, ad + bd + cd)):
-        theirs = (equals + 1) * (x != 0)
-        most = np.where(theirs > votes, x, most)
-        votes = np.maximum(theirs, votes)
+    most = a
+    for x in (b, c, d):
+        most = np.where(most == 0, x, most)
+    for x, again in ((c, c == d), (b, (b == c) | (b == d)), (a, (a == b) | (a == c) | (a == d))):
+        most = np.where(again & (x != 0), x, most)
     return most
 
 
@@ -194,22 +195,28 @@ def _quarters(pixels: np.ndarray) -> list[np.ndarray]:
 
 def _coarser(level: Level, number: int) -> Level:
     """Make the overview of half the resolution."""
-    layer = level.layer
+    bands = range(len(level.layer.bands))
     raw = level.raw.with_name(f"overview{number}.raw")
-    coarse = Level(layer, raw, (level.height + 1) // 2, (level.width + 1) // 2)
+    coarse = Level(level.layer, raw, (level.height + 1) // 2, (level.width + 1) // 2)
     with level.raw.open("rb") as given, raw.open("wb") as made:
-        made.truncate(coarse.start(len(layer.bands), 0))
-        for band in range(len(layer.bands)):
-            for lo, hi in level.groups(given, band):
-                count, offset = (hi - lo) * level.width, level.start(band, lo)
-                pixels = np.fromfile(level.raw, layer.dtype, count, offset=offset).reshape(hi - lo, level.width)
-                pieces = [pixels[:, x : x + _PIECE] for x in range(0, level.width, _PIECE)]
-                half = [halve_mode(p) if layer.overviews == "mode" else halve_mean(p, layer.nodata) for p in pieces]
-                made.seek(coarse.start(band, lo // 2))
-                made.write(np.concatenate(half, axis=1).data)
-        made.flush()
+        made.truncate(coarse.start(len(bands), 0))
+        groups = [(band, lo, hi) for band in bands for lo, hi in level.groups(given, band)]
+        with ThreadPoolExecutor(own_threads()) as pool:
+            list(pool.map(partial(_halve, level, coarse), groups))
         os.fsync(made.fileno())  # some file systems tell of holes where data are not on the disk yet
     return coarse
+
+
+def _halve(level: Level, coarse: Level, group: tuple[int, int, int]) -> None:
+    """Make some rows of an overview, from the rows [lo, hi) of a band."""
+    layer, (band, lo, hi) = level.layer, group
+    count, offset = (hi - lo) * level.width, level.start(band, lo)
+    pixels = np.fromfile(level.raw, layer.dtype, count, offset=offset).reshape(hi - lo, level.width)
+    pieces = [pixels[:, x : x + _PIECE] for x in range(0, level.width, _PIECE)]
+    half = [halve_mode(p) if layer.overviews == "mode" else halve_mean(p, layer.nodata) for p in pieces]
+    with coarse.raw.open("r+b") as made:
+        made.seek(coarse.start(band, lo // 2))
+        made.write(np.concatenate(half, axis=1).data)
 
 
 def _holds_data(file: BinaryIO, start: int, stop: int) -> bool:
