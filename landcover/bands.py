@@ -260,7 +260,11 @@ def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: W
 
 
 def gdal_options() -> dict[str, str]:
-    """GDAL's settings for reading scenes; those of the user's environment go first."""
+    """GDAL's settings for reading scenes; those of the user's environment go first.
+
+    Raises:
+        ConfigError: LANDCOVER_THREADS or LANDCOVER_CORES is not what it must be.
+    """
     options = {"GDAL_NUM_THREADS": str(own_threads())} | _GDAL_OPTIONS
     return {name: os.environ.get(name, value) for name, value in options.items()}
 

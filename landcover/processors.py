@@ -46,7 +46,7 @@ def own_threads() -> int:
 def _cpu_limit() -> float:
     """CPUs that the control groups of this process, and those around them, leave to it; a large number if all."""
     limits = [float(2**16)]
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
@@ -54,7 +54,9 @@ def _cpu_limit() -> float:
             root = _GROUPS / "cpu" if controllers else _GROUPS  # version 1 has a tree for each controller
             own = root / group.lstrip("/")
             for folder in (own, *(p for p in own.parents if p.is_relative_to(root))):
-                with suppress(OSError, ValueError):  # no such group as seen from in here, or "max": no limit
+                with suppress(
+                    OSError, ValueError, ZeroDivisionError
+                ):  # no such group as seen from in here, or "max": no limit
                     limits.append(_share(folder, version=1 if controllers else 2))
     return min(limit for limit in limits if limit > 0)
 

@@ -356,15 +356,17 @@ def test_a_worker_without_the_card_that_is_asked_for_is_refused(tmp_path: Path, 
     assert "cannot map as it is asked to: --device cuda:99" in outcome.error
 
 
-@pytest.mark.parametrize("cores", ["0-3", "99999"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("LANDCOVER_CORES", "0-3"), ("LANDCOVER_CORES", "99999"), ("LANDCOVER_THREADS", "two")]
+)
 def test_a_worker_that_cannot_use_its_cores_is_refused(
-    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch, cores: str
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     job = planned(scenes / "one.tif", tmp_path / "out", pointwise)
-    monkeypatch.setenv("LANDCOVER_CORES", cores)
+    monkeypatch.setenv(name, value)
     outcome = work(Task(job))
     assert outcome.state == "refused"
-    assert "correct LANDCOVER_CORES" in outcome.error
+    assert f"correct {name}" in outcome.error or f"or {name}" in outcome.error
 
 
 HOW = {"allow_untrained": True, "engine": "torch", "tile_size": 16, "overlap": 4}

@@ -84,12 +84,13 @@ def test_corners_that_join_pixels_change_no_outline(ids: np.ndarray, how: Simpli
         assert a.symmetric_difference(b).area == pytest.approx(0, abs=1e-6)
 
 
-def test_a_staircase_becomes_a_ramp() -> None:
+@pytest.mark.parametrize(("tolerance", "nodes"), [(0.64, 60), (1.0, 40)])
+def test_a_staircase_becomes_a_ramp(tolerance: float, nodes: int) -> None:
     """Not quite a line, which would be half a pixel aside, and give its land to one of them."""
     ids = np.triu(np.ones((30, 30), np.uint8)) + np.uint8(1)
-    plain, simple = traced(ids, None)[0], traced(ids, Simplification(1.0))[0]
+    plain, simple = traced(ids, None)[0], traced(ids, Simplification(tolerance))[0]
     assert shapely.get_num_coordinates(plain).sum() > 100
-    assert shapely.get_num_coordinates(simple).sum() <= 40
+    assert shapely.get_num_coordinates(simple).sum() <= nodes
     assert abs(shapely.area(plain[0]) - shapely.area(simple[0])) <= 100
 
 

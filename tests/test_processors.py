@@ -73,7 +73,8 @@ def test_a_user_names_the_number(groups: Path, monkeypatch: pytest.MonkeyPatch) 
             own_threads()
 
 
-def test_on_this_machine_no_more_than_it_has() -> None:
+def test_on_this_machine_no_more_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANDCOVER_THREADS", raising=False)
     assert 1 <= own_threads() <= (os.cpu_count() or 1)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -153,11 +152,8 @@ def _joined(scheduler: str) -> Client:
         raise BatchError(f"the scheduler at {scheduler} cannot be reached: {e}; is it running?") from e
 
 
-def check_workers(client: Client, needs: Needs, model: Model | None) -> str:
+def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
     """See that every worker is like the client, and send them the model where they may not share its disk.
-
-    Returns:
-        What they compute with, if that is not the same for all; else nothing.
 
     Raises:
         BatchError: one has no landcover, or another version of it, or other embedded models, or not the device that is
@@ -165,8 +161,7 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> str:
     """
     with suppress(TimeoutError):  # later ones are welcome too
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    found = client.run(worker.fingerprint, needs.engine, on_error="return")
-    for address, theirs in found.items():
+    for address, theirs in client.run(worker.fingerprint, needs.engine, on_error="return").items():
         if isinstance(theirs, OSError):
             raise BatchError(f"the worker at {address} does not answer: {theirs}; repeat the command when it does")
         if isinstance(theirs, Exception):
@@ -182,8 +177,6 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> str:
             raise BatchError(f"the worker at {address} has other embedded models; install the same version on all")
     if model is not None:
         client.register_plugin(worker.SendModel(model))
-    kinds = Counter(theirs["computes"] for theirs in found.values())
-    return "; ".join(f"{count} with {kind}" for kind, count in sorted(kinds.items())) if len(kinds) > 1 else ""
 
 
 def unfit_workers(client: Client) -> dict[str, str]:

@@ -144,6 +144,7 @@ class Outcome:
         pixels: mapped now, nodata included; 0 if it was done before.
         error: a sentence.
         notes: what the person should know.
+        engine: what it was computed with; "" if nothing was.
     """
 
     state: str
@@ -153,3 +154,4 @@ class Outcome:
     pixels: int = 0
     error: str = ""
     notes: tuple[str, ...] = ()
+    engine: str = ""

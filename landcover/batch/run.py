@@ -127,7 +127,7 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
         places = share_machine(options.workers, options.device, plan.tasks)
     with open_cluster(options.scheduler, places) as client:
-        kinds = check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
+        check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
         workers = len(places) or len(client.nthreads())
         plan = cut_large(plan, known, workers) if options.scheduler else plan
         if options.overwrite:
@@ -135,10 +135,6 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
                 worker.forget(job)
         state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
         yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
-        if kinds:
-            yield Told(
-                f"the workers do not all compute alike ({kinds}), so maps differ a little by where they are made"
-            )
         with _stopping(client, plan):
             yield from _keep(Schedule(client, plan.jobs, options.retries), state)
 

@@ -89,6 +89,7 @@ class Schedule:
         self._avoided: dict[str, str] = {}
         self._dropped: set[str] = set()
         self._missing: set[str] = set()  # what workers without landcover said
+        self._engines: set[str] = set()
         self._lonely = False
         self._addresses: tuple[str, ...] = ()
         self._counted = float("-inf")
@@ -256,6 +257,7 @@ class Schedule:
     def _judge(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
         if outcome.state == "done":
             self._seconds.append(outcome.seconds)
+            yield from self._compare(outcome.engine)
             self._busy_since.pop(task.name, None)
             yield Finished(task, outcome)
             if task.part is not None:
@@ -273,6 +275,14 @@ class Schedule:
         else:
             self._drop_parts(task.job)
             yield Finished(task, outcome)
+
+    def _compare(self, engine: str) -> Iterator[Told]:
+        """Tell when workers do not compute alike."""
+        if engine and engine not in self._engines:
+            self._engines.add(engine)
+            if len(self._engines) > 1:
+                kinds = " and ".join(sorted(self._engines))
+                yield Told(f"workers compute with {kinds}: maps of the same land may differ a little between them")
 
     def _drop_parts(self, job: Job) -> None:
         """Do not begin parts of a scene of which one has failed."""

@@ -95,8 +95,8 @@ class State:
             yield
         except (sqlite3.Error, OverflowError) as e:
             raise BatchError(
-                f"{self._path} cannot be used: {e}. Is its folder read-only, or the disk full? If it is the file, "
-                "delete it, and finished scenes are found again"
+                f"{self._path} cannot be used: {e}; make its folder writable, or delete it, "
+                "and finished scenes are found again"
             ) from e
 
 

@@ -34,7 +34,7 @@ from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
 from landcover.planning import Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene
-from landcover.processors import own_cores
+from landcover.processors import own_cores, own_threads
 from landcover.scaling import Scaling
 
 TOPIC = "landcover"
@@ -76,18 +76,21 @@ async def stop(batch: str) -> None:
 
 
 def fingerprint(engine: dict[str, Any]) -> dict[str, Any]:
-    """What makes a worker's maps: the version, the embedded models, and what it computes with.
+    """What makes a worker's maps: the version, and the embedded models.
 
     Raises:
-        ConfigError: it has not the engine or device that is asked for.
+        ConfigError: it has not the engine or the device that is asked for.
     """
-    return {"version": __version__, "sha256": _embedded_checksums(), "computes": _computes(**engine)}
+    _check_engine(**engine)
+    return {"version": __version__, "sha256": _embedded_checksums()}
 
 
 @lru_cache(maxsize=8)
-def _computes(**engine: Any) -> str:
-    choice = choose_engine(**engine)
-    return f"{choice.engine} on {choice.device.partition(':')[0]} in {choice.precision}"
+def _check_engine(**engine: Any) -> None:
+    try:
+        choose_engine(**engine)
+    except ImportError as e:
+        raise ConfigError(f"the engine cannot be loaded: {e}; `landcover doctor` tells what is there") from e
 
 
 class SendModel(WorkerPlugin):
@@ -141,22 +144,23 @@ def _attempt(task: Task) -> Outcome:
 def _carry_out(task: Task) -> Outcome:
     job = task.job
     if task.part is not None:
-        return Outcome("done", pixels=_map_part(task))
+        pixels, engine = _map_part(task)
+        return Outcome("done", pixels=pixels, engine=engine)
     if is_finished(job):
         return Outcome("done", notes=("was finished before",))
-    pixels = 0
+    pixels, engine = 0, ""
     if _is_mapped(job):
         _mark(job)
     else:
         forget(job)
-        pixels = _map(task)
+        pixels, engine = _map(task)
         _mark(job)
     notes = _make_polygons(job)
     write_item(_item(job), job.item)
     job.mark.unlink(missing_ok=True)
     for parts in job.folder.glob(".parts-*"):
         shutil.rmtree(parts, ignore_errors=True)
-    return Outcome("done", pixels=pixels, notes=notes)
+    return Outcome("done", pixels=pixels, notes=notes, engine=engine)
 
 
 def is_finished(job: Job) -> bool:
@@ -191,35 +195,39 @@ def _receipt(job: Job, key: str) -> Any:
     return None
 
 
-def _map(task: Task) -> int:
-    """Map a scene, or join its parts; returns how many pixels it has."""
+def _map(task: Task) -> tuple[int, str]:
+    """Map a scene, or join its parts; returns how many pixels were mapped, and with what."""
     job = task.job
     plan = _plan(job)
     _log.info("Mapping %s with %s, %s", job.name, plan.model.spec.name, plan.choice)
     _log.info("%s", without_secrets(json.dumps(plan.facts, ensure_ascii=False)))
     if job.part_rows is not None:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
-    else:
-        _gone_on_from(task, plan, map_scene)
-    region = plan.grid.region
-    return 0 if job.part_rows is not None else region.height * region.width
+        return 0, ""
+    _gone_on_from(task, plan, map_scene)
+    return plan.grid.region.height * plan.grid.region.width, _name(plan.choice)
 
 
-def _map_part(task: Task) -> int:
-    """Map a part, if that was not done before; returns how many pixels it has."""
+def _name(choice: EngineChoice) -> str:
+    """What makes maps of the same scene equal, bit by bit, on the same kind of processor."""
+    return f"{choice.engine} on {choice.device.partition(':')[0]} in {choice.precision}"
+
+
+def _map_part(task: Task) -> tuple[int, str]:
+    """Map a part, if that was not done before; returns how many pixels were mapped, and with what."""
     job = task.job
     assert job.part_rows is not None, "a part is one of those that a job was cut into"
     assert task.part is not None
     if is_finished(job) or _is_mapped(job):
-        return 0
+        return 0, ""
     with disk_errors(job.parts_folder):
         job.parts_folder.mkdir(parents=True, exist_ok=True)
     part = _plan(job).parts(job.part_rows, job.parts_folder)[task.part]
     if all(_is_whole(layer) for layer in part.layers.values()):
-        return 0
+        return 0, ""
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
-    return part.grid.region.height * part.grid.region.width
+    return part.grid.region.height * part.grid.region.width, _name(part.choice)
 
 
 def _is_whole(layer: Layer) -> bool:
@@ -293,7 +301,7 @@ def _check(needs: Needs) -> None:
     else:
         _model(needs)
     try:
-        _computes(**needs.engine)
+        _check_engine(**needs.engine)
     except ConfigError as e:
         raise _UnfitError(f"{where} cannot map as it is asked to: {e}") from e
 
@@ -369,12 +377,13 @@ def _log_of(task: Task) -> Iterator[None]:
 def _use_own_cores() -> None:
     """Keep to the cores that this worker was given, if it was; what it starts keeps to them too."""
     try:
-        cores = own_cores()
+        cores, _ = own_cores(), own_threads()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
     except (ConfigError, OSError) as e:
         raise _UnfitError(
-            f"the worker on {socket.gethostname()} cannot use its cores: {e}; correct LANDCOVER_CORES"
+            f"the worker on {socket.gethostname()} cannot use its cores: {e}; "
+            "correct LANDCOVER_CORES or LANDCOVER_THREADS"
         ) from e
 
 

@@ -27,7 +27,7 @@ _SLACK = 1.01
 """A tolerance of a pixel is one also where the map's metres are not quite those on the ground."""
 
 _SHARE = 0.005
-"""Of what an arc encloses, the most that it may win or lose."""
+"""Of what an arc encloses, what it may win or lose by simplifying, and again by rounding."""
 
 _TWICE = 4
 _CUTS = (20 / 256, 9 / 256, 4 / 256, 1 / 256)
@@ -61,7 +61,7 @@ class Simplification:
 
     Attributes:
         area: a node is left out if the triangle with its neighbours is not larger, in pixels.
-        smooth: corners are cut off, twice, as far as nothing is in the way.
+        smooth: corners are cut off, twice where the arc can afford it, as far as nothing is in the way.
     """
 
     area: float = 0.0
@@ -248,7 +248,7 @@ def _thinned(arc, straighten, marks, area):
     loop = arc[0, 0] == arc[-1, 0] and arc[0, 1] == arc[-1, 1]
     least = 5 if loop else (3 if straighten == _MAY_NOT else 2)
     kept, level, balance = arc.copy(), 0, 0
-    within = min(most, max(most // 2, int(_SHARE * _enclosed(arc))))
+    within = min(most, max((most + 1) // 2, int(_SHARE * _enclosed(arc))))
     while level <= most and len(kept) > least:
         size, gone = 1, False
         left = len(kept)
@@ -322,8 +322,8 @@ def _rounded(arc, marks, free):
     """An arc in sixteenths of a pixel, its corners cut off where the way between the edges' middles is free.
 
     A corner is cut twice, so that it looks round, or once, at so many sixteenths of its edges: what the arc wins or
-    loses in all is held within a share of what it encloses, or the corner of a pixel; else patches would shrink that
-    have hardly an inner corner.
+    loses in all is held within a share of what it encloses (or, where other patches touch it, the corner of a pixel);
+    else patches would shrink that have hardly an inner corner.
     """
     out = np.empty((4 * len(arc) + 1, 2), np.int32)
     used, last = 0, len(arc) - 1
@@ -337,7 +337,8 @@ def _rounded(arc, marks, free):
         ax, ay, cx, cy = a[0] + b[0], a[1] + b[1], b[0] + c[0], b[1] + c[1]
         cut[k] = twice != 0 and _empty(marks, ax, ay, 2 * b[0], 2 * b[1], cx, cy, 2)
         won += twice * cut[k]
-    level = _cut_within(abs(won), max(_SHARE * _enclosed(arc), _CUTS[0]))
+    share = _SHARE * _enclosed(arc)
+    level = _cut_within(abs(won), share if free else max(share, _CUTS[0]))
     for k in range(used, last):
         a, b, c = arc[k - 1 if k else last - 1], arc[k], arc[k + 1]
         if not cut[k] or level == 0:
