@@ -1,6 +1,7 @@
 """Many scenes: the maps are those that predict makes, and nothing that is finished is done again."""
 
 import json
+import os
 import pickle
 import shutil
 import sqlite3
@@ -345,6 +346,18 @@ def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("LANDCOVER_CORES", wrong)
         with pytest.raises(ConfigError, match="LANDCOVER_CORES must be numbers"):
             cluster.share_machine(None, "cpu")
+
+
+def test_workers_of_this_machine_declare_their_cards() -> None:
+    places = [cluster.Place((0,), 1, card) for card in ("0", None)]
+    with cluster.open_cluster(None, places) as client:
+        client.wait_for_workers(2)
+        only, takes = cluster.workers_for(client, "auto")
+        every, nothing = cluster.workers_for(client, "cpu")
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES", workers=list(only))
+    assert (len(only), takes) == (1, {"GPU": 1})
+    assert list(seen.values()) == ["0"]
+    assert (len(every), nothing) == (2, {})
 
 
 def test_a_worker_without_the_card_that_is_asked_for_is_refused(tmp_path: Path, scenes: Path, pointwise: Model) -> None:

@@ -57,10 +57,17 @@ class Cluster:
     where: list[dict] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
     bare: tuple[str, ...] = ()
+    cards: dict[str, float] = field(default_factory=dict)
     stays: bool = False
 
     def nthreads(self) -> dict[str, int]:
         return dict.fromkeys(self.addresses, 1)
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        assert n_workers == -1  # all
+        return {
+            "workers": {a: {"resources": {"GPU": self.cards[a]} if a in self.cards else {}} for a in self.addresses}
+        }
 
     def map(self, _work: Callable, tasks: list[Task], *, key: list[str], pure: bool, **where: Any) -> list[Future]:
         assert len(set(key)) == len(key) == len(tasks)
@@ -79,8 +86,8 @@ class Cluster:
         left = [a for a in self.addresses if a not in addresses]
         self.addresses = left or (self.addresses if self.stays else [])
 
-    def run(self, _what: Callable, _engine: dict[str, Any], on_error: str) -> dict[str, Any]:
-        return {a: ImportError("No module named 'landcover'") if a in self.bare else {} for a in self.addresses}
+    def run(self, _what: Callable, _engine: dict[str, Any], workers: list[str], on_error: str) -> dict[str, Any]:
+        return {a: ImportError("No module named 'landcover'") if a in self.bare else {} for a in workers}
 
     def subscribe_topic(self, _topic: str, _hear: Callable) -> None:
         pass
@@ -199,6 +206,30 @@ def test_a_worker_without_landcover_is_sent_home_and_its_task_done_elsewhere() -
     assert ended(Cluster(lambda task: broken), job("a"), retries=0)["a"].state == "failed"
     with pytest.raises(BatchError, match="w1 cannot import landcover"):
         ended(Cluster(lambda task: broken, ["w1"], bare=("w1",)), job("a"))
+
+
+def test_scenes_go_to_workers_that_declare_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scene takes one, as Dask counts them; when these workers are gone, others like them are waited for."""
+    monkeypatch.setattr(schedule, "_COUNT_SECONDS", 0.0)
+    cluster = Cluster(lambda task: DONE, ["w1", "w2", "w3"], cards={"w3": 1, "w2": 0.5})
+    ended(cluster, job("a"), job("b"))
+    assert cluster.where == [{"resources": {"GPU": 1}}] * 2
+    on_cpu = replace(job("a"), needs=Needs("1", None, {}, {"device": "cpu"}))
+    ended(cluster, on_cpu)
+    assert cluster.where[2:] == [{}]
+
+    cluster = Cluster(lambda task: DONE, cards={"w1": 1})
+    events = Schedule(cluster, tuple(job(name) for name in "abcd"), 0).run()
+    next(e for e in events if isinstance(e, Finished))
+    cluster.addresses = ["w2"]
+    assert next(e.text for e in events if isinstance(e, Told) and e.text) == "no workers are left; waiting for some"
+    given = len(cluster.given)
+    for _ in range(5):
+        next(events)
+    assert len(cluster.given) == given < 4, "w2 was given a scene"
+    cluster.addresses = ["w2", "w1"]
+    assert any(isinstance(e, Finished) for e in events)
+    assert cluster.where == [{"resources": {"GPU": 1}}] * 4
 
 
 def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again() -> None:

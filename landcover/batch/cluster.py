@@ -26,6 +26,9 @@ WORKER_BYTES = 2 << 30
 
 CONNECT_SECONDS = 30
 
+CARD = "GPU"
+"""The resource that a worker with a card declares to Dask."""
+
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,  # the third worker that dies of a scene is the last one
     "distributed.scheduler.worker-saturation": 1.0,
@@ -128,6 +131,7 @@ def _started(places: list[Place]) -> SpecCluster:
                 "nthreads": 1,
                 "memory_limit": MEMORY_LIMIT // len(places),
                 "env": place.environment,
+                "resources": {CARD: 1} if place.card is not None else {},
                 "dashboard": False,
                 "silence_logs": logging.CRITICAL,
                 "preload": worker.__name__,
@@ -152,8 +156,18 @@ def _joined(scheduler: str) -> Client:
         raise BatchError(f"the scheduler at {scheduler} cannot be reached: {e}; is it running?") from e
 
 
+def workers_for(client: Client, device: str) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Which workers may have scenes, and what of their resources a scene takes.
+
+    Where some declare a card, it is only those, and a card for each scene; but for `--device cpu` all.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    with_card = tuple(a for a, known in workers.items() if known.get("resources", {}).get(CARD, 0) >= 1)
+    return (with_card, {CARD: 1}) if with_card and device != "cpu" else (tuple(workers), {})
+
+
 def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
-    """See that every worker is like the client, and send them the model where they may not share its disk.
+    """See that workers that may have scenes are like the client, and send them the model: they may not share its disk.
 
     Raises:
         BatchError: one has no landcover, or another version of it, or other embedded models, or not the device that is
@@ -161,7 +175,9 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
     """
     with suppress(TimeoutError):  # later ones are welcome too
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    for address, theirs in client.run(worker.fingerprint, needs.engine, on_error="return").items():
+    addresses, _ = workers_for(client, needs.device)
+    found = client.run(worker.fingerprint, needs.engine, workers=list(addresses), on_error="return")
+    for address, theirs in found.items():
         if isinstance(theirs, OSError):
             raise BatchError(f"the worker at {address} does not answer: {theirs}; repeat the command when it does")
         if isinstance(theirs, Exception):
@@ -179,9 +195,9 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
         client.register_plugin(worker.SendModel(model))
 
 
-def unfit_workers(client: Client) -> dict[str, str]:
+def unfit_workers(client: Client, addresses: tuple[str, ...]) -> dict[str, str]:
     """Why workers cannot carry out any task, by their addresses: landcover is not there."""
-    found = client.run(worker.fingerprint, {}, on_error="return")
+    found = client.run(worker.fingerprint, {}, workers=list(addresses), on_error="return")
     return {
         a: _without_landcover(a, theirs)
         for a, theirs in found.items()

@@ -29,6 +29,10 @@ class Needs:
     sha256: dict[str, str]
     engine: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def device(self) -> str:
+        return self.engine.get("device", "auto")
+
 
 @dataclass(frozen=True)
 class Job:

@@ -14,7 +14,7 @@ from distributed import Client
 
 from landcover import __version__
 from landcover.batch import worker
-from landcover.batch.cluster import check_workers, open_cluster, share_machine
+from landcover.batch.cluster import check_workers, open_cluster, share_machine, workers_for
 from landcover.batch.gathering import Gathered, gather
 from landcover.batch.jobs import Job, without_secrets
 from landcover.batch.options import BatchOptions
@@ -126,9 +126,10 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         check_device(plan)
         plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
         places = share_machine(options.workers, options.device, plan.tasks)
+    needs = plan.jobs[0].needs
     with open_cluster(options.scheduler, places) as client:
-        check_workers(client, plan.jobs[0].needs, plan.model if options.scheduler else None)
-        workers = len(places) or len(client.nthreads())
+        check_workers(client, needs, plan.model if options.scheduler else None)
+        workers = len(places) or len(workers_for(client, needs.device)[0])
         plan = cut_large(plan, known, workers) if options.scheduler else plan
         if options.overwrite:
             for job in plan.jobs:

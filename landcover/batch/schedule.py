@@ -91,7 +91,10 @@ class Schedule:
         self._missing: set[str] = set()  # what workers without landcover said
         self._engines: set[str] = set()
         self._lonely = False
-        self._addresses: tuple[str, ...] = ()
+        self._device = jobs[0].needs.device if jobs else "auto"
+        self._there: set[str] = set()
+        self._addresses: tuple[str, ...] = ()  # of those that may have tasks
+        self._resources: dict[str, float] = {}
         self._counted = float("-inf")
         self._asked = 0
         for job in jobs:
@@ -133,10 +136,20 @@ class Schedule:
             return
         self._counted = time.monotonic()
         self._check_scheduler()
-        before, self._addresses = self._addresses, tuple(self._client.nthreads())
+        before, there = self._addresses, set(self._client.nthreads())
+        if there != self._there:
+            self._there = there
+            self._look()
         if not self._addresses and not self._lonely:
             yield Told(f"no workers{' are left' if before else ''}; waiting for some")
         self._lonely = not self._addresses
+
+    def _look(self) -> None:
+        """See which workers may have tasks. Once some had cards, others are waited for when they are gone."""
+        self._addresses, resources = cluster.workers_for(self._client, self._device)
+        if self._resources and not resources:
+            self._addresses = ()
+        self._resources = self._resources or resources
 
     def _check_scheduler(self) -> None:
         if self._client.status not in ("running", "connecting"):
@@ -164,9 +177,9 @@ class Schedule:
             return
         keys = [f"landcover-{task.job.batch[:8]}-{self._asked + i}" for i, task in enumerate(tasks)]
         self._asked += len(tasks)
-        for task, future in zip(
-            tasks, self._client.map(worker.work, tasks, key=keys, pure=False, **where), strict=True
-        ):
+        where |= {"resources": self._resources} if self._resources else {}
+        futures = self._client.map(worker.work, tasks, key=keys, pure=False, **where)
+        for task, future in zip(tasks, futures, strict=True):
             self._running[future] = task, alone
             self._pixels[task.name] = 0
             future.add_done_callback(self._over.put)
@@ -238,7 +251,7 @@ class Schedule:
 
     def _judge_error(self, task: Task, alone: bool, error: Any) -> Iterator[Finished | Told]:
         missing = isinstance(error, ImportError | AttributeError)
-        if missing and (unfit := cluster.unfit_workers(self._client)):
+        if missing and (unfit := cluster.unfit_workers(self._client, self._addresses)):
             self._missing.add(str(error))
             yield from self._retire(task, unfit)
         elif missing and str(error) in self._missing:
@@ -307,6 +320,7 @@ class Schedule:
             yield Told(error)
         self._client.retire_workers(list(unfit), close_workers=True)
         self._counted = float("-inf")
-        if not set(self._client.nthreads()) - set(unfit):  # the last one stays, for it holds what it said
+        self._look()
+        if not set(self._addresses) - set(unfit):  # the last one stays, for it holds what it said
             raise BatchError(next(iter(unfit.values())))
         self._wait(task)

@@ -277,6 +277,24 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path, scenes: Path, po
     assert "has landcover 0.0.1, this machine" in said
 
 
+def test_only_workers_with_a_card_are_used_where_some_declare_one(
+    tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
+) -> None:
+    """Another one may then be as it likes; for `--device cpu` it is asked too, and does not suit."""
+    (tmp_path / "other.py").write_text(OTHER_VERSION)
+    out = tmp_path / "out"
+    with cluster(tmp_path, 1, "--resources", "GPU=1") as running:
+        running.start_worker("--preload", str(tmp_path / "other.py"))
+        wait_for(lambda: all("Registered" in (tmp_path / f"local{i}.log").read_text() for i in range(2)))
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file, "--device", "auto"))
+        assert code == 0, said
+        assert maps(out) == undisturbed
+        assert len({scene["worker"] for scene in json.loads((out / "run.json").read_text())["scenes"]}) == 1
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file, "--overwrite"))
+    assert code == 3, said
+    assert "has landcover 0.0.1, this machine" in said
+
+
 WITHOUT = """
 import sys
 sys.modules["landcover"] = None
