@@ -41,17 +41,16 @@ class Maker:
         geometry, bounds = self._geometry(patches)
         places = np.zeros(256, np.int32)
         places[list(self.legend.ids)] = np.arange(len(self.legend.ids))
-        names = pyarrow.array(self.legend.names, pyarrow.string())
         known = self.crs is not None
         columns = {
-            "class_id": pyarrow.array(patches.values.astype(np.int32)),
-            "class_name": names.take(pyarrow.array(places[patches.values])),
-            "area_m2": pyarrow.array(np.where(known, patches.area, np.nan), from_pandas=True),
-            "perimeter_m": pyarrow.array(np.where(known, patches.perimeter, np.nan), from_pandas=True),
-            "mean_confidence": pyarrow.array(patches.means, from_pandas=True),
+            "class_id": _numbers(patches.values.astype(np.int32)),
+            "class_name": _texts(self.legend.names).take(_numbers(places[patches.values])),
+            "area_m2": _numbers(np.where(known, patches.area, np.nan)),
+            "perimeter_m": _numbers(np.where(known, patches.perimeter, np.nan)),
+            "mean_confidence": _numbers(patches.means),
             "geometry": geometry,
             BOUNDS: bounds_column(bounds),
-            KNOWN: pyarrow.array(patches.known),
+            KNOWN: _numbers(patches.known),
         }
         if not self.confidence:
             del columns["mean_confidence"]
@@ -79,7 +78,7 @@ def geometry_field(crs: CRS | None) -> pyarrow.Field:
 
 def bounds_column(bounds: np.ndarray) -> pyarrow.Array:
     """Bounds, float64 (4, n), as the struct of GeoParquet."""
-    return pyarrow.StructArray.from_arrays([pyarrow.array(b) for b in bounds], ["xmin", "ymin", "xmax", "ymax"])
+    return pyarrow.StructArray.from_arrays([_numbers(b) for b in bounds], ["xmin", "ymin", "xmax", "ymax"])
 
 
 def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
@@ -94,6 +93,31 @@ def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
     )
     found = shapely.from_wkb(_binary(wkb, begin).to_numpy(zero_copy_only=False))
     return _valid(found) if patches.diagonal else found
+
+
+def _numbers(values: np.ndarray) -> pyarrow.Array:
+    """A column of numbers, NaN as null. (`pyarrow.array` does the same, and loads pandas first.)"""
+    values = np.ascontiguousarray(values)
+    unknown = np.isnan(values)
+    valid = pyarrow.py_buffer(np.packbits(~unknown, bitorder="little")) if unknown.any() else None
+    return pyarrow.Array.from_buffers(
+        pyarrow.from_numpy_dtype(values.dtype), len(values), [valid, pyarrow.py_buffer(values)]
+    )
+
+
+def numbers(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """The numbers of a column, those that are null as whatever they are. (Its `to_numpy` loads pandas, too.)"""
+    array, dtype = column.combine_chunks(), column.type.to_pandas_dtype()
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
+
+
+def _texts(values: tuple[str, ...]) -> pyarrow.Array:
+    content = [value.encode() for value in values]
+    begin = np.cumsum([0, *map(len, content)]).astype(np.int32)
+    buffers = [None, pyarrow.py_buffer(begin), pyarrow.py_buffer(b"".join(content))]
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(content), buffers)
 
 
 def _binary(content: np.ndarray, begin: np.ndarray) -> pyarrow.Array:

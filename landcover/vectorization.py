@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from landcover import __version__
 from landcover.classmap import CONFIDENCE_NODATA, check_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
-from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure
+from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers
 from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, Tracer
@@ -240,10 +240,10 @@ def _features(source: _Source, how: VectorOptions) -> Iterator[pyarrow.Table]:
     dataset = source.dataset
     crs = CRS.from_wkt(dataset.crs.to_wkt()) if dataset.crs else None
     maker = Maker(source.legend, dataset.transform, crs, how.confidence is not None)
-    wanted = pyarrow.array(source.wanted, pyarrow.int32())
     for patches in _outlined(source, how):
         table = maker.features(patches)
         if how.classes is not None:
+            wanted = pyarrow.array(source.wanted, pyarrow.int32())
             table = table.filter(pyarrow.compute.is_in(table["class_id"], wanted))
         yield _remeasured(table, source.ground, how) if source.ground and len(table) else table
 
@@ -417,9 +417,10 @@ class _Tally:
     def counted(self, tables: Iterator[pyarrow.Table]) -> Iterator[pyarrow.Table]:
         """Pass tables on, and count them."""
         for table in tables:
-            ids, areas = table["class_id"].to_numpy(), table["area_m2"].to_numpy()
+            ids = numbers(table["class_id"])
             self._polygons += np.bincount(ids, minlength=256)
-            self._square_metres += np.bincount(ids, areas, minlength=256)
+            if self._source.ground is not None:
+                self._square_metres += np.bincount(ids, numbers(table["area_m2"]), minlength=256)
             yield table
 
     def summary(self, out: Path) -> VectorSummary:

@@ -798,6 +798,14 @@ def test_a_map_that_breaks_in_the_middle_is_told_and_leaves_nothing(
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
+def test_geoparquet_is_written_without_pandas(scene: Path) -> None:
+    """Loading it takes as long as tracing 20 million pixels."""
+    code = "import sys, landcover; landcover.vectorize(*sys.argv[1:]); assert 'pandas' not in sys.modules"
+    out = scene.with_name("out.parquet")
+    subprocess.run([sys.executable, "-c", code, scene, out], check=True)
+    assert len(read(out)) > 0
+
+
 def test_geoparquet_holds_the_bounds_of_each_row(scene: Path) -> None:
     vectorize(scene, scene.with_name("out.parquet"))
     table = read(scene.with_name("out.parquet"))
