@@ -16,6 +16,9 @@ from landcover.specs import Legend
 BOUNDS, KNOWN = "bbox", "_known"
 """Columns for the way: the bounds of each row, and how many of its pixels have a confidence."""
 
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+"""The fields of the bounds, as GeoParquet names them."""
+
 _LONGEST_EDGE_METRES = 1000.0
 """Longer edges are divided before they are measured, since a straight line on a map is not the shortest on earth."""
 
@@ -77,8 +80,8 @@ def geometry_field(crs: CRS | None) -> pyarrow.Field:
 
 
 def bounds_column(bounds: np.ndarray) -> pyarrow.Array:
-    """Bounds, float64 (4, n), as the struct of GeoParquet."""
-    return pyarrow.StructArray.from_arrays([_numbers(b) for b in bounds], ["xmin", "ymin", "xmax", "ymax"])
+    """Bounds, float64 (4, n), as a struct."""
+    return pyarrow.StructArray.from_arrays([_numbers(b) for b in bounds], CORNERS)
 
 
 def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pyproj
 
 from landcover.errors import ConfigError, OutputError
-from landcover.features import BOUNDS
+from landcover.features import BOUNDS, CORNERS
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.specs import Legend
 
@@ -192,10 +192,17 @@ def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts
     told = pyarrow.schema(
         [f.remove_metadata() for f in first.schema], {**facts, "geo": json.dumps(_geo(_crs(first), kind))}
     )
-    few = ["class_id", "class_name"]
-    with pyarrow.parquet.ParquetWriter(path, told, compression="zstd", use_dictionary=few) as writer:
+    how = {"compression": "zstd", "use_dictionary": ["class_id", "class_name"], "write_statistics": _ordered(told)}
+    with pyarrow.parquet.ParquetWriter(path, told, **how) as writer:
         for table in itertools.chain([first], tables):
-            writer.write_table(table.cast(told))
+            if len(table):
+                writer.write_table(table.cast(told))
+
+
+def _ordered(schema: pyarrow.Schema) -> list[str]:
+    """The columns of which the least and the greatest value mean something; of WKB they cost time and memory only."""
+    parts = {BOUNDS: [f"{BOUNDS}.{corner}" for corner in CORNERS], "geometry": []}
+    return [path for name in schema.names for path in parts.get(name, [name])]
 
 
 def _crs(table: pyarrow.Table) -> dict | None:
@@ -204,7 +211,7 @@ def _crs(table: pyarrow.Table) -> dict | None:
 
 
 def _geo(crs: dict | None, kind: str) -> dict:
-    paths = {corner: ["bbox", corner] for corner in ("xmin", "ymin", "xmax", "ymax")}
+    paths = {corner: [BOUNDS, corner] for corner in CORNERS}
     column = {"encoding": "WKB", "geometry_types": [kind], "crs": crs, "covering": {"bbox": paths}}
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 

@@ -816,6 +816,9 @@ def test_geoparquet_holds_the_bounds_of_each_row(scene: Path) -> None:
     near = geopandas.read_parquet(scene.with_name("out.parquet"), bbox=some.bounds)
     assert 0 < len(near) < len(table)
     assert near.geometry.envelope.intersects(shapely.box(*some.bounds)).all()
+    group = pyarrow.parquet.read_metadata(scene.with_name("out.parquet")).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    assert {c.path_in_schema for c in columns if not c.is_stats_set} == {"geometry"}, "by the others rows are left out"
 
 
 @settings(max_examples=300)
