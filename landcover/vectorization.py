@@ -240,8 +240,7 @@ def _features(source: _Source, how: VectorOptions) -> Iterator[pyarrow.Table]:
     dataset = source.dataset
     crs = CRS.from_wkt(dataset.crs.to_wkt()) if dataset.crs else None
     maker = Maker(source.legend, dataset.transform, crs, how.confidence is not None)
-    for patches in _outlined(source, how):
-        table = maker.features(patches)
+    for table in map(maker.features, _outlined(source, how)):
         if how.classes is not None:
             wanted = pyarrow.array(source.wanted, pyarrow.int32())
             table = table.filter(pyarrow.compute.is_in(table["class_id"], wanted))

@@ -207,19 +207,8 @@ class Tracer:
         return _Rings(np.array([number for number, _ in rings], np.int32), offsets_of(sizes), nodes)
 
     def _finished(self, values: np.ndarray, sums: np.ndarray, still_open: np.ndarray) -> Patches:
-        """Take out the rings of patches that are complete, each shell before its holes."""
-        done, kept = [], []
-        for rings in self._rings:
-            out = ~still_open[rings.patch]
-            done.append(rings if out.all() else rings.take(out))
-            if not out.all():
-                kept.append(rings.take(~out) if out.any() else rings)
-        self._rings = kept
-        nodes, offsets, patch = simple(
-            np.concatenate([r.nodes for r in done]),
-            offsets_of(np.concatenate([np.diff(r.offsets) for r in done])),
-            np.concatenate([r.patch for r in done]),
-        )
+        """Patches that are complete, each with its shell before its holes."""
+        nodes, offsets, patch = simple(*self._taken(~still_open))
         is_hole = turns(nodes, offsets) > 0
         order = np.argsort(patch * np.int64(2) + is_hole, kind="stable")
         nodes, rings_at = closed(nodes, offsets, order)
@@ -238,6 +227,21 @@ class Tracer:
             np.append(shells, len(order)),
             self._unit,
             self._diagonal,
+        )
+
+    def _taken(self, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take out the rings of patches that are complete: nodes, where each ring begins, and of which patch it is."""
+        done, kept = [], []
+        for rings in self._rings:
+            out = complete[rings.patch]
+            done.append(rings if out.all() else rings.take(out))
+            if not out.all():
+                kept.append(rings.take(~out) if out.any() else rings)
+        self._rings = kept
+        return (
+            np.concatenate([r.nodes for r in done]),
+            offsets_of(np.concatenate([np.diff(r.offsets) for r in done])),
+            np.concatenate([r.patch for r in done]),
         )
 
 
