@@ -18,7 +18,7 @@ from landcover.footprints import bounds, footprint
 from landcover.ground import Ground, ground_resolution
 from landcover.outputs import check_destination, publish_text
 from landcover.products import OTHER_TIME, is_local
-from landcover.provenance import PREFIX
+from landcover.provenance import PREFIX, without_secrets
 from landcover.specs import Legend
 
 STAC_VERSION = "1.1.0"
@@ -50,7 +50,6 @@ _RASTERS: dict[str, dict[str, Any]] = {
 """What is said of the rasters that `predict` writes."""
 
 _ROLES = {"map": ["data"], "polygons": ["data"], "preview": ["overview"]}
-_SECRET = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@]*@)?([^\s?#]*)[?#]?\S*", re.IGNORECASE)
 
 
 def map_item(
@@ -89,7 +88,7 @@ def map_item(
             **place,
             "processing:software": {"landcover": tags.get(PREFIX + "VERSION", __version__)},
             **{f"landcover:{k.lower()}": v for k, v in made.items()},
-            **{k if ":" in k else f"landcover:{k}": _without_secrets(v) for k, v in (facts or {}).items()},
+            **{k if ":" in k else f"landcover:{k}": _kept(v) for k, v in (facts or {}).items()},
         },
         "links": _origin(source, out),
         "assets": {key: _asset(key, path, out, legend) for key, path in assets.items()},
@@ -206,18 +205,18 @@ def _origin(source: str, out: Path) -> list[dict[str, str]]:
     """The link to the scene, if it is one that can be followed."""
     if not is_local(source):
         followed = source.startswith(("http://", "https://", "s3://", "gs://"))
-        return [{"rel": "derived_from", "href": _without_secrets(source)}] if followed else []
+        return [{"rel": "derived_from", "href": _kept(source)}] if followed else []
     path = Path(source)
     return [{"rel": "derived_from", "href": relative(path, out)}] if path.is_file() else []
 
 
-def _without_secrets(value: Any) -> Any:
+def _kept(value: Any) -> Any:
     """A value whose URLs have no query and no password, either of which may open a store."""
     if isinstance(value, str):
-        return _SECRET.sub(r"\1\2", value)
+        return without_secrets(value)
     if isinstance(value, dict):
-        return {k: _without_secrets(v) for k, v in value.items()}
-    return [_without_secrets(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: _kept(v) for k, v in value.items()}
+    return [_kept(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def relative(path: Path, document: Path) -> str:

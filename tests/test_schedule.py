@@ -63,7 +63,11 @@ class Cluster:
     def nthreads(self) -> dict[str, int]:
         return dict.fromkeys(self.addresses, 1)
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    @property
+    def scheduler(self) -> "Cluster":
+        return self
+
+    def identity(self, n_workers: int) -> dict[str, Any]:
         assert n_workers == -1  # all
         return {
             "workers": {a: {"resources": {"GPU": self.cards[a]} if a in self.cards else {}} for a in self.addresses}
@@ -75,8 +79,8 @@ class Cluster:
         self.where += [where] * len(tasks)
         return [Future(self.answer(task)) for task in tasks]
 
-    def sync(self, call: Callable, callback_timeout: float) -> Any:
-        return call()
+    def sync(self, call: Callable, callback_timeout: float | None = None, **how: Any) -> Any:
+        return call(**how)
 
     def gather(self, futures: list[Future], asynchronous: bool) -> list[Outcome]:
         return [future.result(timeout=0) for future in futures]
@@ -218,11 +222,18 @@ def test_scenes_go_to_workers_that_declare_a_card(monkeypatch: pytest.MonkeyPatc
     ended(cluster, on_cpu)
     assert cluster.where[2:] == [{}]
 
+    failing = Cluster(lambda task: Outcome("failed", address="w1", error="no"), cards={"w1": 1, "w2": 1})
+    ended(failing, job("a"))
+    assert failing.where == [{"resources": {"GPU": 1}}] * 2, "Dask drops the card with a wish for a worker that is gone"
+
     cluster = Cluster(lambda task: DONE, cards={"w1": 1})
     events = Schedule(cluster, tuple(job(name) for name in "abcd"), 0).run()
     next(e for e in events if isinstance(e, Finished))
     cluster.addresses = ["w2"]
-    assert next(e.text for e in events if isinstance(e, Told) and e.text) == "no workers are left; waiting for some"
+    assert (
+        next(e.text for e in events if isinstance(e, Told) and e.text)
+        == "no workers with cards are left; waiting for some"
+    )
     given = len(cluster.given)
     for _ in range(5):
         next(events)

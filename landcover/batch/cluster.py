@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +89,9 @@ def _cards(device: str) -> list[str]:
     """The cards that workers are to have: all, or, for cuda:N, that one."""
     if device == "cpu":
         return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count, visible = cuda_devices(), os.environ.get("CUDA_VISIBLE_DEVICES")
     named = [v for v in visible.split(",") if v and v != "-1"] if visible is not None else None
-    cards = named if named is not None else [str(i) for i in range(cuda_devices())]
+    cards = named if named is not None and count else [str(i) for i in range(count)]
     _, _, number = device.partition(":")
     if not number.isdigit():
         return cards
@@ -140,9 +143,34 @@ def _started(places: list[Place]) -> SpecCluster:
         for i, place in enumerate(places)
     }
     try:
-        return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": options}, silence_logs=False)
+        with _interrupts_held():
+            return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": options}, silence_logs=False)
     except (OSError, RuntimeError, TimeoutError) as e:
         raise BatchError(f"no workers can be started on this machine: {e}") from e
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let requests to stop wait for the end of the block, and not reach the processes that begin in it.
+
+    Half-started workers cannot be ended in order.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # to start it later would let SIGINT through again
+    asked: list[int] = []
+    signs = (signal.SIGINT, signal.SIGTERM)
+    before = {sign: signal.signal(sign, lambda number, _frame: asked.append(number)) for sign in signs}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+        for number in asked[:1]:
+            signal.raise_signal(number)
 
 
 def _joined(scheduler: str) -> Client:
@@ -161,13 +189,42 @@ def workers_for(client: Client, device: str) -> tuple[tuple[str, ...], dict[str,
 
     Where some declare a card, it is only those, and a card for each scene; but for `--device cpu` all.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    # not `scheduler_info`, whose answer Dask itself may overwrite with one that names no workers
+    scheduler: Any = client.scheduler
+    workers = client.sync(scheduler.identity, n_workers=-1)["workers"]
     with_card = tuple(a for a, known in workers.items() if known.get("resources", {}).get(CARD, 0) >= 1)
     return (with_card, {CARD: 1}) if with_card and device != "cpu" else (tuple(workers), {})
 
 
-def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
-    """See that workers that may have scenes are like the client, and send them the model: they may not share its disk.
+@contextmanager
+def workers_prepared(client: Client, needs: Needs, model: Model | None, batch: str) -> Iterator[None]:
+    """See that workers that may have scenes suit, and let them have the model: they may not share the client's disk.
+
+    Those that join while the block runs get it too.
+
+    Raises:
+        BatchError: one does not suit, or cannot keep the model.
+    """
+    addresses = _checked(client, needs)
+    if model is None:
+        yield
+        return
+    plugin = worker.SendModel(model, batch)
+    try:
+        with suppress(Exception):  # of workers that are left to other work
+            client.register_plugin(plugin)
+        found = client.run(worker.has_model, model.sha256, workers=list(addresses), on_error="return")
+        for address, has in found.items():
+            if has is not True:
+                raise BatchError(f"the worker at {address} cannot keep the model; is its disk full?")
+        yield
+    finally:
+        with suppress(Exception):  # the scheduler may be gone
+            client.unregister_worker_plugin(plugin.name)
+
+
+def _checked(client: Client, needs: Needs) -> tuple[str, ...]:
+    """See that every worker that may have scenes is like the client; returns their addresses.
 
     Raises:
         BatchError: one has no landcover, or another version of it, or other embedded models, or not the device that is
@@ -191,8 +248,7 @@ def check_workers(client: Client, needs: Needs, model: Model | None) -> None:
             )
         if needs.model is None and theirs["sha256"] != needs.sha256:
             raise BatchError(f"the worker at {address} has other embedded models; install the same version on all")
-    if model is not None:
-        client.register_plugin(worker.SendModel(model))
+    return addresses
 
 
 def unfit_workers(client: Client, addresses: tuple[str, ...]) -> dict[str, str]:

@@ -1,16 +1,15 @@
 """What crosses the wire: paths and small facts, never pixels."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?[^\s'\",;]*=[^\s'\",;]*")
 
-
-def without_secrets(text: str) -> str:
-    """A text that is to be kept, with addresses in it, but without their passwords and signatures."""
-    return _SECRETS.sub("", text)
+def device_of(asked: Mapping[str, Any]) -> str:
+    """Which device is asked for, as for `choose_engine`: OpenVINO computes on the processor."""
+    device = asked.get("device", "auto")
+    return "cpu" if device == "auto" and asked.get("engine") == "openvino" else device
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Needs:
 
     @property
     def device(self) -> str:
-        return self.engine.get("device", "auto")
+        return device_of(self.engine)
 
 
 @dataclass(frozen=True)

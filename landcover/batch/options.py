@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from landcover.batch.jobs import device_of
 from landcover.errors import ConfigError
 
 
@@ -55,7 +56,7 @@ class BatchOptions:
     @property
     def device(self) -> str:
         """As for `predict`."""
-        return self.mapping.get("device", "auto")
+        return device_of(self.mapping)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

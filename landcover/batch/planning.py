@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,10 +24,10 @@ from rasterio.errors import NotGeoreferencedWarning
 from landcover import __version__
 from landcover.bands import open_file
 from landcover.batch.cluster import share_machine
-from landcover.batch.jobs import Job, Needs, without_secrets
+from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
-from landcover.catalog import Entry, choose, measure, read_catalog
+from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
 from landcover.chips import Batch
 from landcover.engines import Engine, open_engine
 from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
@@ -33,6 +35,7 @@ from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
 from landcover.planning import Options, Plan, make_plan
 from landcover.products import is_local
+from landcover.provenance import without_secrets
 from landcover.vectorfiles import FORMATS
 from landcover.vectorization import VectorOptions
 
@@ -46,6 +49,9 @@ _FEWEST_ROWS = 4
 
 _CUT_FROM_ROWS = 16
 """Rows of windows of a scene that is worth cutting."""
+
+_MOSAIC = re.compile(r"mosaic(\.tif|(_\w+)?\.vrt)")
+"""What is made of all maps."""
 
 _BY_SCENE = ("sensor", "bands", "scale", "offset", "aoi")
 
@@ -94,13 +100,15 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     model = load_model(options.model) if options.model is not None else None
     _check_vectors(options, model)
     limit = None if options.only_failed else options.choose.get("limit")
-    entries = choose(_scenes(options), **{**options.choose, "limit": limit})
+    scenes = _scenes(options)
+    told = {e.name: e.datetime for e in scenes}  # what is found out by looking at a scene is no change of it
+    entries = choose(scenes, **{**options.choose, "limit": limit})
     mapping = _mapping(options)
     same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex)
     done, left, broken = [], [], []
     for entry in entries:
         try:
-            job = same.job(entry)
+            job = same.job(entry, told[entry.name])
         except SceneError as e:
             broken.append(_broken(entry, e))
             continue
@@ -109,6 +117,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
             done.append(record)
         elif not options.only_failed or (record and record.state == "failed"):
             left.append((entry, job))
+    _check_apart(options, [job for _, job in left])
     if options.only_failed:
         left = left[: options.choose.get("limit")]
     jobs, unreadable = _sized(left)
@@ -123,7 +132,9 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
 def _scenes(options: BatchOptions) -> list[Entry]:
     """What the catalog names, but not the maps of earlier runs, where their folder lies in that of the scenes."""
     out = options.out.resolve()
-    scenes = [e for e in read_catalog(options.catalog) if not (e.source and _is_output(Path(e.source), out))]
+    scenes = read_catalog(options.catalog)
+    if is_local(options.catalog) and (Path(options.catalog).is_dir() or is_pattern(options.catalog)):
+        scenes = [e for e in scenes if not (e.source and _is_output(Path(e.source), out))]
     if not scenes:
         raise CatalogError(f"{options.catalog} names nothing but maps in {out}; give the scenes, not their maps")
     return scenes
@@ -131,15 +142,48 @@ def _scenes(options: BatchOptions) -> list[Entry]:
 
 def _is_output(path: Path, out: Path) -> bool:
     """Whether a file is one that a batch has written into a folder."""
-    path = path.resolve() if path.is_symlink() else path
-    folder = _resolved(path.parent)
-    beside = folder / f"{folder.name}.log"
-    return folder.is_relative_to(out) and (beside.exists() or (folder == out and path.stem.startswith("mosaic")))
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        folder = _resolved(path.parent)
+        if folder == out:
+            return bool(_MOSAIC.fullmatch(path.name)) and (out / FOLDER).is_dir()
+        own = {f"{folder.name}_{what}.tif" for what in ("map", "confidence")}
+        return folder.is_relative_to(out) and path.name in own and (folder / f"{folder.name}.log").exists()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or no path; it is told with the scene
+        return False
 
 
 @lru_cache(maxsize=1000)
 def _resolved(folder: Path) -> Path:
     return folder.resolve()
+
+
+def _check_apart(options: BatchOptions, jobs: list[Job]) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        CatalogError: the catalog or a scene has the name of an output.
+    """
+    out = options.out.resolve()
+    read = [Path(s) for s in (options.catalog, *(job.source for job in jobs)) if is_local(s)]
+    near = [path for path in read if _is_within(path, out)]
+    if not near:
+        return
+    written = {p for job in jobs for p in (job.item, job.log, *job.outputs.values())}
+    together = {"catalog.json", "run.json", f"polygons{options.suffix}"}
+    for path in near:
+        place = _resolved(path.parent) / path.name
+        if place in written or (place.parent == out and (path.name in together or _MOSAIC.fullmatch(path.name))):
+            raise CatalogError(
+                f"{path} would be written over by an output of this batch; give another folder with --out"
+            )
+
+
+def _is_within(path: Path, out: Path) -> bool:
+    try:
+        return _resolved(path.parent).is_relative_to(out)
+    except (OSError, RuntimeError, ValueError):  # it is told with the scene
+        return False
 
 
 @contextmanager
@@ -171,7 +215,7 @@ def _unsigned(value: Any) -> Any:
     if isinstance(value, list):
         return [_unsigned(v) for v in value]
     if isinstance(value, str) and (value.startswith("/vsi") or "://" in value):
-        return without_secrets(value.partition("?")[0])
+        return without_secrets(value.partition("?")[0].partition("#")[0])
     return value
 
 
@@ -264,9 +308,11 @@ def _seconds(engine: Engine, plan: Plan) -> float:
 
 
 def _mapping(options: BatchOptions) -> dict[str, Any]:
-    """How scenes are mapped, as their workers see it: a worker of this machine sees no other card than its own."""
+    """How scenes are mapped, as their workers see it: elsewhere, and one of this machine sees its own card alone."""
     one_card = options.scheduler is None and options.device.startswith("cuda:")
-    return options.mapping | ({"device": "cuda"} if one_card else {})
+    sensor = options.mapping.get("sensor")
+    at = {"sensor": str(Path(sensor).absolute())} if sensor and sensor.endswith(".toml") else {}
+    return options.mapping | at | ({"device": "cuda"} if one_card else {})
 
 
 def _needs(options: BatchOptions, mapping: dict[str, Any], model: Model | None) -> Needs:
@@ -286,8 +332,12 @@ class _Same:
         self._out = str(options.out.resolve())
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
 
-    def job(self, entry: Entry) -> Job:
+    def job(self, entry: Entry, told: datetime | None) -> Job:
         """The job of a scene.
+
+        Args:
+            entry: with what is known of it.
+            told: when it was taken, as the catalog says.
 
         Raises:
             SceneError: the scene does not exist.
@@ -297,14 +347,15 @@ class _Same:
         unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
-        mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping, options.confidence)
+        sensor = _content(mapping.get("sensor"))
+        mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping | sensor, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
             batch=self._batch,
             name=entry.name,
             source=source,
             out=self._out,
-            digest=_digest(mapped, self._polygons, when),
+            digest=_digest(mapped, self._polygons, told and told.isoformat()),
             map_digest=mapped,
             needs=self._needs,
             mapping=mapping,
@@ -321,6 +372,16 @@ def _digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+@lru_cache(maxsize=100)
+def _content(sensor: str | None) -> dict[str, str]:
+    """What a sensor's file says in place of where it is; nothing for a sensor with a name."""
+    if not sensor or not sensor.endswith(".toml"):
+        return {}
+    with suppress(OSError):  # whoever is given the scene will tell
+        return {"sensor": hashlib.sha256(Path(sensor).read_bytes()).hexdigest()}
+    return {}
+
+
 def _identity(entry: Entry) -> list[Any]:
     """What tells a scene from another, or from itself before it was changed."""
     aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
@@ -331,7 +392,7 @@ def _identity(entry: Entry) -> list[Any]:
         item = _read_item(path) if entry.source else entry.item or {"assets": {}}
         hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
         files = [path.parent / href for href in hrefs if is_local(href)]
-        return [_digest(item), *(_facts(p) for p in files if p.exists()), *aoi]
+        return [_digest(_unsigned(item)), *(_facts(p) for p in files if p.exists()), *aoi]
     files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path, *_behind(path)]
     return [_facts(p) for p in files] + aoi
 
@@ -360,8 +421,9 @@ def _read_item(path: Path) -> dict[str, Any]:
 def _facts(path: Path) -> list[Any]:
     try:
         facts = path.stat()
-    except OSError as e:
-        reason = "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        reason = "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be read: {why}"
         raise SceneError(f"{path} {reason}; correct the catalog, or bring it back") from e
     return [path.name, facts.st_size, facts.st_mtime_ns]
 

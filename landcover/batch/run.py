@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -14,9 +14,9 @@ from distributed import Client
 
 from landcover import __version__
 from landcover.batch import worker
-from landcover.batch.cluster import check_workers, open_cluster, share_machine, workers_for
+from landcover.batch.cluster import open_cluster, share_machine, workers_for, workers_prepared
 from landcover.batch.gathering import Gathered, gather
-from landcover.batch.jobs import Job, without_secrets
+from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import (
     BatchPlan,
@@ -30,6 +30,7 @@ from landcover.batch.planning import (
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text
+from landcover.provenance import without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -126,18 +127,20 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         check_device(plan)
         plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
         places = share_machine(options.workers, options.device, plan.tasks)
-    needs = plan.jobs[0].needs
-    with open_cluster(options.scheduler, places) as client:
-        check_workers(client, needs, plan.model if options.scheduler else None)
-        workers = len(places) or len(workers_for(client, needs.device)[0])
+    first = plan.jobs[0]
+    with ExitStack() as stack:
+        client = stack.enter_context(open_cluster(options.scheduler, places))
+        to_send = plan.model if options.scheduler else None
+        stack.enter_context(workers_prepared(client, first.needs, to_send, first.batch))
+        workers = len(places) or len(workers_for(client, first.needs.device)[0])
         plan = cut_large(plan, known, workers) if options.scheduler else plan
         if options.overwrite:
             for job in plan.jobs:
                 worker.forget(job)
         state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
         yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
-        with _stopping(client, plan):
-            yield from _keep(Schedule(client, plan.jobs, options.retries), state)
+        stack.enter_context(_stopping(client, plan))
+        yield from _keep(Schedule(client, plan.jobs, options.retries), state)
 
 
 def _keep(schedule: Schedule, state: State) -> Iterator[Told | Record]:

@@ -137,11 +137,12 @@ class Schedule:
         self._counted = time.monotonic()
         self._check_scheduler()
         before, there = self._addresses, set(self._client.nthreads())
-        if there != self._there:
+        if there != self._there or not self._addresses:
             self._there = there
             self._look()
         if not self._addresses and not self._lonely:
-            yield Told(f"no workers{' are left' if before else ''}; waiting for some")
+            kind = "workers with cards" if self._resources else "workers"
+            yield Told(f"no {kind}{' are left' if before else ''}; waiting for some")
         self._lonely = not self._addresses
 
     def _look(self) -> None:
@@ -185,8 +186,11 @@ class Schedule:
             future.add_done_callback(self._over.put)
 
     def _elsewhere(self, task: Task) -> dict[str, Any]:
-        """What failed on one worker is tried on another, if there is one."""
-        others = [a for a in self._addresses if a != self._avoided[task.name]]
+        """What failed on one worker is tried on another, if there is one.
+
+        Not where workers declare cards: when the others are gone, Dask would drop this wish and the card with it.
+        """
+        others = [a for a in self._addresses if a != self._avoided[task.name]] if not self._resources else []
         return {"workers": others, "allow_other_workers": True} if others else {}
 
     def _take_ended(self) -> None:

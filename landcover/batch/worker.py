@@ -25,7 +25,7 @@ import numpy as np
 from distributed import WorkerPlugin, get_worker
 
 from landcover import __version__
-from landcover.batch.jobs import Job, Needs, Outcome, Task, without_secrets
+from landcover.batch.jobs import Job, Needs, Outcome, Task
 from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
 from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError, StaleError
@@ -35,6 +35,7 @@ from landcover.outputs import disk_errors, publish_text
 from landcover.planning import Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene
 from landcover.processors import own_cores, own_threads
+from landcover.provenance import without_secrets
 from landcover.scaling import Scaling
 
 TOPIC = "landcover"
@@ -96,17 +97,22 @@ def _check_engine(**engine: Any) -> None:
 class SendModel(WorkerPlugin):
     """Brings a model folder to every worker, also to those that join later and share no disk."""
 
-    def __init__(self, model: Model) -> None:
-        self.name = f"landcover-model-{model.sha256}"
+    def __init__(self, model: Model, batch: str) -> None:
+        self.name = f"landcover-{batch}"
         self._sha256 = model.sha256
         self._files = {p.name: p.read_bytes() for p in model.folder.iterdir() if p.suffix in (".safetensors", ".json")}
 
     def setup(self, worker: Any) -> None:
-        folder = Path(worker.local_directory) / self.name
+        folder = Path(worker.local_directory) / f"landcover-model-{self._sha256}"
         folder.mkdir(exist_ok=True)
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
         _sent[self._sha256] = folder
+
+
+def has_model(sha256: str) -> bool:
+    """Whether the model was sent here, whole."""
+    return sha256 in _sent and _load(str(_sent[sha256])).sha256 == sha256
 
 
 def dask_setup(worker: Any) -> None:

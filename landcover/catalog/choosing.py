@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import re
 import sqlite3
+from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,9 @@ def _span(text: str) -> tuple[dt.datetime, dt.datetime]:
         return (parse_datetime(text),) * 2
     year, month, day = (int(part or 1) for part in match.groups())
     start = dt.datetime(year, month, day, tzinfo=dt.UTC)
-    if match[3]:
-        after = start + dt.timedelta(days=1)
-    elif match[2]:
-        after = start.replace(year=year + month // 12, month=month % 12 + 1)
-    else:
-        after = start.replace(year=year + 1)
-    return start, after - dt.timedelta(microseconds=1)
+    last = start.replace(month=month if match[2] else 12)
+    last = last if match[3] else last.replace(day=monthrange(year, last.month)[1])
+    return start, dt.datetime.combine(last, dt.time.max, dt.UTC)
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
@@ -181,13 +178,16 @@ def _nearest(name: str, known: dict[str, str]) -> str:
 
 def _query(entries: list[Entry], columns: list[str], where: str) -> set[Any]:
     quoted = ", ".join('"{}"'.format(name.replace('"', '""')) for name in columns)
+    number = "i"
+    while number in {name.casefold() for name in columns}:
+        number += "_"
     db = sqlite3.connect(":memory:")
     try:
-        db.execute(f"CREATE TABLE scenes (i{', ' if columns else ''}{quoted})")
+        db.execute(f"CREATE TABLE scenes ({number}{', ' if columns else ''}{quoted})")
         rows = ((i, *(_value(entry, name) for name in columns)) for i, entry in enumerate(entries))
         db.executemany(f"INSERT INTO scenes VALUES ({', '.join('?' * (len(columns) + 1))})", rows)
         db.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
-        return {row[0] for row in db.execute(f"SELECT i FROM scenes WHERE ({where}\n)")}
+        return {row[0] for row in db.execute(f"SELECT {number} FROM scenes WHERE ({where}\n)")}
     finally:
         db.close()
 

@@ -26,6 +26,8 @@ _LONGEST = 200
 
 _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?|.*[. ]", re.IGNORECASE)
 
+_TAKEN = {"catalog.json", "run.json", "mosaic.tif", "mosaic.vrt"}
+
 _SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{1,7}$")
 
 
@@ -166,6 +168,8 @@ def _problem(name: str) -> str:
         return "is absolute"
     if ".." in parts:
         return "leads out of the output folder"
+    if parts[0].casefold() in _TAKEN:
+        return "is that of a file of the batch itself"
     if any(part == "" or part.startswith(".") for part in parts):
         return "has a part that is empty or begins with a dot"
     if any(_RESERVED.fullmatch(part) for part in parts):

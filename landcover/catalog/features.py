@@ -66,4 +66,4 @@ def plausible(geometry: BaseGeometry | None) -> BaseGeometry | None:
 
 def shared(properties: dict[str, Any]) -> dict[str, Any]:
     """Properties with the one text there is of each key, for the keys of all Items are alike."""
-    return {sys.intern(key): value for key, value in properties.items()}
+    return {sys.intern(str(key)): value for key, value in properties.items()}

@@ -117,7 +117,17 @@ def _parquet_rows(file: pq.ParquetFile, path: Path) -> Iterator[_Row]:
 def _values(column: pyarrow.Array) -> list[Any]:
     if pyarrow.types.is_timestamp(column.type):
         column = column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
-    return column.to_pylist()
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):  # of a date that Python does not know
+        return [_known(value) for value in column]
+
+
+def _known(value: pyarrow.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return None
 
 
 def _geometry_column(file: pq.ParquetFile, path: Path) -> tuple[str | None, Callable | None]:

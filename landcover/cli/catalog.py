@@ -34,9 +34,11 @@ def build(
     from landcover.catalog import read_catalog
     from landcover.catalog.building import build_catalog, check_output
     from landcover.catalog.looking import survey
-    from landcover.errors import LandcoverError
+    from landcover.errors import CatalogError, LandcoverError
 
     check_output(out, overwrite=overwrite)
+    if Path(folder).is_file():
+        raise CatalogError(f"{folder} is a file; give a folder, or a quoted pattern such as 'scenes/*.tif'")
     entries = read_catalog(folder)
     looked = list(survey(entries))
     problems = [each for each in looked if isinstance(each, LandcoverError)]

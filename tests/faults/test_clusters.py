@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,19 @@ def test_interrupted_it_keeps_what_is_finished(
     assert code == 0, said
     assert maps(out) == undisturbed
     assert not leftovers(out)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.7, 1.4])
+def test_interrupted_while_workers_start_it_ends_without_a_word_of_dask(
+    tmp_path: Path, scenes: Path, pointwise: Model, seconds: float
+) -> None:
+    batch = start_batch(scenes, tmp_path / "out", pointwise, "--workers", "2")
+    wait_for(lambda: children(batch))
+    time.sleep(seconds)
+    os.killpg(batch.pid, signal.SIGINT)
+    code, said = end(batch)
+    assert code == 130, said
+    assert "Traceback" not in said
 
 
 def test_interrupted_on_a_joined_cluster_its_workers_stop(
@@ -277,28 +291,31 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path, scenes: Path, po
     assert "has landcover 0.0.1, this machine" in said
 
 
+WITHOUT = """
+import sys
+sys.modules["landcover"] = None
+"""
+
+
 def test_only_workers_with_a_card_are_used_where_some_declare_one(
     tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]
 ) -> None:
-    """Another one may then be as it likes; for `--device cpu` it is asked too, and does not suit."""
+    """Others may then be as they like, even without landcover; for `--device cpu` they are asked, and do not suit."""
     (tmp_path / "other.py").write_text(OTHER_VERSION)
     out = tmp_path / "out"
     with cluster(tmp_path, 1, "--resources", "GPU=1") as running:
         running.start_worker("--preload", str(tmp_path / "other.py"))
-        wait_for(lambda: all("Registered" in (tmp_path / f"local{i}.log").read_text() for i in range(2)))
-        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file, "--device", "auto"))
+        (tmp_path / "without.py").write_text(WITHOUT)
+        running.start_worker("--preload", str(tmp_path / "without.py"))
+        wait_for(lambda: all("Registered" in (tmp_path / f"local{i}.log").read_text() for i in range(3)))
+        wherever = ("--device", "auto", "--engine", "auto")
+        code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file, *wherever))
         assert code == 0, said
         assert maps(out) == undisturbed
         assert len({scene["worker"] for scene in json.loads((out / "run.json").read_text())["scenes"]}) == 1
         code, said = end(start_batch(scenes, out, pointwise, "--scheduler", running.file, "--overwrite"))
     assert code == 3, said
-    assert "has landcover 0.0.1, this machine" in said
-
-
-WITHOUT = """
-import sys
-sys.modules["landcover"] = None
-"""
+    assert "has landcover 0.0.1, this machine" in said or "cannot import landcover" in said
 
 
 OTHER_PRECISION = """
