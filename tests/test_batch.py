@@ -22,7 +22,7 @@ from landcover.batch.options import BatchOptions
 from landcover.batch.planning import cut_large, items_for_workers, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
-from landcover.errors import ConfigError
+from landcover.errors import CatalogError, ConfigError
 from landcover.models import Model, load_model
 from landcover.provenance import without_secrets
 from tests.catalogs import collection, stac_item, write_json
@@ -386,6 +386,69 @@ def test_a_worker_that_cannot_use_its_cores_is_refused(
     outcome = work(Task(job))
     assert outcome.state == "refused"
     assert said in outcome.error
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """A static catalog keeps the Item of a scene where a batch would put its own."""
+    write_json(tmp_path / "cat" / "one" / "one.json", stac_item("one"))
+    link = {"rel": "item", "href": "./one/one.json"}
+    root = {"type": "Catalog", "id": "c", "stac_version": "1.0.0", "description": "", "links": [link]}
+    catalog = write_json(tmp_path / "cat" / "scenes.json", root)
+    with pytest.raises(CatalogError, match=r"one\.json would be written over by an output"):
+        planned(catalog, tmp_path / "cat", pointwise)
+    assert planned(catalog, tmp_path / "out", pointwise).name == "one"
+    table = tmp_path / "out" / "run.json"
+    table.write_text(json.dumps(root | {"links": [link | {"href": "../cat/one/one.json"}]}))
+    with pytest.raises(CatalogError, match=r"run\.json would be written over"):
+        planned(table, tmp_path / "out", pointwise)
+
+
+def test_only_maps_of_a_batch_are_taken_for_them(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """What lies beside a log, or is called mosaic, may be a scene all the same."""
+    shutil.copy(scenes / "one.tif", scenes / "mosaic_west.tif")
+    (scenes / "sub" / "sub.log").write_text("of something else")
+    mapping = HOW | {"engine": "torch"}
+    plan = plan_batch(BatchOptions(str(scenes), scenes, str(pointwise.folder), mapping), {})
+    assert {job.name for job in plan.jobs} == {*SIZES, "mosaic_west"}
+
+
+def test_a_loop_of_links_is_one_scene_that_cannot_be_read(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    (scenes / "loop.tif").symlink_to("loop.tif")
+    plan = plan_batch(BatchOptions(str(scenes), tmp_path / "out", str(pointwise.folder), dict(HOW)), {})
+    assert len(plan.jobs) == len(SIZES)
+    rows = "\n".join(["path", str(scenes / "one.tif"), "x" * 300 + ".tif", "loop.tif"])
+    (scenes / "scenes.csv").write_text(rows)
+    named = BatchOptions(str(scenes / "scenes.csv"), tmp_path / "out", str(pointwise.folder), dict(HOW))
+    with pytest.raises(CatalogError, match="part longer than"):
+        plan_batch(named, {})
+
+
+def test_a_scene_is_mapped_again_when_its_sensor_changes_but_not_when_it_is_signed_or_looked_at(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    sensor = tmp_path / "mine.toml"
+    text = (Path(__file__).parents[1] / "configs" / "sensors" / "rgbn.toml").read_text()
+    sensor.write_text(text)
+    how = {"mapping": {"sensor": str(sensor)}}
+    before = planned(scenes / "one.tif", tmp_path / "out", pointwise, **how)
+    assert planned(scenes / "one.tif", tmp_path / "out", pointwise, **how).digest == before.digest
+    sensor.write_text(text.replace("offset = 0.0", "offset = 0.1"))
+    assert planned(scenes / "one.tif", tmp_path / "out", pointwise, **how).digest != before.digest
+
+    digests = set()
+    for sign in "ab":
+        item = stac_item("one")
+        for asset in item["assets"].values():
+            asset["href"] = f"https://host/one.tif?sig={sign}"
+        digests.add(planned(write_json(tmp_path / "items.json", collection(item)), tmp_path / "out", pointwise).digest)
+    assert len(digests) == 1
+
+    taken = scenes / "T32TQM_20240601T101559_x.tif"
+    shutil.copy(scenes / "one.tif", taken)
+    everywhere = {"choose": {"bbox": (-180, -90, 180, 90)}}
+    jobs = [planned(taken, tmp_path / "out", pointwise, **choose) for choose in ({}, everywhere)]
+    assert jobs[0].digest == jobs[1].digest
+    assert jobs[0].datetime == jobs[1].datetime != None  # noqa: E711
 
 
 HOW = {"allow_untrained": True, "engine": "torch", "tile_size": 16, "overlap": 4}

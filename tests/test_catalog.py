@@ -389,6 +389,8 @@ def test_scenes_are_looked_at_only_where_a_place_is_asked_for(tmp_path: Path) ->
         ("../2023", "0001-01-01T00:00:00", "2023-12-31T23:59:59.999999"),
         ("2024-06-01/..", "2024-06-01T00:00:00", "9999-12-31T23:59:59.999999"),
         ("2024-06-01/", "2024-06-01T00:00:00", "9999-12-31T23:59:59.999999"),
+        ("2024-06-01/9999-12-31", "2024-06-01T00:00:00", "9999-12-31T23:59:59.999999"),
+        ("9999", "9999-01-01T00:00:00", "9999-12-31T23:59:59.999999"),
     ],
 )
 def test_time_spans(text: str, start: str, stop: str) -> None:
@@ -403,7 +405,7 @@ def test_a_time_span_includes_its_ends_and_not_what_has_no_time() -> None:
 
 CLOUDY = [
     entry("a", sensor="hls", properties={"eo:cloud_cover": 5, "Orbit": 1, "tags": ["x"]}),
-    entry("b", sensor="naip", properties={"eo:cloud_cover": 50.5, "note": "it's", "big": 10**400}),
+    entry("b", sensor="naip", properties={"eo:cloud_cover": 50.5, "i": 7, "note": "it's", "big": 10**400}),
     entry("c", datetime=dt.datetime(2024, 6, 1, tzinfo=UTC), properties={"ok": True, 'odd"name': 1}),
 ]
 
@@ -424,6 +426,7 @@ CLOUDY = [
         ('"odd""name" = 1', "c"),
         ("tags = '[\"x\"]'", "a"),
         ("big is not null", "b"),
+        ("I = 7 or name like '%a'", "ab"),
         ("exists (select 1)", "abc"),
         ("1) union select 0 where (1", "abc"),
     ],
@@ -591,6 +594,16 @@ def test_a_folder_of_nothing_that_can_be_read(tmp_path: Path, capsys: pytest.Cap
     assert "no scene could be read" in refused(capsys, tmp_path, *build, tmp_path / "scenes.parquet")
     assert "let it end in .parquet or .json" in refused(capsys, tmp_path, *build, tmp_path / "scenes.xlsx")
     assert "does not exist; make it first" in refused(capsys, tmp_path, *build, tmp_path / "none" / "scenes.json")
+    (tmp_path / "scenes.csv").write_text("path,sensor\nscenes/broken.tif,naip\n")
+    build = ("catalog", "build", tmp_path / "scenes.csv", "--out")
+    assert "is a file; give a folder" in refused(capsys, tmp_path, *build, tmp_path / "scenes.parquet")
+
+
+def test_a_table_may_hold_dates_that_python_does_not_know(tmp_path: Path) -> None:
+    far = pyarrow.array([2**61, 0], pyarrow.timestamp("us"))
+    pq.write_table(pyarrow.table({"path": ["a.tif", "b.tif"], "expires": far}), tmp_path / "scenes.parquet")
+    found = read_catalog(str(tmp_path / "scenes.parquet"))
+    assert [e.properties.get("expires") for e in found] == [None, "1970-01-01T00:00:00Z"]
 
 
 def test_the_list_of_what_a_batch_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

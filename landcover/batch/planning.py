@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import gettempdir
@@ -330,6 +330,7 @@ class _Same:
     def __init__(self, options: BatchOptions, mapping: dict[str, Any], needs: Needs, batch: str) -> None:
         self._options, self._mapping, self._needs, self._batch = options, mapping, needs, batch
         self._out = str(options.out.resolve())
+        self._content = cache(_content)
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
 
     def job(self, entry: Entry, told: datetime | None) -> Job:
@@ -347,7 +348,7 @@ class _Same:
         unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
-        sensor = _content(mapping.get("sensor"))
+        sensor = self._content(mapping.get("sensor"))
         mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping | sensor, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
@@ -372,7 +373,6 @@ def _digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@lru_cache(maxsize=100)
 def _content(sensor: str | None) -> dict[str, str]:
     """What a sensor's file says in place of where it is; nothing for a sensor with a name."""
     if not sensor or not sensor.endswith(".toml"):
