@@ -236,7 +236,7 @@ class _Scaling:
 
 
 def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
-    """A few small squares of pixels of each band, spread over the scene; float64, 1-D."""
+    """Pixels in a few small squares of each band, spread over the scene, without those that it masks; float64, 1-D."""
     squares = []
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         for path in dict.fromkeys(b.path for b in bands):
@@ -248,13 +248,13 @@ def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> n
                 window = Window(max(col, 0), max(row, 0), side, side).intersection(
                     Window(0, 0, file.width, file.height)
                 )
-                squares.append(_read(file, path, indexes, window).ravel().astype(float))
+                squares.append(_read(file, path, indexes, window).compressed().astype(float))
     return np.concatenate(squares)
 
 
-def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ndarray:
+def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ma.MaskedArray:
     try:
-        return file.read(indexes, window=window)
+        return file.read(indexes, window=window, masked=True)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import tempfile
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,15 @@ def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, A
         SceneError: the scene cannot be opened.
     """
     product = read_product(source)
-    with open_raster(product.bands[0].path, SceneError) as first:
-        gsd = ground_resolution(first.transform, first.crs, first.height, first.width)
+    with ExitStack() as stack:
+        paths = dict.fromkeys(band.path for band in product.bands)
+        files = [stack.enter_context(open_raster(path, SceneError)) for path in paths]
+        finest = min(files, key=lambda file: abs(file.transform.determinant))
+        gsd = ground_resolution(finest.transform, finest.crs, finest.height, finest.width)
         facts = {
             "scene": source,
-            "size": f"{first.height} rows × {first.width} columns",
-            "crs": first.crs.to_string() if first.crs else "none",
+            "size": f"{finest.height} rows × {finest.width} columns",
+            "crs": finest.crs.to_string() if finest.crs else "none",
             "pixel": f"{gsd:.4g} m on the ground" if gsd else "of unknown size on the ground",
             "sensor": product.sensor or "not told by the scene",
         }

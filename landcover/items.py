@@ -13,7 +13,7 @@ import shapely
 
 from landcover import __version__
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE, open_raster, read_legend
-from landcover.errors import OutputError
+from landcover.errors import MapError, OutputError
 from landcover.footprints import bounds, footprint
 from landcover.ground import Ground, ground_resolution
 from landcover.outputs import check_destination, publish_text
@@ -72,7 +72,7 @@ def map_item(
         facts: more properties by name; those without a prefix get `landcover:`.
 
     Raises:
-        MapError: the map cannot be read as one, or is no place on the earth.
+        MapError: the map cannot be read as one.
     """
     with open_raster(assets["map"]) as file:
         legend, tags = read_legend(file), file.tags()
@@ -148,9 +148,12 @@ def place_of(ground: Ground) -> dict[str, Any]:
 
 def _place(file: rasterio.DatasetReader) -> tuple[dict[str, Any], shapely.Geometry | None]:
     """The grid of a map, and its footprint; nothing of them for a map that is not placed on the earth."""
-    if file.crs is None:
+    try:
+        ground = Ground.of(file) if file.crs is not None else None
+    except MapError:  # of a building site, say
+        ground = None
+    if ground is None:
         return {"proj:code": None, "proj:shape": list(file.shape)}, None
-    ground = Ground.of(file)
     gsd = ground_resolution(file.transform, file.crs, file.height, file.width)
     return place_of(ground) | ({"gsd": round(gsd, 4)} if gsd else {}), footprint(ground)
 

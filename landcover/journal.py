@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
@@ -20,7 +21,7 @@ from landcover.cog import Layer, encode
 from landcover.errors import StaleError
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 
-_NAME = "journal.json"
+_NAME, _MARK = "journal.json", "run"
 
 
 class Progress(BaseModel):
@@ -39,9 +40,16 @@ class Progress(BaseModel):
 
 
 class Entry(BaseModel):
-    """The journal: of which run, and how far it has come."""
+    """The journal: of which run, and how far it has come.
+
+    Attributes:
+        run: what its raw files are marked with, for another run may have begun to write one of them since.
+        facts: what the pixels depend on.
+        progress: how far it has come.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    run: str = ""
     facts: dict[str, Any]
     progress: Progress
 
@@ -61,11 +69,18 @@ class Run:
         self._out = next(iter(layers.values())).path
         self._journal = next(iter(folders.values())) / _NAME
         self._facts = json.loads(json.dumps(facts))
-        self.progress = self._read_journal()
+        entry = self._read_journal()
+        self.progress, self._run = (entry.progress, entry.run) if entry else (Progress(), uuid4().hex)
         self._mapped = self.progress.mapped
         self._written = False
-        fresh = self.progress == Progress()
-        self._files = {name: _RawFile(layer, folders[name], fresh=fresh) for name, layer in layers.items()}
+        run, fresh = self._run, entry is None
+        self._files: dict[str, _RawFile] = {}
+        try:
+            for name, layer in layers.items():
+                self._files[name] = _RawFile(layer, folders[name], run, fresh=fresh)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, row: int, col: int, shape: tuple[int, int], blocks: dict[str, np.ndarray], mapped: int = 0) -> None:
         """Write finished pixels.
@@ -92,7 +107,7 @@ class Run:
         with disk_errors(self._out):
             partial = self._journal.with_suffix(".new")
             with partial.open("w", encoding="utf-8") as f:
-                f.write(Entry(facts=self._facts, progress=progress).model_dump_json())
+                f.write(Entry(run=self._run, facts=self._facts, progress=progress).model_dump_json())
                 f.flush()
                 os.fsync(f.fileno())
             partial.replace(self._journal)
@@ -115,14 +130,14 @@ class Run:
         for file in self._files.values():
             file.close()
 
-    def _read_journal(self) -> Progress:
-        """How far the run had come that left its journal.
+    def _read_journal(self) -> Entry | None:
+        """The journal that a run has left, if one has.
 
         Raises:
             StaleError: the journal is that of another run, or cannot be relied on.
         """
         if not self._journal.exists():
-            return Progress()
+            return None
         where = f"{self._journal.parent} holds the finished rows of a run that was stopped"
         over = "add --no-resume to drop them and start over"
         try:
@@ -136,7 +151,7 @@ class Run:
                 f"{where}, but not of this one: {', '.join(other)} {'differ' if len(other) > 1 else 'differs'}; "
                 f"repeat the command as it was to go on, or {over}"
             )
-        return entry.progress
+        return entry
 
 
 Complete = Callable[[Layer, Path, Path], None]
@@ -202,17 +217,21 @@ def finished_part(out: Path) -> Path | None:
 class _RawFile:
     """The pixels of one layer, band by band and row by row."""
 
-    def __init__(self, layer: Layer, folder: Path, *, fresh: bool) -> None:
+    def __init__(self, layer: Layer, folder: Path, run: str, *, fresh: bool) -> None:
         self._layer = layer
         self._folder = folder
         self._path = folder / "rows.raw"
         self._dtype = np.dtype(layer.dtype)
         size = len(layer.bands) * layer.height * layer.width * self._dtype.itemsize
         with disk_errors(layer.path):
-            if not fresh and (not self._path.exists() or self._path.stat().st_size != size):
+            mark = folder / _MARK
+            whole = self._path.exists() and self._path.stat().st_size == size
+            if not fresh and not (whole and mark.exists() and mark.read_text(encoding="utf-8") == run):
                 raise StaleError(
-                    f"{folder} lacks the finished rows that its journal tells of; add --no-resume to start over"
+                    f"{folder} lacks the finished rows that the journal tells of; add --no-resume to start over"
                 )
+            if fresh:
+                mark.write_text(run, encoding="utf-8")
             self._file: BinaryIO = self._path.open("wb" if fresh else "r+b")
             self._file.truncate(size)
 

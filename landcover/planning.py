@@ -28,7 +28,7 @@ from landcover.outputs import check_destination
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
-from landcover.scene import Scene
+from landcover.scene import Scene, scene_files
 from landcover.selection import select_model
 
 CPU_BATCH_SIZE = 1
@@ -283,6 +283,7 @@ class Plan:
                 [_identity(path) for path in scene.paths],
             ],
             "bands": [[b.source.index, b.scale, b.offset, str(b.nodata)] for b in scene.bands],
+            "alpha is a band": scene.spectral_alpha,
             "model": [
                 self.model.sha256,
                 self.model.factor,
@@ -347,7 +348,7 @@ def make_plan(options: Options) -> Plan:
         )
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     _check_outputs(options)
-    _check_inputs_are_kept(options, scene)
+    _check_inputs_are_kept(options)
     area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
     model = model.for_gsd(scene.gsd)
     grid = make_grid(
@@ -374,6 +375,8 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
     """The pixels asked for: the box, the area's bounds, what both share, or all."""
     size = (scene.height, scene.width)
     boxes = []
+    if options.bbox_crs is not None and options.bbox is None:
+        raise ConfigError("--bbox-crs is given without --bbox; add the box, or leave it out")
     if options.bbox is not None:
         boxes.append(box_of_bounds(options.bbox, options.bbox_crs, scene.transform, scene.crs, size))
     if area is not None:
@@ -418,11 +421,14 @@ def _check_outputs(options: Options) -> None:
         raise OutputError(f"two outputs have the same name {outputs[0]}; give each its own")
 
 
-def _check_inputs_are_kept(options: Options, scene: Scene) -> None:
-    """Refuse to write over the scene, a band of it, or the area of interest."""
-    inputs = {Path(options.scene).resolve(), *(Path(b.source.path).resolve() for b in scene.bands)}
+def _check_inputs_are_kept(options: Options) -> None:
+    """Refuse to write over a file of the scene, wanted or not, or the area of interest."""
+    there = [p for p in (*options.outputs, *([options.item] if options.item else [])) if p.exists()]
+    if not there:
+        return
+    inputs = {Path(options.scene).resolve(), *(path.resolve() for path in scene_files(str(options.scene)))}
     if options.aoi is not None:
         inputs.add(Path(options.aoi).resolve())
-    for path in (*options.outputs, *([options.item] if options.item else [])):
+    for path in there:
         if path.resolve() in inputs:
             raise OutputError(f"{path} is an input of this run; choose another name for the output")

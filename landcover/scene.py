@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from landcover.bands import Band, Choice, gdal_options, open_file, resolve_bands
 from landcover.errors import SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, read_product
+from landcover.products import Product, is_local, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
@@ -328,6 +329,13 @@ def _covered(scene: Scene, view: WarpedVRT) -> tuple[np.ndarray, np.ndarray]:
     return (rows > row0) & (rows < row1), (cols > col0) & (cols < col1)
 
 
+def scene_files(source: str) -> list[Path]:
+    """The files of this machine that a scene is made of, those of bands that nobody wants too."""
+    paths = [path for path in dict.fromkeys(band.path for band in read_product(source).bands) if is_local(path)]
+    with ExitStack() as stack:
+        return [Path(file) for path in paths for file in open_file(path, stack).files]
+
+
 def _alpha_is_spectral(
     product: Product, bands: tuple[Band, ...], files: dict[str, rasterio.DatasetReader], choice: Choice
 ) -> bool:
@@ -338,15 +346,17 @@ def _alpha_is_spectral(
 
 
 def _read_mask(file: rasterio.DatasetReader | WarpedVRT, bands: list[int], window: Window, spectral_alpha: bool) -> Any:
-    """What masks all bands of a file: an alpha band, an internal mask or a mask file; True = masked, or None.
+    """What masks all bands of a file: an alpha band, an internal mask, a mask file; True = masked, or None.
 
     A spectral band that is merely flagged as alpha, as near infrared is in NAIP files, is not a mask.
     """
+    flags = file.mask_flag_enums[bands[0] - 1]
+    masks = []
     alpha = [
         i for i, c in zip(file.indexes, file.colorinterp, strict=True) if c == ColorInterp.alpha and i not in bands
     ]
-    if alpha:
-        return None if spectral_alpha else file.read(alpha[0], window=window) == 0
-    if spectral_alpha or MaskFlags.per_dataset not in file.mask_flag_enums[bands[0] - 1]:
-        return None
-    return file.read_masks(bands[0], window=window) == 0
+    if alpha and not spectral_alpha:
+        masks.append(file.read(alpha[0], window=window) == 0)
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        masks.append(file.read_masks(bands[0], window=window) == 0)
+    return np.logical_or.reduce(masks) if masks else None

@@ -1,5 +1,6 @@
 """What a newcomer does: the README's commands as written, from the scene to the polygons."""
 
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
+from affine import Affine
 
-from tests.scenes import read_map
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_tiles"
@@ -107,6 +109,19 @@ def test_info_tells_what_the_model_would_see(desk: Path) -> None:
     shown = run(["landcover", "info", "sample_tiles/landsat7_raleigh.tif"], desk).stdout
     for word in ("EPSG:32119", "28.5 m", "swir22", "reflectance of the valid pixels"):
         assert word in shown
+
+
+def test_info_is_of_the_grid_that_is_mapped_and_valid_json(tmp_path: Path) -> None:
+    """A folder may begin with a coarse band; JSON knows no NaN."""
+    (tmp_path / "scene").mkdir()
+    coarse, fine = (digital_numbers(side, side, 1).astype("float32") for side in (10, 60))
+    write_scene(
+        tmp_path / "scene" / "blue.tif", coarse, names=("blue",), transform=UTM @ Affine.scale(6), nodata=np.nan
+    )
+    write_scene(tmp_path / "scene" / "red.tif", fine, names=("red",))
+    told = run(["landcover", "info", "scene", "--json"], tmp_path).stdout
+    found = json.loads(told, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["size"] == "60 rows × 60 columns"
 
 
 def test_a_folder_of_bands_is_drawn(desk: Path) -> None:

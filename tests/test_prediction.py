@@ -350,6 +350,20 @@ def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Mod
     )
 
 
+@pytest.mark.parametrize("spectral", [True, False])
+def test_a_mask_counts_beside_a_band_flagged_as_alpha(tmp_path: Path, pointwise: Model, spectral: bool) -> None:
+    """GDAL flags the fourth band of every photograph as alpha, be it near infrared or not."""
+    valid, opaque = np.random.default_rng(1).random((2, 20, 20)) > 0.3
+    pixels = np.concatenate([digital_numbers(20, 20), np.where(opaque, 255, 0)[None].astype("uint16")])
+    names = ("red", "", "nir") if spectral else ("red", "nir", "")
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=names, photometric="minisblack", mask=valid)
+    with rasterio.open(scene, "r+") as file:
+        file.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha)
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    seen, usable = (pixels[[0, 2]], valid) if spectral else (pixels[:2], valid & opaque)
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, seen, usable))
+
+
 def test_an_all_nodata_scene_is_an_error_and_leaves_nothing(tmp_path: Path, pointwise: Model) -> None:
     with pytest.raises(SceneError, match="no valid pixel"):
         masked(tmp_path, pointwise, np.zeros((2, 20, 20), "uint16"), nodata=0)

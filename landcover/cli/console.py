@@ -1,6 +1,7 @@
 """What commands print: messages and progress to stderr, results to stdout."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,8 +20,16 @@ def fail(message: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print one JSON document on stdout; numbers that JSON does not know are null."""
+    typer.echo(json.dumps(_known(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _known(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(headers: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> None:

@@ -78,7 +78,7 @@ def predict(
             device=device,
             engine=engine,
             precision=precision,
-            bbox=parse_bbox(bbox) if bbox else None,
+            bbox=parse_bbox(bbox) if bbox is not None else None,
             bbox_crs=bbox_crs,
             aoi=aoi,
             confidence=confidence,

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import rasterio.shutil
 
 from landcover.models import Model
 from tests.bad.test_bad_scenes import Refuse, predict, scene
@@ -30,6 +31,15 @@ def test_output_is_a_band_of_the_input(tmp_path: Path, predict: Refuse) -> None:
     write_scene(folder / "red.tif", digital_numbers(20, 20, 1), names=("red",))
     write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",))
     assert "is an input of this run" in predict(folder, "--overwrite", out=folder / "nir.tif")
+    write_scene(folder / "swir16.tif", digital_numbers(20, 20, 1), names=("swir16",))
+    assert "is an input of this run" in predict(folder, "--overwrite", out=folder / "swir16.tif")
+
+
+def test_output_is_behind_a_virtual_raster(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    before = scene.read_bytes()
+    rasterio.shutil.copy(scene, tmp_path / "view.vrt", driver="VRT")
+    assert "is an input of this run" in predict(tmp_path / "view.vrt", "--overwrite", out=scene)
+    assert scene.read_bytes() == before
 
 
 def test_output_name_too_long(tmp_path: Path, scene: Path, predict: Refuse) -> None:
@@ -82,6 +92,8 @@ def test_two_outputs_of_one_name(tmp_path: Path, scene: Path, predict: Refuse) -
         (["--engine", "onnx"], "--engine 'onnx' is not known"),
         (["--precision", "int4"], "--precision 'int4' is not known"),
         (["--bbox", "1,2,3"], "is not four numbers"),
+        (["--bbox", ""], "is not four numbers"),
+        (["--bbox-crs", "EPSG:4326"], "without --bbox"),
         (["--bbox", "5,5,1,1"], "is empty"),
         (["--bbox", "-inf,-inf,inf,inf"], "not four finite numbers"),
         (["--model", "m" * 300], "cannot be read"),

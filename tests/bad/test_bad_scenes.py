@@ -1,5 +1,6 @@
 """Scenes that cannot be mapped: each is one sentence, exit code 3, and nothing left behind."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +126,13 @@ def test_an_offset_that_the_sensor_needs_and_the_pixels_do_not_tell(tmp_path: Pa
     assert "--offset 0" in said
 
 
+def test_nodata_proves_no_offset(tmp_path: Path, predict: Refuse) -> None:
+    pixels = digital_numbers(200, 200).astype("int16") + 1300
+    pixels[:, :, :60] = -1
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False, nodata=-1)
+    assert "does not say which offset" in predict(path, "--sensor", "sentinel2-l2a")
+
+
 def test_an_offset_that_the_pixels_prove_absent(
     tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,8 +243,10 @@ def test_a_crs_that_is_tied_to_no_place_is_mapped(
         "--allow-untrained",
         "--engine",
         "torch",
+        "--stac",
     )
     assert landcover(capsys, *args).code == 0
+    assert json.loads((tmp_path / "map.json").read_bytes())["geometry"] is None
 
 
 def test_a_sensor_without_a_band_that_the_model_wants(tmp_path: Path, predict: Refuse) -> None:

@@ -232,6 +232,20 @@ def test_rows_that_are_gone_are_noticed(stopped: Path, pointwise: Model, change)
         again(stopped, pointwise)
 
 
+def test_rows_that_another_run_has_written_since_are_noticed(tmp_path: Path, scene: Path, pointwise: Model) -> None:
+    """Two maps that are to have their confidence in the same file, both stopped, and the first one again."""
+    other = write_scene(tmp_path / "other.tif", digital_numbers(700, 700, seed=9))
+    shared = HOW | {"confidence": tmp_path / "c.tif"}
+    for source, name in ((scene, "a.tif"), (other, "b.tif")):
+        how = map_scene(make_plan(Options(source, tmp_path / name, pointwise, **shared)))
+        while not (tmp_path / f".{name}.work" / "journal.json").exists():
+            next(how)
+        how.close()
+    with pytest.raises(OutputError, match=r"lacks the finished rows.*--no-resume"):
+        predict(scene, tmp_path / "a.tif", model=pointwise, **shared)
+    predict(other, tmp_path / "b.tif", model=pointwise, **shared)
+
+
 def test_nothing_is_kept_where_nothing_is_finished(tmp_path: Path, scene: Path, pointwise: Model) -> None:
     """The first row of windows ends above the box."""
     (left, top), (right, bottom) = UTM @ (0, 60), UTM @ (700, 170)
