@@ -439,6 +439,8 @@ def init_model(
         )
     except ValidationError as e:
         raise ModelError(f"the model cannot be made: {explain(e)}") from e
+    if not all(bands):
+        raise ModelError(f"a band of {', '.join(bands)} has no name; write for example --bands red,nir")
     if not -(2**63) <= seed < 2**64:
         raise ModelError(f"--seed {seed} is not a number of 64 bits")
     with torch.random.fork_rng(devices=[]):

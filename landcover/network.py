@@ -6,6 +6,7 @@ References:
 """
 
 import copy
+import inspect
 import re
 from collections import Counter
 from typing import Any
@@ -96,7 +97,7 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
         if architecture == "unet":
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
-    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, AssertionError) as e:
+    except (TypeError, ValueError, LookupError, OSError, RuntimeError, AttributeError, AssertionError) as e:
         raise ModelError(f"the architecture '{architecture}' cannot be built with {hyperparameters}: {e}") from e
 
 
@@ -134,8 +135,14 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
     for name in fixed.keys() & hyperparameters.keys():
         if hyperparameters[name] != fixed[name]:
             raise ModelError(f"{name}={hyperparameters[name]!r} cannot be honoured; leave it out")
+    model = smp.MODEL_ARCHITECTURES_MAPPING[architecture.removeprefix("smp-")]
+    takes = inspect.signature(model).parameters.values()
+    known = tuple(p.name for p in takes if p.kind is not inspect.Parameter.VAR_KEYWORD)
+    for name in hyperparameters:
+        if name not in known:  # it would be handed on to timm, which opens files that arguments name
+            raise ModelError(f"the architecture '{architecture}' has no argument '{name}': {nearest(name, known)}")
     usual = {"dynamic_img_size": True} if architecture == "dpt" else {}  # any window, not the 224 pixels of a ViT alone
-    return smp.create_model(architecture.removeprefix("smp-"), **{**usual, **hyperparameters, **fixed})
+    return model(**{**usual, **hyperparameters, **fixed})
 
 
 def imagenet_encoder(hyperparameters: dict[str, Any]) -> nn.Module:

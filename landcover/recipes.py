@@ -251,6 +251,9 @@ class Loop(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
+HELD_OUT = "places held out"
+"""What a card calls the places that were held out; no test can be called so."""
+
 GENTLE = {"steps": 400, "rate": 2e-4}
 """What is usual where a model is refined."""
 
@@ -293,7 +296,7 @@ class Recipe(Spec):
         "Anything but the places, seasons and sensors above. There its accuracy is unknown, not good: label some "
         "pixels of your own scene and compare."
     )
-    bands: tuple[str, ...] | None = None
+    bands: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     legend: NameOrPath | None = None
     gsd: tuple[float, float] | None = None
     sees: Annotated[float, Field(gt=0)] | None = None
@@ -318,6 +321,13 @@ class Recipe(Spec):
         unlabelled = [s.scene for s in self.sources if isinstance(s, SceneSource) and s.labels is None]
         if unlabelled and self.teacher is None:
             raise ValueError(f"{unlabelled[0]} has no labels; name them, or a [teacher] to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _no_title_twice(self) -> "Recipe":
+        titles = [HELD_OUT, *(t.title for t in self.tests)]
+        if twice := [t for t in titles if titles.count(t) > 1]:
+            raise ValueError(f"the title '{twice[0]}' occurs twice on the card; call the test otherwise")
         return self
 
 

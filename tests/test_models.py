@@ -175,6 +175,29 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["properties"].update({"mlm:hyperparameters": {"wings": 2}}),
         "cannot be built with",
     ),
+    "a file to unpickle": (
+        lambda c: c["properties"].update(
+            {
+                "mlm:architecture": "smp-unet",
+                "mlm:hyperparameters": {"encoder_name": "tu-resnet18", "checkpoint_path": "evil.pth"},
+            }
+        ),
+        "has no argument 'checkpoint_path'",
+    ),
+    "features that are not there": (
+        lambda c: c["properties"].update(
+            {
+                "mlm:architecture": "dpt",
+                "mlm:hyperparameters": {
+                    "encoder_name": "tu-vit_tiny_patch16_224",
+                    "encoder_depth": 1,
+                    "encoder_output_indices": [99],
+                    "decoder_intermediate_channels": [4],
+                },
+            }
+        ),
+        "cannot be built with",
+    ),
     "huge width": (
         lambda c: c["properties"].update({"mlm:architecture": "unet", "mlm:hyperparameters": {"width": 10**7}}),
         "disagree",
@@ -253,6 +276,11 @@ def test_an_untrained_model_maps_nothing_unless_allowed(tmp_path: Path, pointwis
     with pytest.raises(ModelError, match="--allow-untrained"):
         predict(scene, tmp_path / "map.tif", model=pointwise)
     assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_band_without_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no name; write for example --bands red,nir"):
+        init_model(tmp_path / "m", architecture="pointwise", bands=("red", ""), classes=("a", "b"))
 
 
 def test_an_unknown_name_is_told_with_the_nearest() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shapely.geometry import Point, box
 
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
-from landcover.errors import TrainingError
+from landcover.errors import ModelError, SamplesError, TrainingError
 from landcover.grid import Box
 from landcover.models import init_model, load_model
 from landcover.network import build_network
@@ -31,7 +31,7 @@ from landcover.specs import load_legend
 from landcover.training import plan_training, sources, train
 from landcover.training.augmentation import Augmenter, cut
 from landcover.training.learning import View, warm_cosine
-from landcover.training.outcome import find_temperature
+from landcover.training.outcome import _as_stored, find_temperature
 from landcover.training.places import folds, hold_out, places
 from landcover.training.samples import Origin, Samples
 from landcover.training.sources import read_source
@@ -287,12 +287,32 @@ def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
+    recipe = read_recipe(write_lesson(tmp_path))
+    network = build_network("pointwise", 2, 2, {})
+    network.weight.data[0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="training diverged; lower the rate"):
+        _as_stored(network, recipe)
+
+
+def test_weights_too_large_to_store_are_said(tmp_path: Path) -> None:
+    """The loss was finite to the end; what was learned is not lost, if it can be stored otherwise."""
+    recipe = change(write_lesson(tmp_path), "rate = 1e-2", "rate = 30.0\nclip = 1e30")
+    with pytest.raises(TrainingError, match="too large for float16; .* write half = false"):
+        train(plan_training(recipe, tmp_path / "model", device="cpu"))
+    assert not (tmp_path / "model").exists()
+    change(recipe, "chip = 32", "chip = 32\nhalf = false")
+    train(plan_training(recipe, tmp_path / "model", device="cpu"))
+    assert {p.name for p in (tmp_path / "model").iterdir()} == OUTCOME
+
+
 # ------------------------------------------------------------------------------------------------ refining
 
 
-def test_refining_keeps_what_is_known(trained: Path) -> None:
+@pytest.mark.parametrize("architecture", ["unet", "pointwise"])
+def test_refining_keeps_what_is_known(tmp_path: Path, architecture: str) -> None:
     """With the same bands and classes nothing changes; a new band takes the mean of the filters, a class its own."""
-    model = load_model(trained)
+    model = init_model(tmp_path / "m", architecture=architecture, bands=("red", "nir"), classes=("bright", "dark"))
     x = torch.randn(1, 2, 32, 32)
     with torch.inference_mode():
         same = refined_network(model, ("red", "nir"), ("bright", "dark")).eval()(x)
@@ -301,6 +321,23 @@ def test_refining_keeps_what_is_known(trained: Path) -> None:
         torch.testing.assert_close(swapped.flip(1), model.network(x))
         more = refined_network(model, ("red", "nir", "blue"), ("bright", "other")).eval()(torch.randn(1, 3, 32, 32))
         assert more.shape == (1, 2, 32, 32)
+
+
+def test_refining_what_cannot_be_is_said(tmp_path: Path) -> None:
+    arguments = {"groups": 2}
+    model = init_model(
+        tmp_path / "m", architecture="pointwise", bands=("red", "nir"), classes=("a", "b"), hyperparameters=arguments
+    )
+    with pytest.raises(ModelError, match="cannot be refined for other bands or classes"):
+        refined_network(model, ("red", "nir", "blue", "green"), ("a", "b"))
+
+
+def test_the_card_counts_the_steps_that_were_done(tmp_path: Path) -> None:
+    recipe = change(write_lesson(tmp_path, side=64), "rate = 1e-2", "rate = 1e-9\npatience = 1")
+    train(plan_training(recipe, tmp_path / "model", device="cpu"))
+    last = (tmp_path / "model/curves.csv").read_text().splitlines()[-1].split(",")[0]
+    assert int(last) < 24
+    assert f"; {last} steps of 4 chips" in (tmp_path / "model/README.md").read_text()
 
 
 def test_refining_through_the_command_line(lesson: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -585,3 +622,23 @@ def test_what_is_held_out_is_about_the_share_asked_for() -> None:
     train_chips, out = hold_out(one, Split(validation=0.5), 2)
     assert len(train_chips) == 2
     assert not len(out)
+
+
+def test_the_only_place_of_a_class_is_not_held_out_if_another_can_be() -> None:
+    origins = [Origin(0, f"{i}", f"{i}", 0, 0, None) for i in range(3)]
+    labels = np.ones((3, 16, 16), np.uint8)
+    labels[0] = 2
+    samples = dataclasses.replace(samples_at(origins), labels=labels)
+    _, out = hold_out(samples, Split(validation=1 / 3), 2)
+    assert out.tolist() in ([1], [2])
+
+
+def test_folds_that_lack_a_class_are_refused_before_any_is_trained(tmp_path: Path) -> None:
+    recipe = write_lesson(tmp_path, side=64)
+    labels = np.full((64, 64), 3, np.uint8)
+    labels[32:, 32:] = 7
+    write_labels(tmp_path / "labels.tif", labels)
+    trained: list[int] = []
+    with pytest.raises(SamplesError, match="no sample of the class 'dark'"):
+        train(plan_training(recipe, tmp_path / "m", device="cpu", folds=4), watch=lambda *_: trained.append(1))
+    assert not trained

@@ -7,9 +7,14 @@ from landcover.specs import ModelSpec
 
 
 def write_card(
-    folder: Path, spec: ModelSpec, recipe: Recipe, temperature: float, calibration: tuple[float, float] | None
+    folder: Path,
+    spec: ModelSpec,
+    recipe: Recipe,
+    steps: int,
+    temperature: float,
+    calibration: tuple[float, float] | None,
 ) -> None:
-    """Write `README.md` into a model folder."""
+    """Write `README.md` into a model folder; `steps` are those that were done."""
     gsd = "any resolution" if spec.gsd is None else f"{spec.gsd[0]:g} to {spec.gsd[1]:g} m per pixel"
     parts = [
         f"# {spec.name}",
@@ -18,7 +23,7 @@ def write_card(
         f"Licence: {spec.licence}.",
         "## What it learned from",
         spec.training,
-        f"The recipe is `recipe.toml` beside this file; {recipe.loop.steps} steps of {recipe.loop.batch} chips, "
+        f"The recipe is `recipe.toml` beside this file; {steps} steps of {recipe.loop.batch} chips, "
         f"seed {recipe.loop.seed}. `curves.csv` shows how it went.",
         "## What it was measured on",
         _accuracy(spec),

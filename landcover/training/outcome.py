@@ -17,12 +17,12 @@ from landcover.accuracy import calibration_error, confusion, figures
 from landcover.bands import Choice
 from landcover.engines import choose_engine
 from landcover.engines.choice import computes_in_bf16
-from landcover.errors import LandcoverError, SamplesError
+from landcover.errors import LandcoverError, SamplesError, TrainingError
 from landcover.models import save_model
 from landcover.outputs import disk_errors
 from landcover.prediction import predict
 from landcover.preview import stretch
-from landcover.recipes import Test
+from landcover.recipes import HELD_OUT, Recipe, Test
 from landcover.scene import open_scene
 from landcover.specs import ModelSpec
 from landcover.training.card import write_card
@@ -74,10 +74,10 @@ def write_model(
         folder: made here.
 
     Raises:
+        TrainingError: the weights are no finite numbers, or too large to be stored.
         OutputError: it cannot be written.
     """
-    if task.recipe.half:
-        network = network.half().float()  # score what is stored
+    network = _as_stored(network, task.recipe)
     logits, labels = _held_out_pixels(task, network)
     temperature = task.recipe.temperature or (find_temperature(logits, labels) if len(labels) else 1.0)
     calibration = None
@@ -89,7 +89,7 @@ def write_model(
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
         save_model(folder, spec, network.state_dict(), half=task.recipe.half)
-    accuracy = {"places held out": figures(counts, task.classes)} if counts is not None else {}
+    accuracy = {HELD_OUT: figures(counts, task.classes)} if counts is not None else {}
     tested, safe = _test(folder, task)
     accuracy |= tested
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe})
@@ -101,8 +101,29 @@ def write_model(
         if counts is not None:
             _write_confusion(counts, task.classes, folder / "confusion.csv")
             _draw_chips(task, network, spec, folder / "validation.png")
-        write_card(folder, spec, task.recipe, temperature, calibration)
+        write_card(folder, spec, task.recipe, history[-1]["step"], temperature, calibration)
     return result
+
+
+def _as_stored(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """The network as it is read back, so that what is scored is what is stored."""
+    if not _is_finite(network):
+        raise TrainingError(
+            f"the weights are no finite numbers any more: training diverged; lower the rate ({recipe.loop.rate:g})"
+        )
+    if not recipe.half:
+        return network
+    if not _is_finite(network.half()):
+        raise TrainingError(
+            f"the weights became too large for float16; lower the rate ({recipe.loop.rate:g}), or write half = false "
+            "in the recipe"
+        )
+    return network.float()
+
+
+def _is_finite(network: nn.Module) -> bool:
+    """Whether all weights and batch statistics are numbers."""
+    return all(bool(w.isfinite().all()) for w in network.state_dict().values())
 
 
 def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -46,20 +46,24 @@ def folds(samples: Samples, split: Split, classes: int, count: int) -> list[Halv
 def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
     """Split chips once: of as many folds as the share asks for, the one whose share of labels is nearest to it.
 
-    Nothing is held out where no label would be left to learn from, or none held out.
+    One that takes no class away from what is learned goes before all others. Nothing is held out where no label would
+    be left to learn from, or none held out.
     """
     every = np.arange(len(samples))
     nothing = every, every[:0]
-    total = samples.counts(every, classes).sum()
-    if split.validation == 0 or not total or len(set(places(samples, split))) < 2:
+    total = samples.counts(every, classes)
+    if split.validation == 0 or not total.any() or len(set(places(samples, split))) < 2:
         return nothing
 
-    def apart(halves: Halves) -> float:
-        share = samples.counts(halves[1], classes).sum() / total
-        return abs(share - split.validation) if 0 < share < 1 else np.inf
+    def apart(halves: Halves) -> tuple[bool, float]:
+        share = samples.counts(halves[1], classes).sum() / total.sum()
+        if not 0 < share < 1:
+            return True, np.inf
+        lost = (total > 0) & (samples.counts(halves[0], classes) == 0)
+        return bool(lost.any()), abs(share - split.validation)
 
     nearest = min(folds(samples, split, classes, max(2, round(1 / split.validation))), key=apart)
-    return nearest if np.isfinite(apart(nearest)) else nothing
+    return nearest if np.isfinite(apart(nearest)[1]) else nothing
 
 
 def _halves(samples: Samples, split: Split, out: np.ndarray) -> Halves:

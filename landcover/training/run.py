@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from landcover.models import CARD, Model, load_model
 from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
 from landcover.recipes import Recipe, SceneSource, read_recipe
-from landcover.specs import BandStats, Legend, explain, load_legend
+from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend
 from landcover.training.checkpoints import CHECKPOINT, Step, read_checkpoint
 from landcover.training.learning import Task, View
 from landcover.training.outcome import Result, write_model
 from landcover.training.places import Halves, folds, hold_out
 from landcover.training.processes import learn_on
 from landcover.training.samples import Samples, gather
-from landcover.training.sources import Labels, read_source
+from landcover.training.sources import check_reference, read_source
 from landcover.training.start import fresh_network, refined_network
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Training:
         text: the recipe as it was written.
         out: the model folder to write.
         base: the model that is refined; None to begin anew.
-        bands, legend: of the model that is made.
+        spec: of the model that is made, without what its samples tell.
         teachers: to learn from.
         devices: one for each process that learns.
         folds: how many times to train for a cross-validation by place; 0 to train once.
@@ -56,26 +57,28 @@ class Training:
     text: str
     out: Path
     base: Model | None
-    bands: tuple[str, ...]
-    legend: Legend
+    spec: ModelSpec
     teachers: tuple[Model, ...]
     devices: tuple[str, ...]
     folds: int = 0
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return self.spec.bands
+
+    @property
+    def legend(self) -> Legend:
+        return self.spec.legend
 
     @cached_property
     def sampled_bands(self) -> tuple[str, ...]:
         """The bands that samples are kept in: those of the model, and those that only teachers see."""
         return tuple(dict.fromkeys([*self.bands, *(b for t in self.teachers for b in t.spec.bands)]))
 
-    @property
-    def sees(self) -> float | None:
-        """Metres per pixel that the network is shown."""
-        return self.recipe.sees or (self.base.spec.sees if self.base else None)
-
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with, so that the run can go on from it."""
-        told = {"name", "description", "licence", "credits", "failures", "unseen", "tests"}
+        told = {"name", "description", "licence", "credits", "failures", "unseen", "tests", "half"}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
@@ -153,6 +156,7 @@ def plan_training(
     if bands is None:
         raise ConfigError(f'{config} names no bands; write for example bands = ["red", "nir"], or refine a model')
     legend = load_legend(recipe.legend or "default") if recipe.legend or not base else base.spec.legend
+    spec = _spec(recipe, base, bands, legend)
     teachers = tuple(load_model(name) for name in (recipe.teacher.models if recipe.teacher else ()))
     for model in teachers:
         if model.spec.legend.names != legend.names:
@@ -160,8 +164,8 @@ def plan_training(
                 f"the teacher {model.folder} scores {', '.join(model.spec.legend.names)}, and the recipe's legend has "
                 f"{', '.join(legend.names)}; they must be the same"
             )
-    _check_tests(recipe, legend)
-    _check_honoured(recipe, base, teachers)
+    _check_tests(recipe, spec)
+    _check_honoured(recipe, spec, base, teachers)
     if folds == 1 or folds < 0:
         raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
     devices = _devices(device, workers)
@@ -170,7 +174,7 @@ def plan_training(
     notes = "".join(f"# {k} was set to {v} on the command line\n" for k, v in set_.items())
     notes += f"# refined from {base.spec.name}, sha256 {base.sha256}\n" if base else ""
     text = notes + config.read_text(encoding="utf-8")
-    return Training(recipe, text, out, base, tuple(bands), legend, teachers, devices, folds)
+    return Training(recipe, text, out, base, spec, teachers, devices, folds)
 
 
 def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: None) -> Trained:
@@ -210,18 +214,12 @@ def _train_one(training: Training, samples: Samples, halves: Halves, folder: Pat
         watch(folder.name, recipe.loop.steps, step)
     state = read_checkpoint(folder)
     network.load_state_dict(state["best"]["weights"])
-    spec = _spec(training, task)
+    spec = _described(training, task)
     return write_model(task, network.cpu().eval(), spec, training.text, state["history"], folder / "result")
 
 
 def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, nn.Module]:
     recipe, classes, (train, held_out) = training.recipe, training.legend.names, halves
-    counts = samples.counts(train, len(classes))
-    if recipe.teacher is None and (absent := [c for c, n in zip(classes, counts, strict=True) if not n]):
-        raise SamplesError(
-            f"no sample of the class '{absent[0]}' is left to learn from; add labels of it, hold out other places, "
-            "or leave it out of the legend"
-        )
     torch.manual_seed(recipe.loop.seed)
     if training.base:
         network = refined_network(training.base, training.bands, classes)
@@ -244,7 +242,7 @@ def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, n
         (m.network, _view(samples, m.spec.bands, dict(zip(m.spec.bands, m.spec.stats, strict=True))))
         for m in training.teachers
     )
-    return Task(recipe, training.legend, samples, train, held_out, view, stride, training.sees, teachers), network
+    return Task(recipe, training.legend, samples, train, held_out, view, stride, training.spec.sees, teachers), network
 
 
 def _view(samples: Samples, bands: tuple[str, ...], stats: dict[str, BandStats]) -> View:
@@ -255,11 +253,28 @@ def _view(samples: Samples, bands: tuple[str, ...], stats: dict[str, BandStats])
     )
 
 
-def _spec(training: Training, task: Task) -> Any:
-    """What the model is, without what it was measured to be."""
-    from landcover.specs import ModelSpec
+def _spec(recipe: Recipe, base: Model | None, bands: tuple[str, ...], legend: Legend) -> ModelSpec:
+    """What the model is to be, checked before any sample is read; their scaling is made up."""
+    try:
+        return ModelSpec(
+            name=recipe.name,
+            description=recipe.description,
+            architecture=base.spec.architecture if base else recipe.network.architecture,
+            hyperparameters=base.spec.hyperparameters if base else recipe.network.hyperparameters,
+            bands=bands,
+            stats=(BandStats(mean=0, stddev=1),) * len(bands),
+            legend=legend,
+            gsd=recipe.gsd or (base.spec.gsd if base else None),
+            sees=recipe.sees or (base.spec.sees if base else None),
+            licence=recipe.licence,
+        )
+    except ValidationError as e:
+        raise ConfigError(f"the recipe '{recipe.name}' describes no model: {explain(e)}") from e
 
-    recipe, base = training.recipe, training.base
+
+def _described(training: Training, task: Task) -> ModelSpec:
+    """What the model is, without what it was measured to be."""
+    base = training.base
     places = {(o.source, o.place) for o in (task.samples.origins[i] for i in task.train)}
     counts = task.samples.counts(task.train, len(task.classes))
     labels = ", ".join(f"{n:,} {c}" for c, n in zip(task.classes, counts, strict=True))
@@ -267,19 +282,10 @@ def _spec(training: Training, task: Task) -> Any:
         f"{len(task.train)} chips of {task.samples.size} × {task.samples.size} pixels from {len(places)} "
         f"{'place' if len(places) == 1 else 'places'}, with labelled pixels: {labels}."
     )
-    return ModelSpec(
-        name=recipe.name,
-        description=recipe.description,
-        architecture=base.spec.architecture if base else recipe.network.architecture,
-        hyperparameters=base.spec.hyperparameters if base else recipe.network.hyperparameters,
-        bands=training.bands,
-        stats=tuple(BandStats(mean=m, stddev=s) for m, s in zip(task.view.mean, task.view.stddev, strict=True)),
-        legend=training.legend,
-        gsd=recipe.gsd or (base.spec.gsd if base else None),
-        sees=training.sees,
-        stride=task.stride,
-        licence=recipe.licence,
-        training=" ".join(filter(None, [told, f"Refined from {base.spec.name}." if base else "", recipe.credits])),
+    stats = tuple(BandStats(mean=m, stddev=s) for m, s in zip(task.view.mean, task.view.stddev, strict=True))
+    parts = [told, f"Refined from {base.spec.name}." if base else "", training.recipe.credits]
+    return training.spec.model_copy(
+        update={"stats": stats, "stride": task.stride, "training": " ".join(filter(None, parts))}
     )
 
 
@@ -294,6 +300,24 @@ def _gather(training: Training, folder: Path) -> Samples:
 
 
 def _split(training: Training, samples: Samples) -> list[Halves]:
+    """The halves of each network that is trained; each must find all it needs in its own."""
+    halves = _halves(training, samples)
+    if training.recipe.teacher is None:
+        for train, _ in halves:
+            _check_classes(samples, train, training.legend.names)
+    return halves
+
+
+def _check_classes(samples: Samples, train: np.ndarray, classes: tuple[str, ...]) -> None:
+    counts = samples.counts(train, len(classes))
+    if absent := [c for c, n in zip(classes, counts, strict=True) if not n]:
+        raise SamplesError(
+            f"no sample of the class '{absent[0]}' is left to learn from; add labels of it, hold out other places, "
+            "or leave it out of the legend"
+        )
+
+
+def _halves(training: Training, samples: Samples) -> list[Halves]:
     classes, split = len(training.legend.names), training.recipe.split
     if not training.folds:
         train, out = hold_out(samples, split, classes)
@@ -345,25 +369,29 @@ def _check_destination(out: Path, recipe: Recipe, config: Path, *, overwrite: bo
         raise OutputError(f"{inside[0]} lies in {out}, which would be replaced; give another --out")
 
 
-def _check_honoured(recipe: Recipe, base: Model | None, teachers: tuple[Model, ...]) -> None:
+def _check_honoured(recipe: Recipe, spec: ModelSpec, base: Model | None, teachers: tuple[Model, ...]) -> None:
     """Refuse what a recipe says and what would not be done."""
     if base and (given := recipe.network.model_fields_set - {"freeze_encoder"}):
         raise ConfigError(f"[network] {min(given)} cannot be chosen where {base.spec.name} is refined; leave it out")
-    sees = recipe.sees or (base.spec.sees if base else None)
     for teacher in teachers:
-        if teacher.spec.sees != sees:
+        if teacher.spec.sees != spec.sees:
             raise ConfigError(
-                f"the teacher {teacher.folder} sees {teacher.spec.sees} m per pixel, and the recipe {sees}; they must "
-                "see the same"
+                f"the teacher {teacher.folder} sees {teacher.spec.sees} m per pixel, and the recipe {spec.sees}; they "
+                "must see the same"
+            )
+        if recipe.augmentation.size % teacher.stride:
+            raise ConfigError(
+                f"augmentation.size {recipe.augmentation.size} is not a multiple of the stride of the teacher "
+                f"{teacher.folder}, {teacher.stride}"
             )
 
 
-def _check_tests(recipe: Recipe, legend: Legend) -> None:
+def _check_tests(recipe: Recipe, spec: ModelSpec) -> None:
     """Find what is wrong with the scenes a model is to be scored on before it is trained."""
     for test in recipe.tests:
-        Labels.of_source(test, legend, str(test.labels))
-        if test.only is not None and test.only not in legend.names:
-            raise ConfigError(f"the test '{test.title}' scores '{test.only}': {nearest(test.only, legend.names)}")
+        if test.only is not None and test.only not in spec.legend.names:
+            raise ConfigError(f"the test '{test.title}' scores '{test.only}': {nearest(test.only, spec.legend.names)}")
+        check_reference(test, spec.bands, spec.legend)
 
 
 def _check_facts(training: Training, folder: Path) -> None:
@@ -390,10 +418,11 @@ def _files(recipe: Recipe) -> Iterator[Path]:
     """The files that samples are read from, as far as they are files."""
     for source in recipe.sources:
         for value in vars(source).values():
-            if isinstance(value, Path | str) and Path(value).is_file():
+            if isinstance(value, Path | str) and os.path.isfile(value):  # noqa: PTH113 - False for texts too long
                 yield Path(value)
         if not isinstance(source, SceneSource) and hasattr(source, "images") and isinstance(source.images, Path):
-            yield from sorted(p for folder in (source.images, source.labels) for p in Path(folder).rglob("*.*"))
+            folders = [f for f in (source.images, source.labels) if os.path.isdir(f)]  # noqa: PTH112 - so here
+            yield from sorted(p for folder in folders for p in Path(folder).rglob("*.*") if p.is_file())
 
 
 def stopped_training(out: Path) -> Path | None:

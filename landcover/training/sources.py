@@ -3,6 +3,7 @@
 import itertools
 import logging
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -141,12 +142,16 @@ def read_source(source: Source, bands: tuple[str, ...], legend: Legend, chip: in
         SamplesError: the source cannot be read, holds labels that are in no legend, or no labelled pixel at all.
         SceneError, BandError: as for a scene that is to be mapped.
     """
-    if isinstance(source, PackSource):
-        return _read_pack(source, bands, legend, chip)
-    if isinstance(source, SceneSource):
-        return _read_scene(source, bands, legend, chip)
-    assert isinstance(source, ChipsSource)
-    return _read_chips(source, bands, legend, chip)
+    try:
+        if isinstance(source, PackSource):
+            yield from _read_pack(source, bands, legend, chip)
+        elif isinstance(source, SceneSource):
+            yield from _read_scene(source, bands, legend, chip)
+        else:
+            assert isinstance(source, ChipsSource)
+            yield from _read_chips(source, bands, legend, chip)
+    except OSError as e:  # of folders; what reads a file explains its own
+        raise SamplesError(f"{e.filename or 'a source'} cannot be read: {e.strerror or e}") from e
 
 
 def _read_pack(source: PackSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
@@ -177,12 +182,12 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
     """The arrays of a pack, checked against each other; nothing is unpickled."""
     path = source.path
     try:
-        with np.load(path, allow_pickle=False) as z:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as z:
             names = {"images": source.images, "valid": source.valid, "labels": source.labels, "group": source.group}
             if absent := [n for n in names.values() if n not in z.files]:
                 raise SamplesError(f"{path} has no array '{absent[0]}'; it holds {', '.join(z.files)}")
             arrays = {key: z[name] for key, name in names.items()}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise SamplesError(f"{path} cannot be read as a pack of chips (.npz): {e}") from e
     n, channels, *shape = arrays["images"].shape if arrays["images"].ndim == 4 else (0, 0, 0, 0)
     if channels != len(source.bands):
@@ -193,6 +198,9 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
     for key in ("valid", "labels"):
         if arrays[key].shape != (n, *shape):
             raise SamplesError(f"{path}: {key} has the shape {arrays[key].shape}, not {(n, *shape)} as its images")
+    for key in ("images", "valid", "labels"):
+        if arrays[key].dtype.kind not in "biuf":
+            raise SamplesError(f"{path}: {key} are of type {arrays[key].dtype}; store numbers")
     if arrays["group"].shape != (n,):
         raise SamplesError(f"{path}: there are {n} images, and the groups have the shape {arrays['group'].shape}")
     return arrays
@@ -205,6 +213,10 @@ def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chi
     labels = Labels.of_source(source, legend, str(source.labels))
     for image in images:
         beside = source.labels / image.relative_to(source.images).parent
+        if not beside.is_dir():
+            raise SamplesError(
+                f"{image} has no labels: the folder {beside} does not exist; correct labels in the recipe"
+            )
         match = [p for p in beside.iterdir() if p.stem == image.stem and p.suffix.lower() in _RASTERS]
         if len(match) != 1:
             raise SamplesError(
@@ -232,6 +244,13 @@ def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chi
     labels.check()
     if not found:
         raise SamplesError(f"{where} labels no valid pixel of {source.scene}; do both show the same place?")
+
+
+def check_reference(source: SceneSource, bands: tuple[str, ...], legend: Legend) -> None:
+    """Open a scene and its labels, to find what is wrong with them before they are needed; for tests."""
+    scene = open_scene(source.scene, bands, _choice(source))
+    with _reference(source, scene, Labels.of_source(source, legend, str(source.labels))):
+        pass
 
 
 def read_reference(source: SceneSource, scene: Scene, legend: Legend) -> np.ndarray:
@@ -348,6 +367,8 @@ class _Shapes:
             frame = read(path) if source.layer is None else read(path, layer=source.layer)
         except Exception as e:
             raise SamplesError(f"the labels {path} cannot be read: {e}") from e
+        if not isinstance(frame, geopandas.GeoDataFrame):
+            raise SamplesError(f"{path} is a table without shapes; name a file or a layer of polygons or points")
         if source.column not in frame.columns:
             columns = ", ".join(c for c in frame.columns if c != frame.geometry.name) or "none"
             raise SamplesError(f"{path} has no column '{source.column}' with classes; it has {columns}")

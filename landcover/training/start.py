@@ -44,19 +44,26 @@ def refined_network(model: Model, bands: tuple[str, ...], classes: tuple[str, ..
 
     A band that the model knew keeps its filters, another one takes their mean; a class that it knew, by its name, keeps
     its weights, another one begins at random.
+
+    Raises:
+        ModelError: the architecture depends otherwise on its bands and classes.
     """
     spec = model.spec
     network = build_network(spec.architecture, len(bands), len(classes), spec.hyperparameters)
     weights = dict(model.network.state_dict())
     own = network.state_dict()
-    for name, tensor in weights.items():
-        if tensor.shape == own[name].shape and (bands, classes) == (spec.bands, spec.legend.names):
-            continue
-        if name.startswith(head_name(network) + "."):
-            weights[name] = _rows(tensor, own[name], spec.legend.names, classes)
-        if tensor.ndim == 4 and name == _first_convolution(network):
-            weights[name] = _channels(weights[name], spec.bands, bands)
-    network.load_state_dict(weights)
+    try:
+        for name, tensor in weights.items():
+            if tensor.shape == own[name].shape and (bands, classes) == (spec.bands, spec.legend.names):
+                continue
+            if tensor.ndim == 4 and name == _first_convolution(network):
+                weights[name] = _channels(tensor, spec.bands, bands)
+            if name.startswith(_inside(head_name(network))):
+                weights[name] = _rows(weights[name], own[name], spec.legend.names, classes)
+        network.load_state_dict(weights)
+    except (RuntimeError, IndexError) as e:
+        reason = str(e).splitlines()[-1].strip()
+        raise ModelError(f"{spec.name} cannot be refined for other bands or classes than its own: {reason}") from e
     return network
 
 
@@ -85,7 +92,12 @@ def freeze(encoder: nn.Module) -> None:
 
 
 def _first_convolution(network: nn.Module) -> str:
-    return next(name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
+    return _inside(next(name for name, m in network.named_modules() if isinstance(m, nn.Conv2d))) + "weight"
+
+
+def _inside(name: str) -> str:
+    """What the names of a module's weights begin with; nothing if it is the whole network."""
+    return f"{name}." if name else ""
 
 
 def _rows(known: Tensor, fresh: Tensor, before: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
@@ -132,7 +144,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ConfigError(f"the encoder's weights {path} cannot be read as plain tensors: {reason}") from e
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise ConfigError(f"{path} holds no state dict, which is tensors by name; save it with model.state_dict()")
     return loaded
 

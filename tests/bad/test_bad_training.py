@@ -6,11 +6,13 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import torch
 from shapely.geometry import box
 
-from landcover.models import Model
+from landcover.models import Model, init_model
 from tests.commands import landcover, refused
 from tests.lessons import change, write_labels, write_lesson
 from tests.scenes import UTM, write_scene
@@ -61,6 +63,9 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ('labels = "labels.tif"', 'labels = "labels.tif"\nband = 2', "has no band 2"),
         ('labels = "labels.tif"', 'labels = "labels.tif"\nclasses = { 3 = "brihgt" }', "did you mean 'bright'?"),
         ('labels = "labels.tif"', 'labels = "labels.tif"\nscale = 1.0', "its scale or offset is wrong"),
+        ('bands = ["red", "nir"]', 'bands = ["red", "red"]', "a band occurs twice"),
+        ('bands = ["red", "nir"]', 'bands = ["red", ""]', "bands.1: String should have at least 1 character"),
+        ("chip = 32", "chip = 32\ngsd = [30, 10]", "not a range from the finest to the coarsest"),
         ('architecture = "unet"', 'architecture = "unet"\nencoder_weights = "w.pth"', "has no encoder"),
         ('architecture = "unet"', 'architecture = "unet"\nfreeze_encoder = true', "no encoder to freeze"),
     ],
@@ -85,12 +90,19 @@ def test_polygons_of_an_unknown_class(tmp_path: Path, recipe: Path, train: Train
     assert "does not know: 'Bright'" in train()
 
 
-def test_polygons_without_the_column(tmp_path: Path, recipe: Path, train: Train) -> None:
+@pytest.mark.parametrize("column", ["class", "c" * 300])
+def test_polygons_without_the_column(tmp_path: Path, recipe: Path, train: Train, column: str) -> None:
     left, top = UTM @ (0, 0)
     shape = [box(left, top - 80, left + 80, top)]
     geopandas.GeoDataFrame({"kind": ["dark"]}, geometry=shape, crs="EPSG:32633").to_file(tmp_path / "p.gpkg")
+    change(recipe, 'labels = "labels.tif"', f'labels = "p.gpkg"\ncolumn = "{column}"')
+    assert f"has no column '{column}' with classes; it has kind" in train()
+
+
+def test_a_table_without_shapes(tmp_path: Path, recipe: Path, train: Train) -> None:
+    pyogrio.write_dataframe(pandas.DataFrame({"class": ["dark"]}), tmp_path / "p.gpkg")
     change(recipe, "labels.tif", "p.gpkg")
-    assert "has no column 'class' with classes; it has kind" in train()
+    assert "is a table without shapes" in train()
 
 
 def test_labels_that_lie_elsewhere(tmp_path: Path, train: Train) -> None:
@@ -133,11 +145,20 @@ def test_a_teacher_of_other_classes(recipe: Path, pointwise: Model, train: Train
     assert "scores a, b, c, and the recipe's legend has bright, dark" in train()
 
 
+def test_a_teacher_of_a_larger_stride(tmp_path: Path, recipe: Path, train: Train) -> None:
+    classes, arguments = ("bright", "dark"), {"width": 1, "depth": 6}
+    init_model(tmp_path / "t", architecture="unet", bands=("red", "nir"), classes=classes, hyperparameters=arguments)
+    recipe.write_text(recipe.read_text() + '[teacher]\nmodels = ["t"]\n')
+    assert "augmentation.size 32 is not a multiple of the stride of the teacher" in train()
+
+
 class Malice:
     def __reduce__(self) -> tuple:
         return print, ("code was run",)
 
 
+SCENE = 'kind = "scene"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
+PACK = 'kind = "pack"\npath = "pack.npz"\nscale = 1e-4\nbands = ["red", "nir"]\n'
 ENCODER = 'architecture = "smp-unet"\nencoder_weights = "w.pth"'
 ARGUMENTS = "hyperparameters = { encoder_name = 'resnet18' }"
 
@@ -157,6 +178,8 @@ def test_weights_of_another_encoder(tmp_path: Path, recipe: Path, train: Train) 
     change(change(recipe, 'architecture = "unet"', ENCODER), "hyperparameters = { width = 4, depth = 2 }", ARGUMENTS)
     torch.save({"conv1.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "w.pth")
     assert "are not those of this encoder" in train()
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
+    assert "holds no state dict" in train()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +189,7 @@ def test_weights_of_another_encoder(tmp_path: Path, recipe: Path, train: Train) 
         ({"images": np.zeros((1, 3, 8, 8))}, "the recipe names 2 bands"),
         ({"labels": np.zeros((1, 8, 9), np.uint8)}, "labels has the shape (1, 8, 9)"),
         ({"group": np.zeros(3)}, "the groups have the shape (3,)"),
+        ({"labels": np.full((1, 8, 8), "dark")}, "labels are of type <U4; store numbers"),
         ({"group": np.array([Malice()])}, "cannot be read as a pack"),
     ],
 )
@@ -179,9 +203,36 @@ def test_a_pack_that_does_not_fit(tmp_path: Path, recipe: Path, train: Train, ar
     if said.startswith("has no array"):
         fine = {}
     np.savez(tmp_path / "pack.npz", **{**fine, **arrays})
-    pack = 'kind = "pack"\npath = "pack.npz"\nscale = 1e-4\nbands = ["red", "nir"]\n'
-    change(recipe, 'kind = "scene"\nscene = "scene.tif"\nlabels = "labels.tif"\n', pack)
+    change(recipe, SCENE, PACK)
     assert said in train()
+
+
+def test_a_pack_that_is_none_or_damaged(tmp_path: Path, recipe: Path, train: Train) -> None:
+    change(recipe, SCENE, PACK)
+    with (tmp_path / "pack.npz").open("wb") as f:
+        np.save(f, np.zeros(3))
+    assert "cannot be read as a pack of chips (.npz): File is not a zip file" in train()
+    np.savez_compressed(tmp_path / "pack.npz", images=np.random.default_rng(0).random((1, 2, 64, 64)))
+    content = bytearray((tmp_path / "pack.npz").read_bytes())
+    content[100:5000] = bytes(4900)
+    (tmp_path / "pack.npz").write_bytes(content)
+    change(
+        recipe,
+        'path = "pack.npz"',
+        "\n".join(f'{k} = "images"' for k in ("valid", "labels", "group")) + '\npath = "pack.npz"',
+    )
+    assert "cannot be read as a pack of chips" in train()
+
+
+def test_chips_without_labels(tmp_path: Path, recipe: Path, train: Train) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/gone.tif").symlink_to(tmp_path / "nowhere.tif")
+    change(recipe, SCENE, 'kind = "chips"\nimages = "images"\nlabels = "lables"\n')
+    assert "lables does not exist; correct labels in the recipe" in train()
+    (tmp_path / "lables").mkdir()
+    assert "gone.tif has no label rasters gone.*" in train()
+    change(recipe, "lables", "l" * 300)
+    assert "lll cannot be read: File name too long" in train()
 
 
 def test_help_teaches_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,12 +258,23 @@ def test_options_that_cannot_be(train: Train) -> None:
     assert "--seed: Input should be greater than or equal to 0" in train("--seed", "-1")
 
 
-def test_a_test_that_scores_an_unknown_class(recipe: Path, train: Train) -> None:
+TEST = '[[tests]]\ntitle = "t"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        (TEST + 'only = "brihgt"', "the test 't' scores 'brihgt': did you mean 'bright'?"),
+        (TEST.replace("scene.tif", "nowhere.tif"), "nowhere.tif does not exist"),
+        (TEST.replace("labels.tif", "nowhere.tif"), "nowhere.tif cannot be opened"),
+        (TEST + TEST, "the title 't' occurs twice"),
+        (TEST.replace('"t"', '"places held out"'), "the title 'places held out' occurs twice"),
+    ],
+)
+def test_a_test_that_cannot_be_scored(recipe: Path, train: Train, test: str, said: str) -> None:
     """It is found before the training, not after it."""
-    recipe.write_text(
-        recipe.read_text() + '[[tests]]\ntitle = "t"\nscene = "scene.tif"\nlabels = "labels.tif"\nonly = "brihgt"\n'
-    )
-    assert "the test 't' scores 'brihgt': did you mean 'bright'?" in train()
+    recipe.write_text(recipe.read_text() + test)
+    assert said in train()
 
 
 def test_labels_that_are_cut_short(tmp_path: Path, train: Train) -> None:
