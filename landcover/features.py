@@ -154,8 +154,9 @@ def measure(polygons: np.ndarray, ground: Ground) -> tuple[np.ndarray, np.ndarra
     length = np.add.reduceat(WGS84.inv(lon[edges], lat[edges], lon[edges + 1], lat[edges + 1])[2], begins)
     x, y = ground.to_equal_area.transform(points[:, 0], points[:, 1])
     sizes = np.diff(rings)
-    x, y = x - np.repeat(x[rings[:-1]], sizes), y - np.repeat(y[rings[:-1]], sizes)
-    area = np.abs(np.add.reduceat(x[edges] * y[edges + 1] - x[edges + 1] * y[edges], begins)) / 2
+    with np.errstate(invalid="ignore"):  # off the earth, where the area is nan
+        x, y = x - np.repeat(x[rings[:-1]], sizes), y - np.repeat(y[rings[:-1]], sizes)
+        area = np.abs(np.add.reduceat(x[edges] * y[edges + 1] - x[edges + 1] * y[edges], begins)) / 2
     is_hole = np.ones(len(area), bool)
     is_hole[shells[:-1]] = False
     area[is_hole] *= -1

@@ -96,7 +96,14 @@ class Ground:
         """Whether every row of pixels lies on one latitude, as in longitude/latitude and Mercator grids."""
         cols = np.array([0.0, 0.5, 1.0]) * self.width
         lats = [self.to_lonlat.transform(*coordinates(self.transform, cols, row))[1] for row in (0, self.height)]
-        return bool(max(np.ptp(lat) for lat in lats) < 1e-9)
+        return all(map(_all_equal, lats))
+
+    @cached_property
+    def columns_are_meridians(self) -> bool:
+        """Whether every column of pixels lies on one longitude; in a sinusoidal grid, say, columns lean."""
+        rows = np.array([0.0, 0.5, 1.0]) * self.height
+        lons = [self.to_lonlat.transform(*coordinates(self.transform, col, rows))[0] for col in (0, self.width)]
+        return all(map(_all_equal, lons))
 
     @cached_property
     def to_equal_area(self) -> pyproj.Transformer:
@@ -128,13 +135,14 @@ class Ground:
     def scales(self, start: int, stop: int) -> Scales:
         """What areas and edges measure in rows [start, stop), which may be none, and on the lines that bound them."""
         rows, lines = self._row_knots(start, stop), _knots(start, stop, self._step, self.height)
+        leaning = not self.columns_are_meridians
         falling, rising = (
-            self._wide(partial(self._lengths, way=way), rows + (way[0] < 0)) for way in ((1, 1), (-1, 1))
+            self._wide(partial(self._lengths, way=way), rows + (way[0] < 0), leaning) for way in ((1, 1), (-1, 1))
         )
         across = self._wide(partial(self._lengths, way=(0, 1)), lines)
         return Scales(
             _summed(self._wide(self._areas_at, rows)),
-            self._wide(partial(self._lengths, way=(1, 0)), rows, ends=1),
+            self._wide(partial(self._lengths, way=(1, 0)), rows, leaning, ends=1),
             (falling**2 - rising**2) / 4,
             np.interp(np.arange(start, stop), rows, np.arange(len(rows))),
             _summed(across),
@@ -156,10 +164,15 @@ class Ground:
         last = self.height - 1
         return _knots(min(start, last), max(start, stop - 1), self._step, last)
 
-    def _wide(self, measure: Callable, rows: np.ndarray, ends: int = 0) -> np.ndarray:
-        """What is measured at rows × columns, for every column; `ends` is 1 for columns between pixels."""
+    def _wide(self, measure: Callable, rows: np.ndarray, leaning: bool = False, ends: int = 0) -> np.ndarray:
+        """What is measured at rows × columns, for every column; `ends` is 1 for columns between pixels.
+
+        Where rows are parallels the middle column tells all, which lies clear of the antimeridian of the plane, but not
+        of what depends on how far `leaning` columns lean.
+        """
         last = self.width - 1 + ends
-        knots = np.zeros(1, int) if self.rows_are_parallels else _knots(0, last, self._step, last)
+        alike = self.rows_are_parallels and not leaning
+        knots = np.array([self.width // 2]) if alike else _knots(0, last, self._step, last)
         return np.stack([np.interp(np.arange(last + 1), knots, line) for line in measure(rows, knots)])
 
     def _lengths(self, rows: np.ndarray, cols: np.ndarray, way: tuple[int, int]) -> np.ndarray:
@@ -173,13 +186,14 @@ class Ground:
         return WGS84.inv(lon[..., :-1], lat[..., :-1], lon[..., 1:], lat[..., 1:])[2].sum(axis=-1)
 
     def _areas_at(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Area of the pixels at rows × cols, from their four corners, (rows, cols) in m²."""
+        """Area of the pixels at rows × cols, from their four corners, (rows, cols) in m²; nan off the earth."""
         dr, dc = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0])
         row, col = np.broadcast_arrays(rows[:, None, None] + dr, cols[None, :, None] + dc)
         x, y = self.to_equal_area.transform(*coordinates(self.transform, col, row))
-        diagonals = (x[..., 2] - x[..., 0]) * (y[..., 3] - y[..., 1]) - (x[..., 3] - x[..., 1]) * (
-            y[..., 2] - y[..., 0]
-        )
+        with np.errstate(invalid="ignore"):  # infinite less infinite
+            diagonals = (x[..., 2] - x[..., 0]) * (y[..., 3] - y[..., 1]) - (x[..., 3] - x[..., 1]) * (
+                y[..., 2] - y[..., 0]
+            )
         return np.abs(diagonals) / 2
 
 
@@ -202,6 +216,11 @@ def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: in
     _, _, down = WGS84.inv(lons[0], lats[0], lons[2], lats[2])
     side = float(np.sqrt(across * down))
     return side if np.isfinite(side) and side > 0 else None
+
+
+def _all_equal(degrees: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # infinite less infinite, off the earth
+        return bool(np.ptp(degrees) < 1e-9)
 
 
 def _summed(values: np.ndarray) -> np.ndarray:

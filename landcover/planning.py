@@ -349,7 +349,8 @@ def make_plan(options: Options) -> Plan:
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     _check_outputs(options)
     _check_inputs_are_kept(options)
-    area = read_area(Path(options.aoi), scene.transform, scene.crs) if options.aoi is not None else None
+    place = scene.transform, scene.crs, (scene.height, scene.width)
+    area = read_area(Path(options.aoi), *place) if options.aoi is not None else None
     model = model.for_gsd(scene.gsd)
     grid = make_grid(
         scene.height,

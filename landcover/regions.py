@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyproj
 import shapely
 from affine import Affine
 from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from shapely import STRtree
@@ -18,6 +21,13 @@ from shapely.geometry.base import BaseGeometry
 
 from landcover.errors import ConfigError, SceneError
 from landcover.grid import Box
+from landcover.ground import coordinates
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_STRAIGHT_DEGREES, _STRAIGHT_METRES = 0.01, 1000.0
+"""How long the edges of polygons may be that are brought to another CRS, in which straight lines are bent."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +99,22 @@ def box_of_bounds(
         transform, crs: of the scene.
 
     Raises:
-        SceneError: the bounds lie outside the scene.
+        SceneError: the bounds lie outside the scene, or cannot be brought to its CRS.
     """
+    height, width = size
+    xs, ys = zip(*(transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))), strict=True)
     if bounds_crs is not None:
         if crs is None:
             raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
-        bounds = transform_bounds(_crs(bounds_crs), crs, *bounds, densify_pts=21)
+        bounds = _transformed(bounds, bounds_crs, crs, reaches_round=max(xs) > 180)
     min_x, min_y, max_x, max_y = bounds
     corners = [~transform @ (x, y) for x in (min_x, max_x) for y in (min_y, max_y)]
     cols, rows = zip(*corners, strict=True)
     if not np.isfinite((cols, rows)).all():
         raise SceneError(f"the box {_numbers(bounds)} reaches beyond what the scene's CRS can show; give a smaller one")
-    height, width = size
     row0, row1 = max(0, _floor(min(rows))), min(height, -_floor(-max(rows)))
     col0, col1 = max(0, _floor(min(cols))), min(width, -_floor(-max(cols)))
     if row0 >= row1 or col0 >= col1:
-        extent = [transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
-        xs, ys = zip(*extent, strict=True)
         raise SceneError(
             f"the box {_numbers(bounds)} lies outside the scene, which spans "
             f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
@@ -113,8 +122,29 @@ def box_of_bounds(
     return Box(row0, row1, col0, col1)
 
 
-def read_area(path: Path, transform: Affine, crs: CRS | None) -> Area:
+def _transformed(
+    bounds: tuple[float, float, float, float], bounds_crs: str, crs: CRS, *, reaches_round: bool
+) -> tuple[float, float, float, float]:
+    """Bounds in the scene's CRS; `reaches_round` tells that the scene has longitudes above 180°."""
+    place, told = _crs(bounds_crs), f"the box {_numbers(bounds)} in {bounds_crs}"
+    try:
+        min_x, min_y, max_x, max_y = transform_bounds(place, crs, *bounds, densify_pts=21)
+    except (RasterioError, CRSError, CPLE_BaseError) as e:
+        raise SceneError(f"{told} cannot be brought to the scene's CRS: {e}") from e
+    if min_x > max_x:  # so PROJ writes a box across the antimeridian
+        if not (crs.is_geographic and reaches_round):
+            raise SceneError(f"{told} crosses the antimeridian; give the part of it on the side of the scene")
+        max_x += 360
+    return min_x, min_y, max_x, max_y
+
+
+def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, int] | None = None) -> Area:
     """Read the polygons of a vector file into a scene's CRS.
+
+    Args:
+        path: the file.
+        transform, crs: of the scene.
+        size: of the scene, height and width; then polygons may be far larger than what its CRS can show.
 
     Raises:
         ConfigError: the file cannot be read, or holds no polygon.
@@ -126,21 +156,69 @@ def read_area(path: Path, transform: Affine, crs: CRS | None) -> Area:
         frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path)
     except Exception as e:
         raise ConfigError(f"--aoi {path} cannot be read as a vector file: {e}") from e
-    if crs is not None:
-        if getattr(frame, "crs", None) is None:
-            raise ConfigError(f"--aoi {path} has no CRS, so its place is unknown; assign one")
-        try:
-            frame = frame.to_crs(crs.to_wkt())
-        except ProjError as e:
-            raise ConfigError(f"--aoi {path} cannot be brought to the scene's CRS: {e}") from e
-    polygons = [g for g in frame.geometry if g is not None and not g.is_empty and "Polygon" in g.geom_type]
-    if not polygons:
+    if not isinstance(frame, geopandas.GeoDataFrame):  # a table without geometries
         raise ConfigError(f"--aoi {path} holds no polygon")
-    return Area(tuple(polygons), transform)
+    if crs is not None and frame.crs is None:
+        raise ConfigError(f"--aoi {path} has no CRS, so its place is unknown; assign one")
+    frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"]) & ~frame.is_empty]
+    if not len(frame):
+        raise ConfigError(f"--aoi {path} holds no polygon")
+    polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
+    return Area(tuple(p for p in polygons if not p.is_empty), transform)
+
+
+def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: tuple[int, int] | None) -> np.ndarray:
+    """The polygons of a table in the CRS of a raster, edges that are straight in their own CRS bent as they are there.
+
+    Args:
+        table: polygons with a CRS.
+        name: of the table, for errors.
+        transform, crs: of the raster.
+        size: of the raster, height and width; then what lies far from it is cut off, and may leave empty polygons.
+
+    Raises:
+        ConfigError: the polygons cannot be brought to the CRS of the raster.
+    """
+    shapes, here, there = table.geometry.to_numpy(), table.crs, pyproj.CRS.from_wkt(crs.to_wkt())
+    if here == there:
+        return shapes
+    try:
+        to_there, back = (pyproj.Transformer.from_crs(a, b, always_xy=True) for a, b in ((here, there), (there, here)))
+    except ProjError as e:
+        raise ConfigError(f"{name} cannot be brought to the CRS of the raster: {e}") from e
+    beyond = here.is_geographic and np.abs(table.total_bounds[[0, 2]]).max() > 180.1  # longitudes up to 360°
+    near = _surroundings(transform, size, back, here.is_geographic) if size is not None and not beyond else None
+    if near is not None:
+        shapes = shapely.clip_by_rect(shapes, *near)
+    shapes = shapely.segmentize(shapes, _STRAIGHT_DEGREES if here.is_geographic else _STRAIGHT_METRES)
+    shapes = shapely.transform(shapes, to_there.transform, interleaved=False)
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise ConfigError(f"{name} reaches beyond what the CRS of the raster can show; cut it to what lies around it")
+    return shapes
+
+
+def _surroundings(
+    transform: Affine, size: tuple[int, int], back: pyproj.Transformer, in_degrees: bool
+) -> tuple[float, float, float, float] | None:
+    """Bounds of a raster in another CRS with a margin, of points all over it; None where they cannot tell its place."""
+    row, col = np.meshgrid(np.linspace(0, size[0], 33), np.linspace(0, size[1], 33), indexing="ij")
+    x, y = back.transform(*coordinates(transform, col, row))
+    if not np.isfinite([x, y]).all():
+        return None
+    if in_degrees and max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > 180:  # it crosses the antimeridian
+        return None
+    wide, high = 0.05 * np.ptp(x), 0.05 * np.ptp(y)
+    return x.min() - wide, y.min() - high, x.max() + wide, y.max() + high
 
 
 def bounds_of(area: Area) -> tuple[float, float, float, float]:
-    """min_x, min_y, max_x, max_y of an area, in the scene's CRS."""
+    """min_x, min_y, max_x, max_y of an area, in the scene's CRS.
+
+    Raises:
+        SceneError: nothing of it is near the scene.
+    """
+    if not area.polygons:
+        raise SceneError("the area of interest lies outside the scene; correct --aoi")
     bounds = np.array([p.bounds for p in area.polygons])
     return (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
 

@@ -8,6 +8,9 @@ import numpy as np
 from landcover.ground import Ground, Scales
 from landcover.outlines import join, label_runs, root_of, runs_of
 
+_ROUNDING = 1 - 1e-6
+"""Of the least area: pixels of one size are measured as up to 1e-9 smaller or larger, and as many have to be enough."""
+
 
 def sieve(ids: np.ndarray, min_area: float, ground: Ground) -> np.ndarray:
     """Merge the small patches of a map that is in memory; see `sieved`.
@@ -44,6 +47,7 @@ def sieved(
         ground: where the pixels lie.
         cover: how many pixels each class has on the map, (256,).
     """
+    min_area *= _ROUNDING
     by_cover = np.argsort(-cover, kind="stable").astype(np.uint8)
     held, settled, start = np.zeros((0, ground.width), np.uint8), np.zeros((0, ground.width), bool), 0
     above = 0  # whether the row before the first that is still to leave is held, 0 or 1

@@ -56,16 +56,16 @@ class Legend(Spec):
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.classes)
 
-    def id_of(self, name: str) -> int:
-        """The class id of a name or of an id written as text.
+    def id_of(self, name: str | int) -> int:
+        """The class id of a name or of an id, which may be written as text.
 
         Raises:
             ConfigError: the legend has no such class.
         """
         for c in self.classes:
-            if name in (c.name, str(c.id)):
+            if str(name) in (c.name, str(c.id)):
                 return c.id
-        raise ConfigError(f"class '{name}' is not in the legend '{self.name}': {nearest(name, self.names)}")
+        raise ConfigError(f"class '{name}' is not in the legend '{self.name}': {nearest(str(name), self.names)}")
 
 
 class SensorBand(Spec):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from affine import Affine
-from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, nearest
 from landcover.ground import Ground, coordinates
+from landcover.regions import placed
 from landcover.specs import Legend
 
 if TYPE_CHECKING:
@@ -114,10 +114,7 @@ def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader)
     except Exception as e:
         raise ConfigError(f"the zones {path} cannot be read as polygons: {e}") from e
     _check_zones(table, path)
-    try:
-        shapes = table.geometry.to_crs(dataset.crs.to_wkt())
-    except ProjError as e:
-        raise ConfigError(f"the zones {path} cannot be brought to the CRS of {dataset.name}: {e}") from e
+    shapes = placed(table, f"the zones file {path}", dataset.transform, dataset.crs, dataset.shape)
     return _zone_names(table, column, path), list(shapes)
 
 

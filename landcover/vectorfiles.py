@@ -49,6 +49,8 @@ def check_layer(out: Path, *, overwrite: bool) -> None:
     if out.suffix.lower() not in FORMATS:
         what = f"'{out.suffix}' is the suffix of" if out.suffix else "there is no suffix in"
         raise ConfigError(f"{what} {out}; it gives the format, one of {' '.join(FORMATS)}")
+    if out.suffix != ".shp" and out.suffix.lower() == ".shp":  # GDAL takes it for the name of a folder
+        raise ConfigError(f"'{out.suffix}' is the suffix of {out}; write .shp in small letters")
     check_destination(out, overwrite=overwrite)
     there = [p.name for p in _companions(out) if p.exists()]  # a shapefile must not swallow the table of another one
     if there and not overwrite:

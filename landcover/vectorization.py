@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.compute
 import rasterio
 import shapely
-from pyproj import CRS
-from pyproj.exceptions import CRSError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -68,7 +68,7 @@ class VectorOptions:
         ConfigError: a value is impossible.
     """
 
-    classes: Sequence[str] | None = None
+    classes: Sequence[str | int] | None = None
     min_area: float = 0.0
     connect: int = 4
     simplify: float = 0.0
@@ -94,13 +94,23 @@ class VectorOptions:
             raise ConfigError("--fill-holes goes with single polygons; leave out --dissolve and --connect 8")
         if self.dissolve and self.points:
             raise ConfigError("--dissolve and --points exclude each other: a point stands for one polygon")
+        if self.fill_holes and self.points:
+            raise ConfigError(
+                "--fill-holes and --points exclude each other: a point could lie in the hole of its polygon"
+            )
+        if isinstance(self.classes, str):
+            raise ConfigError(f"classes is one text, '{self.classes}'; give a list of names, such as ['forest']")
         if self.crs is not None:
             try:
-                CRS.from_user_input(self.crs)
+                crs = CRS.from_user_input(self.crs)
             except CRSError as e:
                 raise ConfigError(
                     f"--crs '{self.crs}' is not a coordinate reference system; write for example EPSG:4326"
                 ) from e
+            if not (crs.is_geographic or crs.is_projected):
+                raise ConfigError(
+                    f"--crs '{self.crs}' says nothing of places on the earth; write for example EPSG:4326"
+                )
 
     @property
     def in_metres(self) -> bool:
@@ -163,12 +173,13 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     check_layer(out, overwrite=overwrite)
     with _open(map_path, how) as source, read_ahead(_features(source, how), depth=1) as made:
         tally = _Tally(source)
-        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in tally.counted(made))
+        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
-        write_layer((t.drop_columns(KNOWN) for t in tables), out, source.legend, _facts(source, how), kind)
-    return tally.summary(out)
+        given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
+        write_layer(given, out, source.legend, _facts(source, how), kind)
+    return tally.summary(out, how)
 
 
 def polygons(map_path: str | Path, **options: Any) -> Iterator["GeoDataFrame"]:
@@ -244,19 +255,20 @@ def _features(source: _Source, how: VectorOptions) -> Iterator[pyarrow.Table]:
         if how.classes is not None:
             wanted = pyarrow.array(source.wanted, pyarrow.int32())
             table = table.filter(pyarrow.compute.is_in(table["class_id"], wanted))
-        yield _remeasured(table, source.ground, how) if source.ground and len(table) else table
+        yield _remeasured(table, source.ground, how) if len(table) else table
 
 
-def _remeasured(table: pyarrow.Table, ground: Ground, how: VectorOptions) -> pyarrow.Table:
+def _remeasured(table: pyarrow.Table, ground: Ground | None, how: VectorOptions) -> pyarrow.Table:
     """A table with its holes filled, if asked for, and measured anew where what was traced does not hold."""
-    coarse = ground.pixel_metres > _COARSE_METRES and (how.simplify > 0 or how.smooth)
+    coarse = ground is not None and ground.pixel_metres > _COARSE_METRES and (how.simplify > 0 or how.smooth)
     if not (how.fill_holes or coarse):
         return table
     shapes = _shapes(table)
     if how.fill_holes:
         shapes = shapely.polygons(shapely.get_exterior_ring(shapes))
-    for name, values in zip(("area_m2", "perimeter_m"), measure(shapes, ground), strict=True):
-        table = table.set_column(table.column_names.index(name), name, pyarrow.array(values))
+    measures = measure(shapes, ground) if ground is not None else ()
+    for name, values in zip(("area_m2", "perimeter_m"), measures, strict=False):
+        table = table.set_column(table.column_names.index(name), name, pyarrow.array(values, from_pandas=True))
     return _with_shapes(table, shapes)
 
 
@@ -275,7 +287,8 @@ def _with_shapes(table: pyarrow.Table, shapes: np.ndarray) -> pyarrow.Table:
 def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     """Trace the map strip by strip, while the next rows are read."""
     dataset, ground = source.dataset, source.ground
-    area = read_area(Path(how.aoi), dataset.transform, dataset.crs) if how.aoi is not None else None
+    place = dataset.transform, dataset.crs, dataset.shape
+    area = read_area(Path(how.aoi), *place) if how.aoi is not None else None
     tracer = Tracer(
         dataset.width,
         diagonal=how.connect == 8,
@@ -344,11 +357,37 @@ def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
     """A table in another CRS."""
     import geopandas
 
-    moved = geopandas.GeoDataFrame.from_arrow(table.select(["geometry"])).to_crs(crs)
+    here, there = geopandas.GeoDataFrame.from_arrow(table.select(["geometry"])), CRS.from_user_input(crs)
+    try:
+        to_there = Transformer.from_crs(here.crs, there, always_xy=True)
+    except ProjError as e:
+        raise ConfigError(f"the map cannot be brought to --crs {crs}: {e}") from e
+    before = here.geometry.to_numpy()
+    moved = shapely.transform(before, to_there.transform, interleaved=False)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise ConfigError(f"the map reaches beyond what --crs {crs} can show; leave it out to keep the map's CRS")
+    if _torn(before, moved, to_there):
+        raise ConfigError(
+            f"--crs {crs} would tear polygons that cross its antimeridian or lie around a pole; leave it out to keep "
+            "the map's CRS, or write GeoJSON without it, which is cut there"
+        )
     at = table.column_names.index("geometry")
-    return _with_shapes(table, moved.geometry.to_numpy()).cast(
-        table.schema.set(at, geometry_field(CRS.from_user_input(crs)))
-    )
+    return _with_shapes(table, moved).cast(table.schema.set(at, geometry_field(there)))
+
+
+def _torn(before: np.ndarray, after: np.ndarray, to_there: Transformer) -> bool:
+    """Whether an edge of a polygon was moved apart: then its middle does not come to lie between its ends."""
+    edges = _edges(before)
+    middle = np.stack(to_there.transform(*edges.mean(axis=1).T), axis=1)
+    moved = _edges(after)
+    aside = np.linalg.norm(middle - moved.mean(axis=1), axis=1)
+    return bool((aside > np.linalg.norm(moved[:, 1] - moved[:, 0], axis=1) / 4).any())
+
+
+def _edges(shapes: np.ndarray) -> np.ndarray:
+    """Both ends of every edge of polygons, (edges, 2, 2)."""
+    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(shapes)), return_index=True)
+    return np.stack([points[:-1], points[1:]], axis=1)[ring[1:] == ring[:-1]]
 
 
 def _dissolved(table: pyarrow.Table) -> pyarrow.Table:
@@ -358,10 +397,10 @@ def _dissolved(table: pyarrow.Table) -> pyarrow.Table:
         part = table.filter(pyarrow.compute.equal(table["class_id"], number))
         known = part[KNOWN].to_numpy()
         row = {"class_id": number, "class_name": part["class_name"][0].as_py(), KNOWN: known.sum()}
-        row |= {name: part[name].to_numpy().sum() for name in ("area_m2", "perimeter_m")}
+        row |= {name: pyarrow.compute.sum(part[name]).as_py() for name in ("area_m2", "perimeter_m")}
         if "mean_confidence" in part.column_names:
             row["mean_confidence"] = (
-                np.nansum(part["mean_confidence"].to_numpy() * known) / known.sum() if known.any() else np.nan
+                np.nansum(part["mean_confidence"].to_numpy() * known) / known.sum() if known.any() else None
             )
         rows.append(row)
         shapes.append(shapely.multipolygons(shapely.get_parts(_shapes(part))))
@@ -400,7 +439,10 @@ def _confidence(path: str | Path, like: rasterio.DatasetReader) -> Iterator[Call
                 percent = dataset.read(1, window=Window(0, row, dataset.width, rows))
             except RasterioError as e:
                 raise MapError(f"{path} cannot be read: {e}; the file may be cut short") from e
-            return np.where(percent == CONFIDENCE_NODATA, np.nan, percent)
+            unknown = percent == CONFIDENCE_NODATA
+            if (odd := percent[(percent > 100) & ~unknown]).size:
+                raise MapError(f"{path} holds {odd[0]}; confidence is 0–100 %, {CONFIDENCE_NODATA} = nodata")
+            return np.where(unknown, np.nan, percent)
 
         yield read
 
@@ -422,7 +464,7 @@ class _Tally:
                 self._square_metres += np.bincount(ids, numbers(table["area_m2"]), minlength=256)
             yield table
 
-    def summary(self, out: Path) -> VectorSummary:
+    def summary(self, out: Path, how: VectorOptions) -> VectorSummary:
         source = self._source
         has_crs = source.ground is not None
         rows = tuple(
@@ -432,7 +474,8 @@ class _Tally:
         )
         notes = []
         if not source.counts[1:].any():
-            notes.append("the map holds nothing but nodata, so the layer is empty")
+            where = "nothing of the map lies within --aoi" if how.aoi else "the map holds nothing but nodata"
+            notes.append(f"{where}, so the layer is empty")
         elif not self._polygons.any():
             notes.append("the map holds none of the classes asked for, so the layer is empty")
         if not has_crs:

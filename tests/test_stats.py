@@ -13,12 +13,15 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rasterio.crs import CRS
 from typer.testing import CliRunner
 
 import landcover.classmap
 from landcover.cli import stats as command
-from landcover.errors import ConfigError, LandcoverError, MapError
+from landcover.errors import ConfigError, LandcoverError, MapError, SceneError
+from landcover.grid import Box
 from landcover.ground import Ground
+from landcover.regions import box_of_bounds
 from landcover.stats import stats
 from tests.maps import NORTH_UP, UTM, write_map
 
@@ -111,6 +114,41 @@ def test_overlapping_zones_count_each_for_itself(zoned: Path) -> None:
     assert [c.pixels for c in half.classes] == [(ids[:, :15] == i).sum() for i in range(1, 5)]
     assert all_.classes == whole.classes
     assert (far.hectares, far.nodata_pixels) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("zone", "pixels"), [(shapely.box(12, 10, 16, 44.7), 180_000), (shapely.box(-180, -85, 180, 85), 360_000)]
+)
+def test_edges_of_zones_are_straight_where_they_were_drawn(tmp_path: Path, zone: shapely.Polygon, pixels: int) -> None:
+    """A parallel is no straight line in UTM, and the world does not fit into it."""
+    to_utm = pyproj.Transformer.from_crs(4326, UTM, always_xy=True)
+    top = to_utm.transform(15, 44.7)[1] + 3000  # half of the map lies above the parallel
+    write_map(tmp_path / "m.tif", np.ones((600, 600), np.uint8), transform=Affine(10, 0, 497_000, 0, -10, top))
+    geopandas.GeoSeries([zone], crs=4326).to_file(tmp_path / "z.geojson")
+    _, counted = stats(tmp_path / "m.tif", zones=tmp_path / "z.geojson")
+    assert counted.classes[0].pixels == pytest.approx(pixels, rel=1e-3)
+
+
+WORLD = Affine(1, 0, 0, 0, -1, 90)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "crs", "transform", "found"),
+    [
+        ((750_000, 0, 950_000, 100_000), "EPSG:32660", WORLD, Box(89, 90, 179, 182)),
+        ((750_000, 0, 950_000, 100_000), "EPSG:32660", WORLD @ Affine.translation(-180, 0), "crosses the antimeridian"),
+        ((0, 0, 1, 1), 'LOCAL_CS["x"]', WORLD, "cannot be brought to the scene's CRS"),
+    ],
+)
+def test_boxes_in_another_crs(bounds: tuple, crs: str, transform: Affine, found: Box | str) -> None:
+    def ask() -> Box:
+        return box_of_bounds(bounds, crs, transform, CRS.from_epsg(4326), (180, 360))
+
+    if isinstance(found, Box):
+        assert ask() == found
+        return
+    with pytest.raises(SceneError, match=found):
+        ask()
 
 
 def test_zones_are_named_by_a_column_or_numbered(zoned: Path) -> None:

@@ -298,7 +298,7 @@ def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
 def test_weights_too_large_to_store_are_said(tmp_path: Path) -> None:
     """The loss was finite to the end; what was learned is not lost, if it can be stored otherwise."""
     recipe = change(write_lesson(tmp_path), "rate = 1e-2", "rate = 30.0\nclip = 1e30")
-    with pytest.raises(TrainingError, match="too large for float16; .* write half = false"):
+    with pytest.raises(TrainingError, match=r"too large for float16; .* write half = false"):
         train(plan_training(recipe, tmp_path / "model", device="cpu"))
     assert not (tmp_path / "model").exists()
     change(recipe, "chip = 32", "chip = 32\nhalf = false")

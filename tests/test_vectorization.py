@@ -265,6 +265,15 @@ def test_sieve_measures_on_the_ellipsoid_not_in_pixels() -> None:
     assert (out[1, 2], out[158, 2]) == (1, 2)
 
 
+def test_patches_of_just_the_least_area_stay() -> None:
+    """Albers' pixels of 30 m are measured as 900 m², some a hair less."""
+    ids = np.full((300, 300), 1, np.uint8)
+    for row, col in np.ndindex(30, 30):
+        ids[10 * row + 4, 10 * col + 2 : 10 * col + 7] = 2
+    ground = ground_of(ids.shape, Affine(30, 0, 1_234_567, 0, -30, 1_876_543), "EPSG:5070")
+    np.testing.assert_array_equal(sieve(ids, 4500.0, ground), ids)
+
+
 def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
     ids = np.full((20, 20), 1, np.uint8)
     ids[5:7, 5:7], ids[12:15, 12:15] = 2, 3
@@ -310,7 +319,7 @@ def test_simplification_is_in_metres_whatever_the_unit_of_the_map(tmp_path: Path
 def test_classes_are_chosen_last_and_change_no_shape(tmp_path: Path) -> None:
     write_map(tmp_path / "m.tif", blobs())
     vectorize(tmp_path / "m.tif", tmp_path / "a.gpkg", min_area=1500, simplify=12)
-    vectorize(tmp_path / "m.tif", tmp_path / "b.gpkg", min_area=1500, simplify=12, classes=["water", "3"])
+    vectorize(tmp_path / "m.tif", tmp_path / "b.gpkg", min_area=1500, simplify=12, classes=["water", 3])
     every, some = read(tmp_path / "a.gpkg"), read(tmp_path / "b.gpkg")
     expected = every[every.class_id.isin([2, 3])].reset_index(drop=True)
     assert set(some.class_name) == {"water", "urban"}
@@ -511,6 +520,9 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
     site = write_map(tmp_path / "site.tif", ids, crs='LOCAL_CS["site",UNIT["metre",1]]')
     shifted = write_confidence(tmp_path / "shifted.tif", ids, transform=NORTH_UP @ Affine.translation(1, 0))
     short = write_confidence(tmp_path / "short.tif", ids[1:])
+    percent = write_confidence(tmp_path / "percent.tif", np.where(ids == 2, 200, 255))
+    table = tmp_path / "table.csv"
+    table.write_text("name,size\nfield,3\n")
     whole = write_map(tmp_path / "whole.tif", np.random.default_rng(0).integers(1, 5, (700, 700))).read_bytes()
     cut = tmp_path / "cut.tif"
     cut.write_bytes(whole[: len(whole) * 2 // 3])
@@ -567,6 +579,12 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         ),
         "shifted": ({"map_path": good, "out": gpkg, "confidence": shifted}, MapError, "its transform differs"),
         "short": ({"map_path": good, "out": gpkg, "confidence": short}, MapError, r"\(19, 20\)"),
+        "percent": (
+            {"map_path": good, "out": gpkg, "confidence": percent},
+            MapError,
+            r"holds 200; confidence is 0–100 %",
+        ),
+        "table": ({"map_path": good, "out": gpkg, "aoi": table}, ConfigError, "holds no polygon"),
         "no confidence": ({"map_path": good, "out": gpkg, "confidence": tmp_path / "c.tif"}, MapError, "No such file"),
     }
 
@@ -732,6 +750,43 @@ def test_holes_are_filled(tmp_path: Path) -> None:
     assert table.area_m2[1] == pytest.approx(81 / 6 * table.area_m2[2], rel=1e-3)
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_holes_are_filled_without_a_crs(tmp_path: Path, suffix: str) -> None:
+    ids = np.ones((9, 9), np.uint8)
+    ids[3:5, 3:6] = 2
+    write_map(tmp_path / "map.tif", ids, crs=None)
+    table = read(vectorize(tmp_path / "map.tif", tmp_path / f"out{suffix}", fill_holes=True, allow_no_crs=True).path)
+    assert shapely.get_num_interior_rings(table.geometry.to_numpy()).sum() == 0
+    assert table.area_m2.isna().all()
+
+
+def test_what_is_counted_is_what_is_written(scene: Path) -> None:
+    summary = vectorize(scene, scene.with_name("out.gpkg"), dissolve=True)
+    assert summary.polygons == len(read(summary.path)) == 4
+    (whole,) = stats(scene)
+    assert sum(c.hectares or 0 for c in summary.classes) == pytest.approx(whole.hectares)
+
+
+@pytest.mark.parametrize(
+    "how", [{"dissolve": True, "allow_no_crs": True}, {"dissolve": True}, {"fill_holes": True, "allow_no_crs": True}]
+)
+def test_what_is_not_known_is_null_and_not_nan(tmp_path: Path, how: dict) -> None:
+    """Areas of a map without a CRS, and the mean of a class whose pixels have no confidence."""
+    crs = None if "allow_no_crs" in how else UTM
+    write_map(tmp_path / "map.tif", blobs(20), crs=crs)
+    write_confidence(tmp_path / "c.tif", np.full((20, 20), 255), crs=crs)
+    vectorize(tmp_path / "map.tif", tmp_path / "out.parquet", confidence=tmp_path / "c.tif", **how)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table["mean_confidence"].null_count == len(table)
+    assert table["area_m2"].null_count == table["perimeter_m"].null_count == (0 if crs else len(table))
+
+
+def test_an_area_beside_the_map_is_told(scene: Path) -> None:
+    geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=UTM).to_file(scene.with_name("far.gpkg"))
+    summary = vectorize(scene, scene.with_name("out.gpkg"), aoi=scene.with_name("far.gpkg"))
+    assert summary.notes == ("nothing of the map lies within --aoi, so the layer is empty",)
+
+
 def test_what_lies_outside_an_area_is_left_out(scene: Path) -> None:
     left, top = NORTH_UP @ (0, 0)
     half = shapely.box(left + 100, top - 300, left + 200, top)  # columns 10 to 20
@@ -752,11 +807,36 @@ def test_another_crs_moves_nothing_and_changes_no_area(scene: Path) -> None:
     np.testing.assert_allclose(here.area_m2, there.area_m2)
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform", "wanted", "says"),
+    [
+        ("EPSG:32760", Affine(500, 0, 810_000, 0, -500, 8_100_000), "EPSG:4326", "cross its antimeridian"),
+        ("EPSG:4326", Affine(0.01, 0, 179.8, 0, -0.01, -16), "EPSG:3857", "cross its antimeridian"),
+        ("EPSG:3413", Affine(500, 0, -10_250, 0, -500, 2_750), "EPSG:4326", "around a pole"),
+        ("EPSG:4326", Affine(9, 0, -180, 0, -9, 45), "+proj=gnom +lat_0=90", r"beyond what --crs .* can show"),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}])
+def test_no_polygon_is_torn(tmp_path: Path, crs: str, transform: Affine, wanted: str, says: str, how: dict) -> None:
+    write_map(tmp_path / "map.tif", np.full((10, 40), 1, np.uint8), crs=crs, transform=transform)
+    with pytest.raises(ConfigError, match=says):
+        vectorize(tmp_path / "map.tif", tmp_path / "out.gpkg", crs=wanted, **how)
+    assert not (tmp_path / "out.gpkg").exists()
+
+
 def test_what_cannot_be_asked_for(scene: Path) -> None:
     with pytest.raises(ConfigError, match="--crs 'EPSG:99' is not a coordinate reference system"):
         vectorize(scene, scene.with_name("out.gpkg"), crs="EPSG:99")
-    with pytest.raises(ConfigError, match="exclude each other"):
-        vectorize(scene, scene.with_name("out.gpkg"), dissolve=True, points=True)
+    for crs in ("EPSG:5773", "EPSG:4978", 'LOCAL_CS["x"]'):
+        with pytest.raises(ConfigError, match="says nothing of places on the earth"):
+            vectorize(scene, scene.with_name("out.gpkg"), crs=crs)
+    for other in ("dissolve", "fill_holes"):
+        with pytest.raises(ConfigError, match="exclude each other"):
+            vectorize(scene, scene.with_name("out.gpkg"), points=True, **{other: True})
+    with pytest.raises(ConfigError, match="classes is one text, 'water'"):
+        vectorize(scene, scene.with_name("out.gpkg"), classes="water")
+    with pytest.raises(ConfigError, match=r"write \.shp in small letters"):
+        vectorize(scene, scene.with_name("out.SHP"))
     with pytest.raises(ConfigError, match="--connect 8 and --min-area exclude"):
         vectorize(scene, scene.with_name("out.gpkg"), connect=8, min_area=500)
     with pytest.raises(ConfigError, match="--fill-holes goes with single polygons"):
