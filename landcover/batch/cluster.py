@@ -238,7 +238,7 @@ def _checked(client: Client, needs: Needs) -> tuple[str, ...]:
         if isinstance(theirs, OSError):
             raise BatchError(f"the worker at {address} does not answer: {theirs}; repeat the command when it does")
         if isinstance(theirs, Exception):
-            unfit = isinstance(theirs, ImportError | AttributeError)
+            unfit = _lacks_landcover(theirs)
             said = _without_landcover(address, theirs) if unfit else f"the worker at {address} does not suit: {theirs}"
             raise BatchError(said) from theirs
         if theirs["version"] != needs.version:
@@ -254,11 +254,14 @@ def _checked(client: Client, needs: Needs) -> tuple[str, ...]:
 def unfit_workers(client: Client, addresses: tuple[str, ...]) -> dict[str, str]:
     """Why workers cannot carry out any task, by their addresses: landcover is not there."""
     found = client.run(worker.fingerprint, {}, workers=list(addresses), on_error="return")
-    return {
-        a: _without_landcover(a, theirs)
-        for a, theirs in found.items()
-        if isinstance(theirs, ImportError | AttributeError)
-    }
+    return {a: _without_landcover(a, theirs) for a, theirs in found.items() if _lacks_landcover(theirs)}
+
+
+def _lacks_landcover(answer: Any) -> bool:
+    """Whether a worker cannot import landcover; Dask hands on some errors in words alone."""
+    if isinstance(answer, ImportError | AttributeError):
+        return True
+    return isinstance(answer, Exception) and "No module named 'landcover" in str(answer)
 
 
 def _without_landcover(address: str, error: Exception) -> str:
