@@ -173,9 +173,9 @@ def test_what_is_summed_is_what_pyproj_measures(crs: str, transform: Affine, how
     fine = shapely.segmentize(shapes, min(np.hypot(transform.a, transform.d), np.hypot(transform.b, transform.e)) / 10)
     areas, perimeters = measure(fine, Ground(pyproj.CRS(crs), transform, *ids.shape))
     assert shapely.get_num_interior_rings(shapes).any()
-    close = 1e-6 if how is None else 5e-6
-    np.testing.assert_allclose(area, areas, rtol=close)
-    np.testing.assert_allclose(perimeter, perimeters, rtol=close)
+    np.testing.assert_allclose(area, areas, rtol=1e-6 if how is None else 5e-6)
+    leans = "sinu" in crs and how is not None  # slanted edges, where the lean of columns changes along them
+    np.testing.assert_allclose(perimeter, perimeters, rtol=4e-6 if leans else 1e-6)
     assert area.sum() == pytest.approx(areas.sum(), rel=1e-7)
 
 

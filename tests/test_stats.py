@@ -129,6 +129,15 @@ def test_edges_of_zones_are_straight_where_they_were_drawn(tmp_path: Path, zone:
     assert counted.classes[0].pixels == pytest.approx(pixels, rel=1e-3)
 
 
+def test_zones_that_the_crs_of_the_map_cannot_show_are_told(tmp_path: Path) -> None:
+    """Around a pole they are not cut to what lies near the map, and half of the earth has no place in its plane."""
+    pole = Affine(1000, 0, -15_000, 0, -1000, 10_000)
+    write_map(tmp_path / "m.tif", checkers(20, 30), crs="+proj=gnom +lat_0=90", transform=pole)
+    geopandas.GeoSeries([shapely.box(-180, -85, 180, 85)], crs=4326).to_file(tmp_path / "z.geojson")
+    with pytest.raises(ConfigError, match="reaches beyond what the CRS of the raster can show"):
+        stats(tmp_path / "m.tif", zones=tmp_path / "z.geojson")
+
+
 WORLD = Affine(1, 0, 0, 0, -1, 90)
 
 

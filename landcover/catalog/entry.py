@@ -27,6 +27,7 @@ _LONGEST = 200
 _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?|.*[. ]", re.IGNORECASE)
 
 _TAKEN = {"catalog.json", "run.json", "mosaic.tif", "mosaic.vrt"}
+"""What a batch writes beside the folders of its scenes."""
 
 _SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{1,7}$")
 

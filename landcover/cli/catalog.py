@@ -37,9 +37,9 @@ def build(
     from landcover.errors import CatalogError, LandcoverError
 
     check_output(out, overwrite=overwrite)
-    if Path(folder).is_file():
-        raise CatalogError(f"{folder} is a file; give a folder, or a quoted pattern such as 'scenes/*.tif'")
     entries = read_catalog(folder)
+    if Path(folder).is_file():  # a table, say, which tells more than a catalog of files can hold
+        raise CatalogError(f"{folder} is a file; give a folder, or a quoted pattern such as 'scenes/*.tif'")
     looked = list(survey(entries))
     problems = [each for each in looked if isinstance(each, LandcoverError)]
     seen = [each for each in looked if not isinstance(each, LandcoverError)]
