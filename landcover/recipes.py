@@ -148,10 +148,11 @@ class Split(Spec):
     """Which chips are held out: by place, never at random, because neighbouring pixels are alike.
 
     Attributes:
-        by: "group" (a pack's groups, an image's folder, a scene), "scene" (a source file), or "blocks" on a grid.
+        by: "group" (a pack's groups, an image's folder, a scene), "scene" (a source file), or "blocks" on a grid, which
+            all scenes of one CRS and pixel size share.
         validation: the share of places held out; 0 for none.
         block: side of a block, in pixels.
-        buffer: chips this near to held-out ones of the same scene, in pixels, are left out.
+        buffer: chips this near to held-out ones, in pixels of their grid, are left out; those upon them are always.
     """
 
     by: Literal["group", "scene", "blocks"] = "group"
@@ -196,6 +197,7 @@ class Augmentation(Spec):
         drop: the share of chips that lose one band.
         mix: the share of chips into which a rectangle of another place is set.
         turbid: the share of chips whose water is mixed with land, as mud and shallows do.
+        waters: the share of chips whose water gets the colour of other water, from clear and black to brown.
     """
 
     size: Annotated[int, Field(ge=16, le=2048)] = 96
@@ -208,6 +210,7 @@ class Augmentation(Spec):
     drop: Share = 0.0
     mix: Share = 0.0
     turbid: Share = 0.0
+    waters: Share = 0.0
 
     @model_validator(mode="after")
     def _ranges(self) -> "Augmentation":

@@ -18,6 +18,7 @@ from landcover.network import architectures, build_network, total_stride
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
 from landcover.specs import load_legend
+from tests.commands import landcover, refused
 from tests.scenes import digital_numbers, read_map, write_scene
 
 
@@ -156,6 +157,14 @@ def test_altered_weights_are_refused(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(data)
     with pytest.raises(ModelError, match="altered or cut short"):
         load_model(folder)
+
+
+def test_a_card_that_describes_another_network_is_not_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path
+) -> None:
+    assert "parameters: 9" in landcover(capsys, "models", "show", folder).out
+    edit(folder, _channels)
+    assert "disagree: the weight" in refused(capsys, tmp_path, "models", "show", folder)
 
 
 def _channels(card: dict[str, Any]) -> None:

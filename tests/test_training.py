@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import rasterio.warp
 import torch
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import Point, box
@@ -29,7 +30,7 @@ from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import load_legend
 from landcover.training import plan_training, sources, train
-from landcover.training.augmentation import Augmenter, cut
+from landcover.training.augmentation import Augmenter, cut, water_colours
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import _as_stored, find_temperature
 from landcover.training.places import folds, hold_out, places
@@ -116,7 +117,8 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
     legend = load_legend(str(tmp_path / "two.toml"))
     pieces = list(read_source(source, ("red", "nir"), legend, 32))
     counts = sum(np.bincount(p.labels.ravel(), minlength=3) for p in pieces)
-    assert [(p.row, p.col) for p in pieces] == [(0, 0), (32, 32)]
+    corner = -500_000, 50_000  # of the scene, in pixels of its grid
+    assert [(p.row - corner[0], p.col - corner[1]) for p in pieces] == [(0, 0), (32, 32)]
     assert counts[1:].tolist() == [64 - 16, 16 + 1]
 
 
@@ -210,6 +212,39 @@ scale = 1e-4
         np.testing.assert_allclose(a.reflectance, b.reflectance, rtol=1e-6)
         assert a.place.endswith("images/here")
         assert b.place.endswith("pack.npz#here")
+
+
+def test_chips_that_show_one_block_of_the_ground_are_one_place(tmp_path: Path) -> None:
+    """Chips cut from a scene into files, and the scene of another day, a quarter of a pixel aside: the same blocks."""
+    dn, labels = digital_numbers(64, 64), np.full((64, 64), 3, np.uint8)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for row, col in itertools.product((0, 32), (0, 32)):
+        part, here = np.s_[..., row : row + 32, col : col + 32], UTM @ Affine.translation(col, row)
+        write_scene(tmp_path / f"images/{row}_{col}.tif", dn[part], transform=here)
+        write_labels(tmp_path / f"labels/{row}_{col}.tif", labels[part], here)
+    aside = UTM @ Affine.translation(0.25, 0)
+    write_scene(tmp_path / "other_day.tif", dn, transform=aside)
+    write_labels(tmp_path / "other_day_labels.tif", labels, aside)
+    recipe = write_lesson(tmp_path)
+    text = recipe.read_text()
+    start, end = text.index("[[sources]]"), text.index("[split]")
+    both = """[[sources]]
+kind = "chips"
+images = "images"
+labels = "labels"
+[[sources]]
+kind = "scene"
+scene = "other_day.tif"
+labels = "other_day_labels.tif"
+"""
+    recipe.write_text(text[:start] + both + text[end:])
+    legend = load_legend(str(tmp_path / "two.toml"))
+    pieces = [p for s in read_recipe(recipe).sources for p in read_source(s, ("nir", "red"), legend, 32)]
+    origins = [Origin(0, p.scene, p.place, p.grid, p.row, p.col, p.gsd) for p in pieces]
+    names = places(samples_at(origins, 32), Split(by="blocks", block=64))
+    assert names[:4].tolist() == names[4:].tolist()
+    assert 1 < len(set(names)) <= 4
 
 
 def test_folds_hold_every_place_out_once(lesson: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,7 +495,7 @@ def samples_at(origins: list[Origin], size: int = 16) -> Samples:
     st.integers(2, 5),
 )
 def test_no_place_is_on_both_sides(chips: list, by: str, buffer: int, count: int) -> None:
-    origins = [Origin(s, f"scene-{p % 3}", f"place-{p}", 16 * r, 16 * c, None) for s, p, r, c in chips]
+    origins = [Origin(s, f"scene-{p % 3}", f"place-{p}", f"grid-{p % 2}", 12 * r, 12 * c, None) for s, p, r, c in chips]
     samples, split = samples_at(origins), Split(by=by, block=48, buffer=buffer)
     names = places(samples, split)
     held_out_in = np.zeros(len(origins), int)
@@ -470,7 +505,7 @@ def test_no_place_is_on_both_sides(chips: list, by: str, buffer: int, count: int
         for i in train_chips:
             for j in out:
                 a, b = origins[i], origins[j]
-                if a.scene == b.scene and buffer:
+                if a.grid == b.grid:
                     assert max(abs(a.row - b.row), abs(a.col - b.col)) >= 16 + buffer
     assert (held_out_in == 1).all()
 
@@ -549,6 +584,41 @@ def test_turbid_water_stays_water_and_land_stays_land() -> None:
     assert water.max() > 0.1
 
 
+def test_water_gets_the_colour_of_other_water_and_land_keeps_its_own() -> None:
+    augmenter = Augmenter(
+        Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, waters=1), ("green", "nir"), np.zeros(2), water=2
+    )
+    labels = torch.ones((64, 32, 32), dtype=torch.int64)
+    labels[:, :, :16] = 2
+    land, lighter = torch.tensor([0.08, 0.3])[:, None, None], torch.ones(32, 32)
+    lighter[:16] = 1.2
+    reflectance = torch.where(labels[:, None] == 2, 0.05 * lighter, land)
+    valid = torch.ones_like(labels, dtype=torch.bool)
+    varied, _, after = augmenter(
+        (reflectance, valid, labels), torch.full((64,), 10.0), torch.Generator().manual_seed(0)
+    )
+    water = (after == 2)[:, None].expand_as(varied)
+    assert (varied.movedim(1, -1)[after == 1] == land.flatten()).all()
+    green, nir = varied[:, 0][after == 2], varied[:, 1][after == 2]
+    assert green.min() < 0.01
+    assert green.max() > 0.1
+    assert nir.max() < 0.08
+    for chip, here in zip(varied, water, strict=True):
+        ratio = chip[0][here[0]].max() / chip[0][here[0]].min()
+        assert ratio == pytest.approx(1.2, rel=1e-4)
+
+
+def test_waters_are_of_the_colours_that_waters_have() -> None:
+    """Near the reflectance, blue to red, of a black river, a green lake, and a brown one; and all dark in infrared."""
+    waves = torch.tensor([0.49, 0.56, 0.66, 0.85, 1.61, 2.2])[:, None, None]
+    colours = water_colours(waves, 5000, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    for known in ([0.023, 0.025, 0.021], [0.063, 0.099, 0.056], [0.048, 0.085, 0.106]):
+        assert (colours[:, :3] - torch.tensor(known)).abs().amax(dim=1).min() < 0.005
+    assert colours.min() > 0
+    assert colours[:, 3].max() < 0.1
+    assert colours[:, 4:].max() < 0.02
+
+
 @pytest.mark.parametrize("architecture", ["unet", "smp-unet", "fpn", "deeplabv3plus", "segformer"])
 def test_softening_divides_the_scores(architecture: str) -> None:
     arguments = {} if architecture == "unet" else {"encoder_name": "resnet18"}
@@ -612,11 +682,11 @@ def test_refining_is_gentle_unless_the_recipe_says_otherwise(tmp_path: Path) -> 
 def test_what_is_held_out_is_about_the_share_asked_for() -> None:
     """Not the largest place, if smaller ones come nearer; and never all labels."""
     sizes = {"large": 40, "small": 2, "smaller": 8}
-    origins = [Origin(0, name, name, 16 * i, 0, None) for name, n in sizes.items() for i in range(n)]
+    origins = [Origin(0, name, name, name, 16 * i, 0, None) for name, n in sizes.items() for i in range(n)]
     samples = samples_at(origins)
     train_chips, out = hold_out(samples, Split(validation=0.2), 2)
     assert {origins[i].place for i in out} == {"smaller", "small"} or {origins[i].place for i in out} == {"smaller"}
-    alone = [Origin(0, "here", "here", 0, 0, None), Origin(1, "there", "there", 0, 0, None)]
+    alone = [Origin(0, "here", "here", "here", 0, 0, None), Origin(1, "there", "there", "there", 0, 0, None)]
     labels = np.stack([np.ones((16, 16)), np.zeros((16, 16))]).astype(np.uint8)
     one = dataclasses.replace(samples_at(alone), labels=labels)
     train_chips, out = hold_out(one, Split(validation=0.5), 2)
@@ -625,7 +695,7 @@ def test_what_is_held_out_is_about_the_share_asked_for() -> None:
 
 
 def test_the_only_place_of_a_class_is_not_held_out_if_another_can_be() -> None:
-    origins = [Origin(0, f"{i}", f"{i}", 0, 0, None) for i in range(3)]
+    origins = [Origin(0, f"{i}", f"{i}", f"{i}", 0, 0, None) for i in range(3)]
     labels = np.ones((3, 16, 16), np.uint8)
     labels[0] = 2
     samples = dataclasses.replace(samples_at(origins), labels=labels)

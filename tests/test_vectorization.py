@@ -33,7 +33,7 @@ from landcover import classmap
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.features import measure, polygons_of
-from landcover.ground import Ground
+from landcover.ground import Ground, ground_resolution
 from landcover.outlines import Tracer, trace
 from landcover.sieve import sieve, sieved
 from landcover.specs import LandClass, Legend, load_legend
@@ -302,7 +302,7 @@ def blobs(size: int = 60, seed: int = 3) -> np.ndarray:
     ("crs", "transform"),
     [(UTM, NORTH_UP), ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 60)), ("EPSG:2264", Affine(33, 0, 2e6, 0, -33, 6e5))],
 )
-def test_simplification_is_in_metres_whatever_the_unit_of_the_map(tmp_path: Path, crs: str, transform: Affine) -> None:
+def test_simplified_outlines_have_fewer_nodes_and_stay_near(tmp_path: Path, crs: str, transform: Affine) -> None:
     plain = vectorize(write_map(tmp_path / "m.tif", blobs(), crs=crs, transform=transform), tmp_path / "a.gpkg")
     simple = vectorize(tmp_path / "m.tif", tmp_path / "b.gpkg", simplify=15)
     before, after = read(plain.path), read(simple.path)
@@ -314,6 +314,30 @@ def test_simplification_is_in_metres_whatever_the_unit_of_the_map(tmp_path: Path
     assert moved < 0.02 * before.union_all().area
     gaps = [a.to_crs(utm).hausdorff_distance(b.to_crs(utm)) for a, b in [(before.geometry, after.geometry)]]
     assert float(np.max(gaps)) < 60
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 60)), ("EPSG:2264", Affine(33, 0, 2e6, 0, -33, 6e5))],
+)
+def test_simplification_is_in_metres_whatever_the_unit_of_the_map(tmp_path: Path, crs: str, transform: Affine) -> None:
+    """Where pixels have another size in metres, as many pixels of tolerance give the same outlines."""
+
+    def outlines(crs: str, transform: Affine, pixels: float) -> list[bytes]:
+        write_map(tmp_path / "m.tif", blobs(), crs=crs, transform=transform)
+        metres = ground_resolution(transform, rasterio.crs.CRS.from_string(crs), *blobs().shape)
+        assert metres
+        done = vectorize(tmp_path / "m.tif", tmp_path / "m.gpkg", simplify=pixels * metres, overwrite=True)
+        shapes = read(done.path).geometry.to_numpy()
+        assert shapely.coverage_is_valid(shapes)
+        in_pixels = shapely.transform(
+            shapes, lambda xy: np.stack(~transform @ (xy[:, 0], xy[:, 1]), axis=1).round(3) + 0.0
+        )
+        return sorted(shapely.to_wkb(in_pixels))
+
+    expected = outlines(UTM, NORTH_UP, 1.6)
+    assert outlines(crs, transform, 1.6) == expected
+    assert outlines(crs, transform, 1.3) != expected
 
 
 def test_classes_are_chosen_last_and_change_no_shape(tmp_path: Path) -> None:

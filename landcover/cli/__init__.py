@@ -13,7 +13,7 @@ import typer
 import landcover
 from landcover.cli import batch, catalog, doctor, info, models, predict, preview, stats, train, vectorize
 from landcover.cli.console import fail
-from landcover.errors import LandcoverError
+from landcover.errors import ConfigError, LandcoverError
 
 app = typer.Typer(
     name="landcover",
@@ -101,6 +101,15 @@ def _interruptible() -> Iterator[None]:
                 signal.signal(sign, handler)
 
 
+def _check_names() -> None:
+    """Refuse names of files that are not text, which GDAL cannot open or write."""
+    for given in sys.argv[1:]:
+        try:
+            given.encode()
+        except UnicodeEncodeError as e:
+            raise ConfigError(f"the name {given!a} is not written in UTF-8; rename the file or folder") from e
+
+
 def main() -> None:
     """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130.
 
@@ -108,6 +117,7 @@ def main() -> None:
     """
     with _interruptible():
         try:
+            _check_names()
             app()
         except LandcoverError as e:
             fail(str(e))

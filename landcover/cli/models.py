@@ -40,7 +40,7 @@ def show(
     model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
     json_: Annotated[bool, Option("--json", help="Print its model.json.")] = False,
 ) -> None:
-    """Show what a model is, after checking its folder.
+    """Show what a model is, after checking its folder: the card, the weights, and that both describe one network.
 
     Example: landcover models show landcover-6band
     """
@@ -49,6 +49,7 @@ def show(
     from landcover.models import CARD, load_model
 
     found = load_model(model)
+    parameters = sum(p.numel() for p in found.network.parameters())
     if json_:
         print_json(json.loads((found.folder / CARD).read_text(encoding="utf-8")))
         return
@@ -57,6 +58,7 @@ def show(
         "name": spec.name,
         "description": spec.description,
         "architecture": f"{spec.architecture} {spec.hyperparameters or ''}".strip(),
+        "parameters": f"{parameters:,}",
         "bands": ", ".join(spec.bands),
         "classes": ", ".join(f"{c.id} {c.name}" for c in spec.legend.classes),
         "GSD": _gsd(spec.gsd),

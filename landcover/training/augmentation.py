@@ -43,7 +43,7 @@ class Augmenter:
         recipe: how far.
         bands: common names of the channels.
         means: of the reflectance of each band, float64 (bands,).
-        water: the number of the class that turbid water is made of, and 0 if there is none.
+        water: the number of the class whose colour is varied for itself, and 0 if there is none.
     """
 
     def __init__(self, recipe: Augmentation, bands: tuple[str, ...], means: np.ndarray, water: int = 0) -> None:
@@ -64,6 +64,8 @@ class Augmenter:
         reflectance, valid, labels = cut(chips, a.size, self._zoom(gsd), rng)
         if a.mix:
             reflectance, valid, labels = self._mixed((reflectance, valid, labels), rng)
+        if a.waters and self._water:
+            reflectance = self._of_other_water(reflectance, labels, rng)
         if a.turbid and self._water:
             reflectance = self._turbid(reflectance, valid, labels, rng)
         reflectance = self._through_air(reflectance, rng)
@@ -94,6 +96,15 @@ class Augmenter:
         )
         return reflectance, valid, labels
 
+    def _of_other_water(self, reflectance: Tensor, labels: Tensor, rng: Generator) -> Tensor:
+        """Give the water of some chips the colour of other water; what is lighter or darker in it stays so."""
+        n, water = len(reflectance), (labels == self._water)[:, None]
+        mean = (reflectance * water).sum((2, 3), keepdim=True) / water.sum((2, 3), keepdim=True).clamp(min=1)
+        texture = (reflectance / mean.clamp(min=1e-3)).clamp(0.5, 2)
+        chosen = (torch.rand((n, 1, 1, 1), generator=rng) < self._recipe.waters).to(reflectance.device)
+        colour = water_colours(self._waves, n, rng).to(reflectance.device)
+        return torch.where(water & chosen, colour * texture, reflectance)
+
     def _turbid(self, reflectance: Tensor, valid: Tensor, labels: Tensor, rng: Generator) -> Tensor:
         """Mix up to 45 % of the spectrum of one pixel of land into the water of some chips."""
         n = len(reflectance)
@@ -123,6 +134,48 @@ class Augmenter:
         lost &= torch.rand((n, 1), generator=rng) < self._recipe.drop
         lost, means = (x.to(reflectance.device) for x in (lost[:, :, None, None], self._means))
         return torch.where(lost, means, reflectance)
+
+
+_PURE_WATER = {
+    0.44: 0.006,
+    0.49: 0.015,
+    0.56: 0.062,
+    0.6: 0.22,
+    0.66: 0.41,
+    0.705: 0.7,
+    0.74: 2.4,
+    0.85: 4.3,
+    1.61: 670.0,
+}
+"""How much pure water absorbs, per metre, by wavelength in micrometres."""
+
+
+def water_colours(waves: Tensor, n: int, rng: Generator) -> Tensor:
+    """The reflectance of kinds of water at random, float32 (n, bands, 1, 1).
+
+    Water is dark where it absorbs, by itself, by what is dissolved in it and by particles, and bright where particles
+    scatter light back; over all lies a little light of the sky.
+
+    Args:
+        waves: in micrometres, float32 (bands, 1, 1).
+        n: how many.
+        rng: on the CPU.
+
+    References:
+        Lee, Carder and Arnone (2002), Applied Optics 41(27), doi:10.1364/AO.41.005755: reflectance from absorption and
+        backscattering. Pope and Fry (1997), doi:10.1364/AO.36.008710, and Kou et al. (1993), doi:10.1364/AO.32.003531:
+        absorption by pure water.
+    """
+    shape = (n, 1, 1, 1)
+    known = np.interp(waves.numpy(), list(_PURE_WATER), np.log(list(_PURE_WATER.values())))
+    pure = torch.as_tensor(known, dtype=torch.float32).exp()
+    dissolved = 10 ** _uniform(-1.7, 0.6, shape, rng) * torch.exp(-15 * (waves - 0.44))
+    particles = 10 ** _uniform(-2.7, 0, shape, rng)
+    absorbed = pure + dissolved + particles * _uniform(2, 6, shape, rng) * torch.exp(-12 * (waves - 0.44))
+    scattered = 0.0014 * (waves / 0.5) ** -4.3 + particles * (waves / 0.55) ** -_uniform(0, 1.5, shape, rng)
+    u = scattered / (absorbed + scattered)
+    below = (0.0895 + 0.1247 * u) * u
+    return np.pi * 0.52 * below / (1 - 1.7 * below) + _uniform(0, 0.015, shape, rng)
 
 
 def cut(chips: Chips, size: int, zoom: Tensor, rng: Generator) -> Chips:

@@ -10,13 +10,15 @@ Halves = tuple[np.ndarray, np.ndarray]
 
 
 def places(samples: Samples, split: Split) -> np.ndarray:
-    """The place of each chip, as text (chips,). Two sources that show one scene show one place."""
+    """The place of each chip, as text (chips,). Two sources that show one scene show one place, as do two scenes of one
+    grid that show one block.
+    """
     if split.by == "group":
         names = [o.place for o in samples.origins]
     elif split.by == "scene":
         names = [o.scene for o in samples.origins]
     else:
-        names = [f"{o.scene}:{o.row // split.block}:{o.col // split.block}" for o in samples.origins]
+        names = [f"{o.grid}:{o.row // split.block}:{o.col // split.block}" for o in samples.origins]
     return np.array(names)
 
 
@@ -26,21 +28,23 @@ def folds(samples: Samples, split: Split, classes: int, count: int) -> list[Halv
     Places without any label are learned from in every fold. The others go to folds from the largest to the smallest,
     each to the fold where its classes are rarest, so that every fold holds about as much of each class.
     """
-    names = places(samples, split)
-    unique = sorted(set(names))
-    labelled = np.array([samples.counts(np.flatnonzero(names == name), classes) for name in unique], np.float64)
+    return _folds(samples, split, samples.counts_of_each(np.arange(len(samples)), classes), count)
+
+
+def _folds(samples: Samples, split: Split, counts: np.ndarray, count: int) -> list[Halves]:
+    """Folds, where it is known how many pixels of each class each chip has, (chips, classes)."""
+    unique, place = np.unique(places(samples, split), return_inverse=True)
+    labelled = np.zeros((len(unique), counts.shape[1]))
+    np.add.at(labelled, place, counts)
     share = labelled / np.maximum(labelled.sum(axis=0), 1)
-    held = np.zeros((count, classes))
-    fold_of: dict[str, int] = {}
+    held = np.zeros((count, counts.shape[1]))
+    fold_of = np.full(len(unique), -1)
     for i in np.argsort(-share.sum(axis=1), kind="stable"):
-        if not share[i].any():
-            fold_of[unique[i]] = -1
-            continue
-        k = int(np.argmin((held * share[i]).sum(axis=1) + 1e-3 * held.sum(axis=1)))
-        held[k] += share[i]
-        fold_of[unique[i]] = k
-    chosen = np.array([fold_of[name] for name in names])
-    return [_halves(samples, split, chosen == k) for k in range(count)]
+        if share[i].any():
+            k = int(np.argmin((held * share[i]).sum(axis=1) + 1e-3 * held.sum(axis=1)))
+            held[k] += share[i]
+            fold_of[i] = k
+    return [_halves(samples, split, fold_of[place] == k) for k in range(count)]
 
 
 def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
@@ -51,30 +55,31 @@ def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
     """
     every = np.arange(len(samples))
     nothing = every, every[:0]
-    total = samples.counts(every, classes)
+    counts = samples.counts_of_each(every, classes)
+    total = counts.sum(axis=0)
     if split.validation == 0 or not total.any() or len(set(places(samples, split))) < 2:
         return nothing
 
     def apart(halves: Halves) -> tuple[bool, float]:
-        share = samples.counts(halves[1], classes).sum() / total.sum()
+        learned, held_out = (counts[half].sum(axis=0) for half in halves)
+        share = held_out.sum() / total.sum()
         if not 0 < share < 1:
             return True, np.inf
-        lost = (total > 0) & (samples.counts(halves[0], classes) == 0)
+        lost = (total > 0) & (learned == 0)
         return bool(lost.any()), abs(share - split.validation)
 
-    nearest = min(folds(samples, split, classes, max(2, round(1 / split.validation))), key=apart)
+    nearest = min(_folds(samples, split, counts, max(2, round(1 / split.validation))), key=apart)
     return nearest if np.isfinite(apart(nearest)[1]) else nothing
 
 
 def _halves(samples: Samples, split: Split, out: np.ndarray) -> Halves:
-    """The two halves, without the chips that lie within the buffer of held-out ones."""
+    """The two halves, without the chips that lie upon held-out ones, or within the buffer of them."""
     near = np.zeros(len(samples), bool)
-    if split.buffer:
-        reach = samples.size + split.buffer
-        for i in np.flatnonzero(out):
-            one = samples.origins[i]
-            for j in np.flatnonzero(~out & ~near):
-                other = samples.origins[j]
-                if one.scene == other.scene:
-                    near[j] = abs(one.row - other.row) < reach and abs(one.col - other.col) < reach
+    reach = samples.size + split.buffer
+    at = np.array([(o.row, o.col) for o in samples.origins])
+    _, grid = np.unique([o.grid for o in samples.origins], return_inverse=True)
+    for chips in np.split(np.argsort(grid, kind="stable"), np.cumsum(np.bincount(grid))[:-1]):
+        learned, held_out = chips[~out[chips]], chips[out[chips]]
+        for i in held_out:
+            near[learned] |= (np.abs(at[learned] - at[i]) < reach).all(axis=1)
     return np.flatnonzero(~out & ~near), np.flatnonzero(out)

@@ -17,6 +17,8 @@ _INDEX = "samples.json"
 _ARRAYS = {"reflectance": np.float32, "valid": np.bool_, "labels": np.uint8}
 _BRIGHTEST = 3.0
 """Half the pixels of a source cannot be brighter than this reflectance, unless its scale is wrong."""
+_DARKEST = 1e-3
+"""Nor can half the pixels of every chip of a source be darker than this."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,13 @@ class Origin:
 
     Attributes:
         source: number of the source in the recipe.
-        scene, place, row, col, gsd: as in `Piece`.
+        scene, place, grid, row, col, gsd: as in `Piece`.
     """
 
     source: int
     scene: str
     place: str
+    grid: str
     row: int
     col: int
     gsd: float | None
@@ -70,9 +73,13 @@ class Samples:
         return self.labels.shape[-1]
 
     def counts(self, chips: np.ndarray, classes: int) -> np.ndarray:
-        """Labelled pixels of each class in some chips, int64 (classes,)."""
-        each = (np.bincount(self.labels[i].ravel(), minlength=classes + 1)[1:] for i in chips)
-        return sum(each, np.zeros(classes, np.int64))
+        """Labelled pixels of each class in some chips together, int64 (classes,)."""
+        return self.counts_of_each(chips, classes).sum(axis=0)
+
+    def counts_of_each(self, chips: np.ndarray, classes: int) -> np.ndarray:
+        """Labelled pixels of each class in each of some chips, int64 (chips, classes)."""
+        each = [np.bincount(self.labels[i].ravel(), minlength=classes + 1)[1:] for i in chips]
+        return np.array(each, np.int64).reshape(-1, classes)
 
     def band_stats(self, chips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the reflectance of the usable pixels of some chips, float64 (bands,)."""
@@ -131,19 +138,27 @@ def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: 
                 chip = np.zeros((*pixels.shape[:-2], size, size), dtype)
                 chip[..., : pixels.shape[-2], : pixels.shape[-1]] = pixels
                 files[name].write(chip.tobytes())
-            origins.append(asdict(Origin(number, piece.scene, piece.place, piece.row, piece.col, piece.gsd)))
+            at = (piece.scene, piece.place, piece.grid, piece.row, piece.col)
+            origins.append(asdict(Origin(number, *at, piece.gsd)))
             brightness.setdefault(number, []).append(float(np.median(piece.reflectance[:, piece.valid])))
         if not origins:
             raise SamplesError("no source has a chip with a label on a valid pixel; all are nodata or unlabelled")
         for number, medians in brightness.items():
-            _check_brightness(origins, number, float(np.median(medians)))
+            _check_brightness(origins, number, medians)
         (folder / f"{_INDEX}.new").write_text(json.dumps(origins), encoding="utf-8")
         (folder / f"{_INDEX}.new").replace(folder / _INDEX)
 
 
-def _check_brightness(origins: list[dict[str, Any]], number: int, median: float) -> None:
-    """Refuse a source whose numbers cannot be reflectance, so that sources of mixed scaling are noticed."""
-    if not -0.05 <= median <= _BRIGHTEST:
+def _check_brightness(origins: list[dict[str, Any]], number: int, medians: list[float]) -> None:
+    """Refuse a source whose numbers cannot be reflectance, so that sources of mixed scaling are noticed.
+
+    Args:
+        origins: of all chips.
+        number: of the source.
+        medians: of the reflectance of each of its chips.
+    """
+    median = float(np.median(medians))
+    if not -0.05 <= median <= _BRIGHTEST or max(medians) < _DARKEST:
         scene = next(o["scene"] for o in origins if o["source"] == number)
         raise SamplesError(
             f"source {number + 1} ({scene}) has a median reflectance of {median:.4g}, which cannot be: "

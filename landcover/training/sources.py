@@ -50,9 +50,10 @@ class Piece:
         reflectance: float32 (bands, height, width), finite.
         valid: bool (height, width), True = usable.
         labels: uint8 (height, width), 0 = ignore, k = the legend's k-th class.
-        scene: what they lie in; pieces of one scene share its grid.
-        place: what they are split by, where it is not blocks.
-        row, col: of their first pixel in the scene.
+        scene: what they lie in.
+        place: what they are split by, where it is not scenes or blocks.
+        grid: what row and col count in. Pieces of one grid, of several scenes too, lie beside or upon each other.
+        row, col: of their first pixel in the grid.
         gsd: metres per pixel; None if it is not known.
     """
 
@@ -61,6 +62,7 @@ class Piece:
     labels: np.ndarray
     scene: str
     place: str
+    grid: str
     row: int = 0
     col: int = 0
     gsd: float | None = None
@@ -170,8 +172,9 @@ def _read_pack(source: PackSource, bands: tuple[str, ...], legend: Legend, chip:
             reflectance,
             valid,
             labels.numbers(values, valid),
-            f"{source.path}#{i}",
-            f"{source.path}#{group}",
+            scene=f"{source.path}#{i}",
+            place=f"{source.path}#{group}",
+            grid=f"{source.path}#{i}",
             gsd=source.gsd,
         )
         yield from _cut(whole, chip)
@@ -222,7 +225,7 @@ def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chi
             raise SamplesError(
                 f"{image} has {'no' if not match else 'several'} label rasters {image.stem}.* in {beside}"
             )
-        scene = open_scene(str(image), bands, _choice(source), allow_no_crs=True)
+        scene = _open(str(image), source, bands, allow_no_crs=True)
         inside = image.relative_to(source.images).parent
         place = str(source.images / inside) if inside.parts else str(image)
         reference = _LabelRaster(match[0], source.band, scene, labels, same_shape=True)
@@ -231,7 +234,7 @@ def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chi
 
 
 def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
-    scene = open_scene(source.scene, bands, _choice(source))
+    scene = _open(source.scene, source, bands)
     where = str(source.labels)
     if source.labels is None:
         yield from _windows(scene, None, chip, source.scene)
@@ -248,7 +251,7 @@ def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chi
 
 def check_reference(source: SceneSource, bands: tuple[str, ...], legend: Legend) -> None:
     """Open a scene and its labels, to find what is wrong with them before they are needed; for tests."""
-    scene = open_scene(source.scene, bands, _choice(source))
+    scene = _open(source.scene, source, bands)
     with _reference(source, scene, Labels.of_source(source, legend, str(source.labels))):
         pass
 
@@ -269,8 +272,15 @@ def _reference(source: SceneSource, scene: Scene, labels: Labels) -> AbstractCon
     return _LabelRaster(source.labels, source.band, scene, labels)
 
 
-def _choice(source: ImageSource) -> Choice:
-    return Choice(source.sensor, source.bands, source.scale, source.offset)
+def _open(name: str, source: ImageSource, bands: tuple[str, ...], *, allow_no_crs: bool = False) -> Scene:
+    choice = Choice(source.sensor, source.bands, source.scale, source.offset)
+    try:
+        return open_scene(name, bands, choice, allow_no_crs=allow_no_crs)
+    except BandError as e:
+        said = (
+            '; in a recipe such options are keys of the source, as sensor = "sentinel2-l2a"' if "--" in str(e) else ""
+        )
+        raise BandError(f"{e}{said}") from e
 
 
 def _windows(
@@ -278,6 +288,7 @@ def _windows(
 ) -> Iterator[Piece]:
     """The windows of a scene that hold a label, or all that hold a valid pixel if there is no reference."""
     gain, bias = (np.array([getattr(b, a) for b in scene.bands], np.float32) for a in ("scale", "offset"))
+    grid, row0, col0 = _grid(scene)
     with ExitStack() as stack:
         reader = stack.enter_context(scene.open(scene.width))
         read_labels = stack.enter_context(reference) if reference else _no_labels
@@ -292,7 +303,22 @@ def _windows(
             if not (labels.any() if reference else valid.any()):
                 continue
             reflectance = dn.astype(np.float32) * gain[:, None, None] + bias[:, None, None]
-            yield Piece(reflectance * valid, valid, labels, scene.name, place, row, col, scene.gsd)
+            arrays = (reflectance * valid, valid, labels)
+            yield Piece(*arrays, scene.name, place, grid, row0 + row, col0 + col, scene.gsd)
+
+
+def _grid(scene: Scene) -> tuple[str, int, int]:
+    """The grid that a scene shares with others of its CRS and pixel size, and its first row and column there.
+
+    Scenes need not lie on the same pixels: half a pixel does not matter to what is near. One without a CRS has a grid
+    of its own.
+    """
+    if scene.crs is None:
+        return scene.name, 0, 0
+    a, b, _, d, e, _, *_ = scene.transform
+    pixel = Affine(a, b, 0, d, e, 0)
+    col, row = ~pixel @ (scene.transform @ (0, 0))
+    return f"{scene.crs.to_string()} {a:.6g} {b:.6g} {d:.6g} {e:.6g}", round(row), round(col)
 
 
 def _no_labels(box: Box) -> np.ndarray:
@@ -306,7 +332,7 @@ def _cut(piece: Piece, chip: int) -> Iterator[Piece]:
         part = np.s_[..., row : row + chip, col : col + chip]
         if piece.labels[part].any():
             arrays = (piece.reflectance[part], piece.valid[part], piece.labels[part])
-            yield Piece(*arrays, piece.scene, piece.place, row, col, piece.gsd)
+            yield Piece(*arrays, piece.scene, piece.place, piece.grid, row, col, piece.gsd)
 
 
 class _LabelRaster:

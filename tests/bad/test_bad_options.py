@@ -46,6 +46,12 @@ def test_output_name_too_long(tmp_path: Path, scene: Path, predict: Refuse) -> N
     assert "cannot be written" in predict(scene, out=tmp_path / f"{'m' * 300}.tif")
 
 
+def test_names_that_are_not_utf8(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    odd = tmp_path / os.fsdecode(b"sc\xe8ne.tif")
+    assert "sc\\udce8ne.tif' is not written in UTF-8" in predict(scene, out=odd)
+    assert "is not written in UTF-8" in predict(odd)
+
+
 def test_output_exists(tmp_path: Path, scene: Path, predict: Refuse) -> None:
     (tmp_path / "map.tif").write_text("precious")
     assert "--overwrite" in predict(scene)

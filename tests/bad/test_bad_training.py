@@ -63,6 +63,7 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ('labels = "labels.tif"', 'labels = "labels.tif"\nband = 2', "has no band 2"),
         ('labels = "labels.tif"', 'labels = "labels.tif"\nclasses = { 3 = "brihgt" }', "did you mean 'bright'?"),
         ('labels = "labels.tif"', 'labels = "labels.tif"\nscale = 1.0', "its scale or offset is wrong"),
+        ('labels = "labels.tif"', 'labels = "labels.tif"\nscale = 1e-8', "its scale or offset is wrong"),
         ('bands = ["red", "nir"]', 'bands = ["red", "red"]', "a band occurs twice"),
         ('bands = ["red", "nir"]', 'bands = ["red", ""]', "bands.1: String should have at least 1 character"),
         ("chip = 32", "chip = 32\ngsd = [30, 10]", "not a range from the finest to the coarsest"),
