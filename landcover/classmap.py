@@ -24,6 +24,9 @@ SCORE_SCALE = 1e-4
 STRIP_PIXELS = 4_000_000
 """Pixels of a map read at a time, in whole rows of blocks."""
 
+_LISTED = 5
+"""How many values are named in an error."""
+
 
 @contextmanager
 def open_map(path: str | Path, legend: Legend | str | None = None) -> Iterator[tuple[rasterio.DatasetReader, Legend]]:
@@ -95,15 +98,22 @@ def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[
         yield start, np.concatenate(waiting)
 
 
-def check_values(pixels: np.ndarray, legend: Legend, name: str) -> None:
-    """Refuse values that the legend does not know; `pixels` counts the pixels of each of the 256 values.
+def check_values(pixels: np.ndarray, legend: Legend, name: str, *, exact: bool = True) -> None:
+    """Refuse values that the legend does not know.
+
+    Args:
+        pixels: of each of the 256 values, how many there are.
+        legend: the classes.
+        name: of the map.
+        exact: whether the numbers are those of the map, and are told.
 
     Raises:
         MapError: there are such values.
     """
     unknown = [v for v in np.flatnonzero(pixels) if v != MAP_NODATA and v not in legend.ids]
     if unknown:
-        found = ", ".join(f"{v} ({pixels[v]} px)" for v in unknown)
+        listed = [f"{v} ({pixels[v]} px)" if exact else str(v) for v in unknown[:_LISTED]]
+        found = ", ".join(listed) + (f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else "")
         raise MapError(
             f"{name} holds values that the legend '{legend.name}' does not know: {found}; give its own with --legend"
         )

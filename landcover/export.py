@@ -58,7 +58,7 @@ def export_model(
     format_: str,
     *,
     scene: str | None = None,
-    sensor: str | None = None,
+    choice: Choice | None = None,
     overwrite: bool = False,
 ) -> float:
     """Write a model as one graph, and check it.
@@ -68,7 +68,7 @@ def export_model(
         out: the file; with `openvino` its weights lie beside it, as `.bin`.
         format_: "onnx", "openvino" or "pt2", which is torch.export's.
         scene: check it on chips of this scene too.
-        sensor: of the scene.
+        choice: what is known of the bands and scaling of the scene.
         overwrite: replace `out`.
 
     Returns:
@@ -84,10 +84,12 @@ def export_model(
         raise ConfigError(f"--format '{format_}' is not known: {nearest(format_, tuple(_SUFFIXES))}")
     if out.suffix != _SUFFIXES[format_]:
         raise ConfigError(f"{out} should end in {_SUFFIXES[format_]} for the format {format_}")
+    if choice not in (None, Choice()) and scene is None:
+        raise ConfigError("--sensor, --bands, --scale and --offset are of a scene; add --scene, or leave them out")
     for path in {out, out.with_suffix(".bin")} if format_ == "openvino" else {out}:
         check_destination(path, overwrite=overwrite)
     network = Exported(model).eval()
-    chips = [_synthetic(model), *(_chips_of(scene, sensor, model) if scene else [])]
+    chips = [_synthetic(model), *(_chips_of(scene, choice, model) if scene else [])]
     with work_folder(out) as folder:
         written = folder / out.name
         try:
@@ -201,9 +203,9 @@ def _synthetic(model: Model) -> np.ndarray:
     return chip
 
 
-def _chips_of(source: str, sensor: str | None, model: Model) -> list[np.ndarray]:
+def _chips_of(source: str, choice: Choice | None, model: Model) -> list[np.ndarray]:
     """Chips of a scene, spread evenly over it."""
-    scene = open_scene(source, model.spec.bands, Choice(sensor))
+    scene = open_scene(source, model.spec.bands, choice)
     side = min(256, scene.height, scene.width) // model.stride * model.stride
     if not side:
         raise ModelError(f"{source} is smaller than the network's stride, {model.stride}; check on a larger scene")

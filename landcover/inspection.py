@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
 from landcover import __version__
 from landcover.bands import Choice
@@ -75,7 +74,7 @@ def examine_machine() -> dict[str, Any]:
         "devices": {
             "processors": f"{own_threads()} of {os.cpu_count()}",
             "CUDA": _cuda(),
-            "predict takes": str(choose_engine()),
+            "predict takes": _engine(),
         },
         "memory": _memory(),
         "self-test": _self_test(),
@@ -110,7 +109,7 @@ def _seen_by(source: str, name: str | None, choice: Choice) -> dict[str, Any]:
     """The bands a model would take and their reflectance in the middle of the scene, or why it cannot."""
     wanted = load_model(name or DEFAULT_MODEL).spec
     try:
-        model, scene, why = select_model(name, source, choice, allow_no_crs=True, allow_resolution=bool(name))
+        model, scene, why = select_model(name, source, choice, allow_no_crs=True)
         dn, valid = _sample(scene)
     except LandcoverError as e:
         return {"name": wanted.name, "bands": dict.fromkeys(wanted.bands, ""), "problem": str(e)}
@@ -118,6 +117,7 @@ def _seen_by(source: str, name: str | None, choice: Choice) -> dict[str, Any]:
         "name": model.spec.name,
         **({"why": why} if why else {}),
         "bands": {b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
+        "sample": f"{dn.shape[1]} × {dn.shape[2]} pixels in the middle",
         "valid_percent": round(100 * float(valid.mean()), 2),
         "sees": {
             b.name: _percentiles(pixels[valid] * b.scale + b.offset) for b, pixels in zip(scene.bands, dn, strict=True)
@@ -154,6 +154,13 @@ def _cuda() -> str:
     return ", ".join(torch.cuda.get_device_name(i) for i in range(cuda_devices()))
 
 
+def _engine() -> str:
+    try:
+        return str(choose_engine())
+    except Exception as e:  # noqa: BLE001 - a broken package is what is looked for
+        return f"none: {type(e).__name__}: {e}"
+
+
 def _memory() -> str:
     try:
         free, page = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -185,8 +192,8 @@ def _self_test() -> str:
             )
             with rasterio.open(place / "map.tif") as file:
                 found = file.read(1)
-        except (LandcoverError, RasterioError) as e:
-            return f"failed: {e}"
+        except Exception as e:  # noqa: BLE001 - likewise
+            return f"failed: {type(e).__name__}: {e}"
         return (
             "passed" if (found == _directly(model, pixels)).all() else "failed: the map differs from what it should be"
         )

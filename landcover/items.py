@@ -106,6 +106,15 @@ def write_item(item: dict[str, Any], path: Path) -> None:
     publish_text(path, _json(item))
 
 
+def describes(item: Path, map_path: Path) -> bool:
+    """Whether a file is an Item whose map is at a path."""
+    try:
+        href = json.loads(item.read_bytes())["assets"]["map"]["href"]
+        return (item.parent / href).resolve() == map_path.resolve()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_catalog(
     folder: Path, items: Iterable[Path], *, title: str, description: str, name: str = "catalog.json"
 ) -> Path:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -117,6 +118,11 @@ class Run:
         """Drop what was written after the last mark; it will be written again."""
         self._mapped = self.progress.mapped
         self._written = False
+
+    def tag(self, tags: dict[str, str]) -> None:
+        """Let the files say something else of how they were made."""
+        for file in self._files.values():
+            file.tag(tags)
 
     def forget(self) -> None:
         """Let nothing of this run be kept."""
@@ -248,6 +254,10 @@ class _RawFile:
                 for i, run in enumerate(whole):
                     self._file.seek((start + i * layer.width) * self._dtype.itemsize)
                     self._file.write(np.ascontiguousarray(run).data)
+
+    def tag(self, tags: dict[str, str]) -> None:
+        """Let the file say something else of how it was made."""
+        self._layer = replace(self._layer, tags={**self._layer.tags, **tags})
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""

@@ -52,6 +52,11 @@ class Model:
     sha256: str
     factor: int = 1
 
+    @cached_property
+    def digest(self) -> str:
+        """What its maps depend on, in hexadecimal: the weights, and what the card says of them."""
+        return hashlib.sha256(f"{self.sha256} {self.spec.model_dump_json()}".encode()).hexdigest()
+
     def for_gsd(self, gsd: float | None) -> "Model":
         """The same model for scenes of so many metres per pixel: coarser than it sees, they are enlarged."""
         if gsd is None or self.spec.sees is None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -151,6 +152,10 @@ def write_vrt(maps: Sequence[Path], out: Path) -> list[Path]:
         path = out if len(by_crs) == 1 else out.with_name(f"{out.stem}_{name}{out.suffix}")
         publish_text(path, _vrt(group, _grid(group, group[0].crs), legend, path))
         written.append(path)
+    of_crs = re.compile(rf"{re.escape(out.stem)}_[A-Z]+\d+")
+    for stale in out.parent.glob(f"*{out.suffix}"):
+        if stale not in written and (stale == out or of_crs.fullmatch(stale.stem)):
+            stale.unlink()
     return written
 
 

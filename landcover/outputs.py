@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,6 +83,7 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
         try:
             lock.acquire(timeout=0)
         except Timeout as e:
+            tempfile.TemporaryFile(dir=path.parent).close()  # where none can be made, there is no lock either
             raise BusyError(f"another run is writing {path}; wait for it or choose another --out") from e
     finished = False
     try:

@@ -197,7 +197,7 @@ class Plan:
             scene=Path(self.scene.name.partition("?")[0]).name,  # a signed address keeps its secret
             model=self.model.spec.name,
             model_sha256=self.model.sha256,
-            engine=f"{self.choice.engine} {self.choice.device.partition(':')[0]} {self.choice.precision}",
+            engine=self.choice.tag,
             windows={
                 "tile": self.grid.rows.tile,
                 "overlap": self.grid.rows.tile - self.grid.rows.step,
@@ -318,8 +318,14 @@ class Plan:
             "memory": {
                 name: f"{size / 1e6:.0f} MB" for name, size in {**memory, "bound": sum(memory.values())}.items()
             },
-            "outputs": {name: str(layer.path) for name, layer in self.layers.items()},
+            "outputs": self.outputs,
         }
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The files that are written, by what they are."""
+        files = {name: str(layer.path) for name, layer in self.layers.items()}
+        return files | ({"item": str(self.options.item)} if self.options.item is not None else {})
 
     def _network_bytes(self) -> int:
         """What a network's layers would hold if no memory were reused; 4 bytes a value."""

@@ -18,10 +18,11 @@ from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine, with_less
 from landcover.errors import DeviceError, OutputError, SceneError, StaleError
 from landcover.grid import Box, Grid
-from landcover.items import map_item, write_item
+from landcover.items import describes, map_item, write_item
 from landcover.journal import Progress, Run, finished_part, keep_raw, open_run
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
+from landcover.provenance import tags
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ def map_scene(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
     if options.item is not None:
         write_item(_item(plan, options.item), options.item)
+    elif describes(old := Path(options.out).with_suffix(".json"), Path(options.out)):
+        _log.warning("%s describes the map that was here before; add --stac to describe this one", old)
 
 
 def _item(plan: Plan, out: Path) -> dict[str, Any]:
@@ -138,6 +141,8 @@ def _map_into(run: Run, plan: Plan, get_engine: OpenEngine) -> Generator[int, No
             if not (choice := with_less(choice)):
                 raise
             _log.warning("%s: going on with %s from the last finished row", e, choice)
+            if choice.tag != plan.choice.tag:
+                run.tag(tags(engine=f"{plan.choice.tag}, then {choice.tag}"))
             run.rewind()
             done = sum(box.height * box.width for box in _finished(plan, run.progress))
 

@@ -13,7 +13,7 @@ from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, open_file, resolve_bands
 from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster
-from landcover.errors import ConfigError, SceneError, nearest
+from landcover.errors import ConfigError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.products import read_product
 from landcover.provenance import legend_tag
@@ -65,7 +65,7 @@ def preview(
         ConfigError: `out` is no PNG, `size` is too small or too large, or `scene` is given beside what is no map.
         MapError: the map cannot be read.
         SceneError: the scene cannot be read, or does not touch the map.
-        OutputError: `out` exists, or cannot be written.
+        OutputError: `out` exists, is what is to be shown, or cannot be written.
     """
     out = Path(out)
     if out.suffix.lower() != ".png":
@@ -73,46 +73,61 @@ def preview(
     if not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"a preview of {size} px cannot be made; choose between {SMALLEST} and {LARGEST}")
     check_destination(out, overwrite=overwrite)
-    path, scene = _openable(path), scene and _openable(scene)
-    if legend is not None or _is_map(path):
-        picture = _map_picture(path, size, scene, bands, legend)
+    if out.resolve() in (Path(path).resolve(), scene and Path(scene).resolve()):
+        raise OutputError(f"{out} is what is to be shown; choose another name for the picture")
+    if bands and set(bands) != set(_COLOURS):
+        raise ConfigError(
+            "a preview needs the bands red, green and blue; write for example --bands red=4,green=3,blue=2"
+        )
+    opened, shown = _openable(path, bands)
+    if legend is not None or _is_map(opened):
+        if bands and scene is None:
+            raise ConfigError(f"--bands is given, but {path} is a class map; add its --scene, or leave --bands out")
+        picture = _map_picture(opened, size, scene, bands, legend)
     elif scene is not None:
         raise ConfigError(f"{path} is not a class map, so no scene can be shown beside it; leave --scene out")
     else:
-        with open_raster(path, SceneError) as dataset:
-            picture = scene_picture(dataset, _fit(dataset, size, size), bands)
+        with open_raster(opened, SceneError) as dataset:
+            picture = scene_picture(dataset, _fit(dataset, size, size), shown)
     _save(picture, out)
     return picture.size
 
 
-def _openable(source: str | Path) -> str | Path:
-    """What GDAL opens: a raster itself; for a folder of bands or a STAC item, a view of its red, green and blue.
+def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str | Path, Mapping[str, str] | None]:
+    """What GDAL opens, and which of its bands to show, if that was said.
+
+    That is a raster itself; for a folder of bands or a STAC item, a view of the three bands.
 
     Raises:
         SceneError: the folder or item cannot be read, or the three bands do not share a grid.
         BandError: they are not all known.
     """
     if not (Path(source).is_dir() or str(source).endswith(".json")):
-        return source
+        return source, bands
     product = read_product(str(source))
     # Of bands that are known by number alone, 4, 3 and 2 are red, green and blue for Sentinel-2 and Landsat 8 alike.
-    bands = resolve_bands(product, _COLOURS, Choice(sensor=product.sensor or "sentinel2-l2a", scale=1, offset=0))
+    choice = Choice(sensor=product.sensor or "sentinel2-l2a", bands=dict(bands) if bands else None, scale=1, offset=0)
+    found = resolve_bands(product, _COLOURS, choice)
     with ExitStack() as stack:
-        files = [open_file(b.source.path, stack) for b in bands]
+        files = [open_file(b.source.path, stack) for b in found]
         first = files[0]
         if any(f.shape != first.shape or not f.transform.almost_equals(first.transform, 1e-6) for f in files):
             raise SceneError(f"the bands red, green and blue of {source} do not share a grid; preview one of its files")
         views = "".join(
             f'<VRTRasterBand dataType="{_gdal_type(f.dtypes[b.source.index - 1])}" band="{i}"><Description>{b.name}'
-            f"</Description><NoDataValue>{0 if f.nodata is None else f.nodata}</NoDataValue><SimpleSource>"
+            f"</Description>{_nodata(b.source.nodata if f.nodata is None else f.nodata)}<SimpleSource>"
             f'<SourceFilename relativeToVRT="0">{escape(b.source.path)}</SourceFilename>'
             f"<SourceBand>{b.source.index}</SourceBand></SimpleSource></VRTRasterBand>"
-            for i, (b, f) in enumerate(zip(bands, files, strict=True), 1)
+            for i, (b, f) in enumerate(zip(found, files, strict=True), 1)
         )
         srs = f"<SRS>{escape(first.crs.to_wkt())}</SRS>" if first.crs else ""
         place = ",".join(map(repr, first.transform.to_gdal()))
         size = f'rasterXSize="{first.width}" rasterYSize="{first.height}"'
-        return f"<VRTDataset {size}>{srs}<GeoTransform>{place}</GeoTransform>{views}</VRTDataset>"
+        return f"<VRTDataset {size}>{srs}<GeoTransform>{place}</GeoTransform>{views}</VRTDataset>", None
+
+
+def _nodata(value: float | None) -> str:
+    return "" if value is None else f"<NoDataValue>{value}</NoDataValue>"
 
 
 def _gdal_type(dtype: str) -> str:
@@ -134,16 +149,19 @@ def _map_picture(
 ) -> Image.Image:
     """The map, the scene to its left if there is one, and the legend below, at most `size` on a side."""
     with open_map(path, legend) as (dataset, known), ExitStack() as stack:
-        beside = stack.enter_context(_on_grid_of(dataset, scene)) if scene is not None else None
+        beside, shown = None, None
+        if scene is not None:
+            opened, shown = _openable(scene, bands)
+            beside = stack.enter_context(_on_grid_of(dataset, opened, scene))
         panels = 2 if beside else 1
         across = (size - (panels - 1) * _GAP) // panels
         ids = _read_ids(dataset, _fit(dataset, across, size))
-        check_values(np.bincount(ids.ravel(), minlength=256), known, dataset.name)
+        check_values(np.bincount(ids.ravel(), minlength=256), known, dataset.name, exact=False)
         present = [c for c in known.classes if (ids == c.id).any()]
         shape, strip = _fit_with_legend(dataset, across, size, panels, present)
         pictures = [_colour(_read_ids(dataset, shape), known, dataset)]
         if beside:
-            pictures.insert(0, scene_picture(beside, shape, bands))
+            pictures.insert(0, scene_picture(beside, shape, shown))
         return _compose(pictures, strip)
 
 
@@ -221,12 +239,8 @@ def given_bands(dataset: rasterio.DatasetReader | WarpedVRT, bands: Mapping[str,
     """The bands that a person wants to see as red, green and blue, by number or description.
 
     Raises:
-        ConfigError: a colour is missing or too many, or the scene has no such band.
+        ConfigError: the scene has no such band.
     """
-    if set(bands) != set(_COLOURS):
-        raise ConfigError(
-            "a preview needs the bands red, green and blue; write for example --bands red=4,green=3,blue=2"
-        )
     known = {str(i): i for i in dataset.indexes} | {d: i for i, d in enumerate(dataset.descriptions, 1) if d}
     for colour, band in bands.items():
         if band not in known:
@@ -244,13 +258,15 @@ def stretch(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _on_grid_of(target: rasterio.DatasetReader, scene: str | Path) -> Iterator[rasterio.DatasetReader | WarpedVRT]:
-    """The scene on the grid of the map.
+def _on_grid_of(
+    target: rasterio.DatasetReader, opened: str | Path, scene: str | Path
+) -> Iterator[rasterio.DatasetReader | WarpedVRT]:
+    """The scene, as it is opened, on the grid of the map.
 
     Raises:
         SceneError: it cannot be read, or does not touch the map.
     """
-    with open_raster(scene, SceneError) as dataset, ExitStack() as stack:
+    with open_raster(opened, SceneError) as dataset, ExitStack() as stack:
         same_size = (dataset.height, dataset.width) == (target.height, target.width)
         if same_size and dataset.crs == target.crs and dataset.transform.almost_equals(target.transform, 1e-6):
             yield dataset

@@ -198,6 +198,7 @@ class Augmentation(Spec):
         mix: the share of chips into which a rectangle of another place is set.
         turbid: the share of chips whose water is mixed with land, as mud and shallows do.
         waters: the share of chips whose water gets the colour of other water, from clear and black to brown.
+        lakes: the share of chips on which lakes of such colours are painted.
     """
 
     size: Annotated[int, Field(ge=16, le=2048)] = 96
@@ -211,6 +212,7 @@ class Augmentation(Spec):
     mix: Share = 0.0
     turbid: Share = 0.0
     waters: Share = 0.0
+    lakes: Share = 0.0
 
     @model_validator(mode="after")
     def _ranges(self) -> "Augmentation":

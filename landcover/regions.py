@@ -149,14 +149,8 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
     Raises:
         ConfigError: the file cannot be read, or holds no polygon.
     """
-    import geopandas
-
-    try:
-        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path)
-    except Exception as e:
-        raise ConfigError(f"--aoi {path} cannot be read as a vector file: {e}") from e
-    if not isinstance(frame, geopandas.GeoDataFrame):  # a table without geometries
+    frame = read_vectors(path, f"--aoi {path}")
+    if not hasattr(frame, "geom_type"):  # a table without geometries
         raise ConfigError(f"--aoi {path} holds no polygon")
     if crs is not None and frame.crs is None:
         raise ConfigError(f"--aoi {path} has no CRS, so its place is unknown; assign one")
@@ -165,6 +159,34 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
         raise ConfigError(f"--aoi {path} holds no polygon")
     polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
     return Area(tuple(p for p in polygons if not p.is_empty), transform)
+
+
+def read_vectors(path: Path, name: str) -> "GeoDataFrame":
+    """Read the features of a vector file, or rows of a table without geometries.
+
+    Args:
+        path: the file.
+        name: of what it is, for errors.
+
+    Raises:
+        ConfigError: it cannot be read, or holds several layers.
+    """
+    import geopandas
+    import pyogrio
+
+    try:
+        if path.suffix.lower() in (".parquet", ".geoparquet"):
+            return geopandas.read_parquet(path)
+        layers = [layer for layer, kind in pyogrio.list_layers(path) if kind]
+        frame = geopandas.read_file(path, layer=layers[0] if layers else None)
+    except Exception as e:
+        raise ConfigError(f"{name} cannot be read as a vector file: {e}") from e
+    if len(layers) > 1:
+        raise ConfigError(
+            f"{name} holds several layers ({', '.join(layers)}); write the one that is meant to a file of its own, "
+            f"as with ogr2ogr one.gpkg {path.name} {layers[0]}"
+        )
+    return frame
 
 
 def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: tuple[int, int] | None) -> np.ndarray:

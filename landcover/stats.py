@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, nearest
 from landcover.ground import Ground, coordinates
-from landcover.regions import placed
+from landcover.regions import placed, read_vectors
 from landcover.specs import Legend
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def stats(
         MapError: the map cannot be read as one, has no CRS, or holds values that are not in the legend.
         ConfigError: the legend or the zones cannot be used.
     """
+    if zone_name is not None and zones is None:
+        raise ConfigError("--zone-name is given without --zones; add the zones, or leave it out")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
             raise MapError(f"{dataset.name} has no CRS, so its pixels have no area; assign one with gdal_edit -a_srs")
@@ -104,15 +106,9 @@ def _table(zone: str | None, legend: Legend, pixels: np.ndarray, hectares: np.nd
 
 def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader) -> tuple[list[str], list[Any]]:
     """Names and polygons of the zones, the polygons in the map's coordinates."""
-    import geopandas
-
     if not path.exists():
         raise ConfigError(f"the zones {path} do not exist; give a file of polygons")
-    try:
-        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        table = geopandas.read_parquet(path) if parquet else geopandas.read_file(path)
-    except Exception as e:
-        raise ConfigError(f"the zones {path} cannot be read as polygons: {e}") from e
+    table = read_vectors(path, f"the zones {path}")
     _check_zones(table, path)
     shapes = placed(table, f"the zones file {path}", dataset.transform, dataset.crs, dataset.shape)
     return _zone_names(table, column, path), list(shapes)
@@ -131,7 +127,16 @@ def _zone_names(table: "GeoDataFrame", column: str | None, path: Path) -> list[s
     if column is not None and column not in columns:
         raise ConfigError(f"the zones {path} have no column '{column}': {nearest(column, columns)}")
     column = column or ("name" if "name" in columns else None)
-    return [str(v) for v in table[column]] if column else [str(i) for i in range(1, len(table) + 1)]
+    if column is None:
+        return [str(i) for i in range(1, len(table) + 1)]
+    return [_zone_name(value, i) for i, value in enumerate(table[column].tolist(), 1)]
+
+
+def _zone_name(value: Any, number: int) -> str:
+    """The name of a zone: whole numbers as such, though a column with gaps holds them as 101.0."""
+    if value is None or value != value:  # nan
+        return f"(no name, {number})"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _pixels_inside(

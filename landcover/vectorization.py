@@ -171,14 +171,16 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
-    with _open(map_path, how) as source, read_ahead(_features(source, how), depth=1) as made:
+    with _open(map_path, how) as source, ExitStack() as stack:
+        facts = _facts(source, how)  # before another thread reads the dataset
+        made = stack.enter_context(read_ahead(_features(source, how), depth=1))
         tally = _Tally(source)
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
-        write_layer(given, out, source.legend, _facts(source, how), kind)
+        write_layer(given, out, source.legend, facts, kind)
     return tally.summary(out, how)
 
 

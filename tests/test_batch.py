@@ -16,14 +16,14 @@ import rasterio
 import rasterio.shutil
 import shapely
 
-from landcover.batch import cluster, worker
+from landcover.batch import cluster, gathering, worker
 from landcover.batch.jobs import Job, Task
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import cut_large, items_for_workers, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
-from landcover.errors import CatalogError, ConfigError
-from landcover.models import Model, load_model
+from landcover.errors import CatalogError, ConfigError, MapError
+from landcover.models import CARD, Model, load_model
 from landcover.provenance import without_secrets
 from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
@@ -273,7 +273,7 @@ def test_a_worker_with_another_model_refuses_and_one_that_was_sent_it_works(
     how = {"allow_untrained": True, "engine": "torch"}
     job = plan_batch(BatchOptions(str(scenes / "two.tif"), tmp_path / "out", str(here), how), {}).jobs[0]
     (tmp_path / "out").mkdir()
-    other = replace(job, needs=replace(job.needs, sha256={"x": "0" * 64}))
+    other = replace(job, needs=replace(job.needs, digests={"x": "0" * 64}))
     assert work(Task(other)).state == "refused"
     assert "has another model" in work(Task(other)).error
     plugin = pickle.loads(pickle.dumps(SendModel(load_model(here), "b")))
@@ -481,7 +481,7 @@ def test_of_a_finished_scene_no_part_is_mapped_again(tmp_path: Path, scenes: Pat
     """Also where only the polygons are to be others; a part that is cut short is mapped again."""
     job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
     assert all(work(Task(job, i)).pixels > 0 for i in range(3))
-    short = min(job.parts_folder.iterdir())
+    short = min(job.parts_folder.glob("*.map"))
     short.write_bytes(short.read_bytes()[:-1])
     assert sorted(work(Task(job, i)).pixels > 0 for i in range(3)) == [False, False, True]
     assert work(Task(job)).state == "done"
@@ -492,6 +492,57 @@ def test_of_a_finished_scene_no_part_is_mapped_again(tmp_path: Path, scenes: Pat
     assert work(Task(again)).state == "done"
     assert again.polygons.exists()
     assert job.map.stat().st_mtime_ns == before
+
+
+def test_a_part_that_another_engine_made_is_mapped_again(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """So that no map is made by two; and whoever asks for all to be mapped again gets parts anew, too."""
+    job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
+    assert all(work(Task(job, i)).pixels > 0 for i in range(3))
+    made_with = min(job.parts_folder.glob("*.engine"))
+    assert made_with.read_text() == "torch on cpu in f32"
+    made_with.write_text("torch on cuda in bf16")
+    assert sorted(work(Task(job, i)).pixels > 0 for i in range(3)) == [False, False, True]
+    worker.discard(job)
+    assert all(work(Task(job, i)).pixels > 0 for i in range(3))
+
+
+def test_an_edited_card_is_another_model(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """The same weights with other means make other maps, and a worker that has loaded the card loads it again."""
+    here = Path(shutil.copytree(pointwise.folder, tmp_path / "model"))
+    before = planned(scenes / "two.tif", tmp_path / "out", load_model(here))
+    assert work(Task(before)).state == "done"
+    card = json.loads((here / CARD).read_text())
+    card["properties"]["mlm:input"][0]["value_scaling"][0]["mean"] = 0.9
+    (here / CARD).write_text(json.dumps(card))
+    after = planned(scenes / "two.tif", tmp_path / "out", load_model(here))
+    assert after.map_digest != before.map_digest
+    first = read_map(before.map)
+    outcome = work(Task(after))
+    assert (outcome.state, outcome.error) == ("done", "")
+    assert (read_map(after.map) != first).any()
+
+
+def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older mosaic lies there."""
+
+    def fail(*_: object) -> None:
+        raise MapError("a map is broken")
+
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(SAMPLES / "landsat7_labels.tif", out / "mosaic.tif")
+    monkeypatch.setattr(gathering, "_mosaic", fail)
+    result = batch(capsys, scenes / "two.tif", out, pointwise, "--merge-polygons")
+    assert "the mosaic could not be made: a map is broken" in result.err
+    assert "without the mosaic there are no polygons" in result.err
+    assert not (out / "polygons.gpkg").exists()
+
+
+def test_an_option_of_mapping_that_is_none(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    with pytest.raises(ConfigError, match="mapping has no option 'band': did you mean 'bands'"):
+        planned(scenes / "two.tif", tmp_path / "out", pointwise, mapping={"band": {"red": "1"}})
 
 
 def test_overwrite_maps_all_again(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pystac
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from landcover.models import Model
 from landcover.products import read_product
 from tests.catalogs import collection, node, serving, stac_item, write_json
 from tests.commands import landcover, refused
-from tests.scenes import digital_numbers, read_map, write_scene
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 UTC = dt.UTC
 
@@ -570,10 +571,41 @@ def test_predict_maps_the_items_of_a_built_catalog_as_it_maps_the_scenes(
     how = ("--model", pointwise.folder, "--allow-untrained", "--engine", "torch", "--allow-no-crs")
     sources = (scenes / FOUND[0], scenes / f"{FOUND[1]}.tif", scenes / "nowhere.tif")
     for name, source in zip(FOUND, sources, strict=True):
-        for what, scene in (("item", tmp_path / "items" / f"{name}.json"), ("scene", source)):
+        for what, scene in (("item", tmp_path / "catalog-items" / f"{name}.json"), ("scene", source)):
             outcome = landcover(capsys, "predict", scene, "--out", tmp_path / f"{what}.tif", "-f", *how)
             assert outcome.code == 0, outcome.err
         assert np.array_equal(read_map(tmp_path / "item.tif"), read_map(tmp_path / "scene.tif"))
+
+
+def test_catalogs_of_one_folder_keep_their_items_apart(
+    tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write_scene(other / "nowhere.tif", digital_numbers(20, 20, seed=3))
+    write_scene(other / "more.tif", digital_numbers(20, 20, seed=4))
+    for folder, name in ((scenes, "a"), (other, "b")):
+        assert landcover(capsys, "catalog", "build", folder, "--out", tmp_path / f"{name}.json").code == 0
+    for name, folder in (("a", scenes), ("b", other)):
+        bands = [
+            band for entry in read_catalog(str(tmp_path / f"{name}.json")) for band in read_product(entry.source).bands
+        ]
+        assert all(Path(band.path).resolve().is_relative_to(folder) for band in bands)
+    (other / "more.tif").unlink()
+    assert landcover(capsys, "catalog", "build", other, "--out", tmp_path / "b.json", "-f").code == 0
+    assert [p.name for p in (tmp_path / "b-items").iterdir()] == ["nowhere.json"]
+
+
+def test_the_resolution_of_a_catalog_is_that_of_the_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """UTM pixels of 10 m cover 10.004 on the ground; those of Web Mercator at 45° north cover 7.1."""
+    for name, crs in (("utm", "EPSG:32633"), ("web", "EPSG:3857")):
+        (tmp_path / name).mkdir()
+        place = UTM if name == "utm" else Affine(10, 0, 1_700_000, 0, -10, 5_621_521)
+        write_scene(tmp_path / name / "a.tif", digital_numbers(20, 20), crs=crs, transform=place)
+        landcover(capsys, "catalog", "build", tmp_path / name, "--out", tmp_path / f"{name}.parquet")
+    of_utm, of_web = (geopandas.read_parquet(tmp_path / f"{name}.parquet").gsd[0] for name in ("utm", "web"))
+    assert of_utm == 10
+    assert 7.0 < of_web < 7.2
 
 
 def test_pystac_reads_a_built_catalog(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

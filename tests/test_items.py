@@ -175,6 +175,21 @@ def test_predict_writes_an_item_beside_the_map(
     assert item.get_single_link("derived_from").get_href() == f"./{name}.tif"
 
 
+def test_a_map_that_replaces_one_with_an_item_says_that_the_item_is_stale(
+    tmp_path: Path, how: tuple, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = write_scene(tmp_path / "T33UUP_20220701T101041.tif", digital_numbers(40, 30))
+    command = ("predict", scene, "--out", tmp_path / "map.tif", *how)
+    assert f"Wrote {tmp_path / 'map.tif'}, {tmp_path / 'map.json'} in" in landcover(capsys, *command).err
+    assert not caplog.text
+    landcover(capsys, *command[:-1], "-f")
+    assert "map.json describes the map that was here before" in caplog.text
+    caplog.clear()
+    (tmp_path / "map.json").write_text('{"assets": "none of ours"}')
+    landcover(capsys, *command[:-1], "-f")
+    assert not caplog.text
+
+
 def test_predict_does_not_write_over_an_item(tmp_path: Path, how: tuple, capsys: pytest.CaptureFixture[str]) -> None:
     write_scene(tmp_path / "a.tif", digital_numbers(40, 30))
     scene = write_json(tmp_path / "map.json", stac_item("map"))

@@ -15,6 +15,7 @@ import rasterio
 import yaml
 from affine import Affine
 
+from landcover import inspection
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +112,12 @@ def test_info_tells_what_the_model_would_see(desk: Path) -> None:
         assert word in shown
 
 
+def test_info_says_what_predict_would_say(desk: Path) -> None:
+    shown = run(["landcover", "info", "sample_tiles/s2_town.tif", "--model", "landcover-aerial"], desk).stdout
+    assert "it cannot use this scene as it is:" in shown
+    assert "trained for 0.6–1.5 m" in shown
+
+
 def test_info_is_of_the_grid_that_is_mapped_and_valid_json(tmp_path: Path) -> None:
     """A folder may begin with a coarse band; JSON knows no NaN."""
     (tmp_path / "scene").mkdir()
@@ -148,6 +155,17 @@ def test_the_commands_of_the_kubernetes_manifest(desk: Path) -> None:
         program, kind, *options = commands[name]
         shown = run([program, kind, "--help"], desk).stdout
         assert all(option in shown for option in options if option.startswith("--"))
+
+
+def test_doctor_tells_of_a_package_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose_engine() -> None:
+        raise ImportError("libopenvino.so: cannot open shared object file")
+
+    monkeypatch.setattr(inspection, "choose_engine", choose_engine)
+    monkeypatch.setattr(inspection, "predict", lambda *_, **__: choose_engine())
+    told = inspection.examine_machine()
+    assert told["devices"]["predict takes"].startswith("none: ImportError: libopenvino.so")
+    assert told["self-test"].startswith("failed: ImportError")
 
 
 def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:

@@ -138,6 +138,24 @@ def test_a_scene_shows_the_bands_that_are_asked_for(tmp_path: Path) -> None:
     assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 0, 255, 255]
 
 
+def test_bands_of_a_folder_are_chosen_by_number_or_label_and_zero_is_a_value(tmp_path: Path) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    values = np.random.default_rng(0).integers(0, 4, (5, 20, 30)).astype(np.uint16) * 1000
+    for number, band in enumerate(("B02", "B03", "B04", "B08", "B11")):
+        write_scene(folder / f"scene_{band}.tif", values[number : number + 1])
+    write_scene(tmp_path / "stack.tif", values)
+    preview(tmp_path / "stack.tif", tmp_path / "stack.png", bands={"red": "4", "green": "5", "blue": "1"})
+    expected = pixels(tmp_path / "stack.png")
+    assert (expected[..., 3] == 255).all()
+    for bands in ({"red": "4", "green": "5", "blue": "1"}, {"red": "B08", "green": "B11", "blue": "B02"}):
+        preview(folder, tmp_path / "folder.png", bands=bands, overwrite=True)
+        assert np.array_equal(pixels(tmp_path / "folder.png"), expected)
+    far = write_map(tmp_path / "far.tif", quarters(10), transform=Affine(10, 0, 7e5, 0, -10, 5e6))
+    with pytest.raises(SceneError, match=rf"^{folder} does not touch"):
+        preview(far, tmp_path / "far.png", scene=folder)
+
+
 def test_pixels_of_a_scene_are_transparent_only_where_no_band_has_data(tmp_path: Path) -> None:
     values = np.full((3, 16, 16), 50, np.int16)
     values[0, 0, 0] = values[:, 8, 8] = 0
@@ -201,6 +219,16 @@ def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
             "no band '4' to show as red",
         ),
         "no scene": ({"path": good, "out": png, "scene": folder / "none.tif"}, SceneError, "No such file"),
+        "itself": (
+            {"path": folder / "there.png", "out": folder / "there.png", "overwrite": True},
+            OutputError,
+            "is what is to be shown",
+        ),
+        "bands of a map": (
+            {"path": good, "out": png, "bands": {"red": "1", "green": "2", "blue": "3"}},
+            ConfigError,
+            "is a class map; add its --scene",
+        ),
         "far": ({"path": good, "out": png, "scene": far}, SceneError, "does not touch"),
     }
 

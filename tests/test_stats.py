@@ -167,6 +167,15 @@ def test_zones_are_named_by_a_column_or_numbered(zoned: Path) -> None:
     assert [t.zone for t in stats(zoned, zones=zoned.with_name("plain.gpkg"))][1:] == ["1", "2", "3"]
 
 
+def test_zones_without_a_name_and_whole_numbers(zoned: Path) -> None:
+    table = geopandas.read_file(zoned.with_name("zones.geojson"))
+    table["code"] = [101, None, 103]
+    table["name"] = ["half", None, "far"]
+    table.to_file(zoned.with_name("gaps.gpkg"))
+    for column, names in (("code", ["101", "(no name, 2)", "103"]), ("name", ["half", "(no name, 2)", "far"])):
+        assert [t.zone for t in stats(zoned, zones=zoned.with_name("gaps.gpkg"), zone_name=column)][1:] == names
+
+
 @given(hnp.arrays(np.float64, (7, 2), elements=st.floats(-50, 350)))
 def test_a_pixel_is_in_a_zone_if_its_centre_is(tmp_path_factory: pytest.TempPathFactory, points: np.ndarray) -> None:
     folder = tmp_path_factory.mktemp("zones")
@@ -192,11 +201,21 @@ def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
     nowhere = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM)
     nowhere.set_crs(None, allow_override=True).to_parquet(folder / "nowhere.parquet")
     nowhere.to_file(folder / "zones.gpkg")
+    for layer in ("north", "south"):
+        nowhere.to_file(folder / "two.gpkg", layer=layer)
+    many = write_map(folder / "many.tif", np.arange(100, 116, dtype=np.uint8).reshape(4, 4))
     (folder / "text.gpkg").write_text("no polygons")
     return {
         "missing": ({"map_path": folder / "none.tif"}, MapError, "No such file"),
         "no crs": ({"map_path": bare}, MapError, "no CRS"),
         "values": ({"map_path": odd}, MapError, r"200 \(120 px\), 201"),
+        "many values": ({"map_path": many}, MapError, r"104 \(1 px\) and 11 more; give"),
+        "layers": (
+            {"map_path": good, "zones": folder / "two.gpkg"},
+            ConfigError,
+            r"several layers \(north, south\); write",
+        ),
+        "no zones to name": ({"map_path": good, "zone_name": "name"}, ConfigError, "without --zones"),
         "no zones": ({"map_path": good, "zones": folder / "none.gpkg"}, ConfigError, "do not exist"),
         "points": ({"map_path": good, "zones": folder / "points.gpkg"}, ConfigError, "hold Point; give polygons"),
         "text": ({"map_path": good, "zones": folder / "text.gpkg"}, ConfigError, "cannot be read"),

@@ -113,9 +113,13 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
     ]
     frame = geopandas.GeoDataFrame({"class": [c for _, c in shapes]}, geometry=[g for g, _ in shapes], crs="EPSG:32633")
     frame.to_crs(4326).to_file(tmp_path / "shapes.gpkg")
+    frame.to_crs(4326).to_parquet(tmp_path / "shapes.geoparquet")
     (source,) = read_recipe(recipe).sources
     legend = load_legend(str(tmp_path / "two.toml"))
     pieces = list(read_source(source, ("red", "nir"), legend, 32))
+    also = source.model_copy(update={"labels": tmp_path / "shapes.geoparquet"})
+    for one, other in zip(pieces, read_source(also, ("red", "nir"), legend, 32), strict=True):
+        assert (one.labels == other.labels).all()
     counts = sum(np.bincount(p.labels.ravel(), minlength=3) for p in pieces)
     corner = -500_000, 50_000  # of the scene, in pixels of its grid
     assert [(p.row - corner[0], p.col - corner[1]) for p in pieces] == [(0, 0), (32, 32)]

@@ -213,7 +213,7 @@ def workers_prepared(client: Client, needs: Needs, model: Model | None, batch: s
     try:
         with suppress(Exception):  # of workers that are left to other work
             client.register_plugin(plugin)
-        found = client.run(worker.has_model, model.sha256, workers=list(addresses), on_error="return")
+        found = client.run(worker.has_model, model.digest, workers=list(addresses), on_error="return")
         for address, has in found.items():
             if has is not True:
                 raise BatchError(f"the worker at {address} cannot keep the model; is its disk full?")
@@ -246,7 +246,7 @@ def _checked(client: Client, needs: Needs) -> tuple[str, ...]:
                 f"the worker at {address} has landcover {theirs['version']}, this machine {needs.version}; "
                 "install the same version on all"
             )
-        if needs.model is None and theirs["sha256"] != needs.sha256:
+        if needs.model is None and theirs["digests"] != needs.digests:
             raise BatchError(f"the worker at {address} has other embedded models; install the same version on all")
     return addresses
 

@@ -40,11 +40,13 @@ class _Product:
         what: for people.
         options: that it depends on, beside the maps.
         make: makes it, and tells how far it is; returns its files.
+        of: what it is made of, of all that is made of the maps; "" for the maps alone.
     """
 
     what: str
     options: Any
     make: Callable[[], "Making"]
+    of: str = ""
 
 
 def gather(options: BatchOptions, done: list[Record], state: State, gathered: Gathered) -> Iterator[Told]:
@@ -56,6 +58,9 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
     maps = [[record.name, record.digest] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
+        if product.of and product.of not in gathered.outputs:
+            gathered.notes.append(f"without the {product.of} there are no {product.what} of all maps")
+            continue
         digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
         files = state.gathered(product.what, digest)
         if files is None or not all(Path(file).exists() for file in files):
@@ -84,7 +89,8 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
-        yield _Product("polygons", asked, lambda: _at_once(lambda: [_polygons(mosaic, polygons, options.merged or {})]))
+        joined = lambda: _at_once(lambda: [_polygons(mosaic, polygons, options.merged or {})])  # noqa: E731
+        yield _Product("polygons", asked, joined, of="mosaic")
 
 
 def _at_once(make: Callable[[], list[Path]]) -> Making:

@@ -19,13 +19,13 @@ class Needs:
     Attributes:
         version: of landcover.
         model: an embedded model's name, or a model folder; None for the embedded one that suits a scene.
-        sha256: of the weights, by model name: of the model, or of all embedded ones.
+        digests: by model name, of weights and card: of the model, or of all embedded ones.
         engine: arguments of `landcover.engines.choose_engine`: what was asked for.
     """
 
     version: str
     model: str | None
-    sha256: dict[str, str]
+    digests: dict[str, str]
     engine: dict[str, Any] = field(default_factory=dict)
 
     @property

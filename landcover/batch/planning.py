@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from functools import cache, lru_cache
 from multiprocessing import get_context
@@ -309,6 +309,9 @@ def _seconds(engine: Engine, plan: Plan) -> float:
 
 def _mapping(options: BatchOptions) -> dict[str, Any]:
     """How scenes are mapped, as their workers see it: elsewhere, and one of this machine sees its own card alone."""
+    known = {f.name for f in fields(Options)} - {"scene", "out", "model", "overwrite"}
+    for name in options.mapping.keys() - known:
+        raise ConfigError(f"mapping has no option '{name}': {nearest(name, sorted(known))}")
     one_card = options.scheduler is None and options.device.startswith("cuda:")
     sensor = options.mapping.get("sensor")
     at = {"sensor": str(Path(sensor).absolute())} if sensor and sensor.endswith(".toml") else {}
@@ -319,9 +322,9 @@ def _needs(options: BatchOptions, mapping: dict[str, Any], model: Model | None) 
     engine: dict[str, Any] = {k: mapping[k] for k in ("device", "engine", "precision") if k in mapping}
     engine["bf16_safe"] = model is None or model.spec.bf16_safe
     if model is None:
-        return Needs(__version__, None, {name: load_model(name).sha256 for name in embedded_models()}, engine)
+        return Needs(__version__, None, {name: load_model(name).digest for name in embedded_models()}, engine)
     name = options.model if options.model in embedded_models() else model.folder.resolve()
-    return Needs(__version__, str(name), {model.spec.name: model.sha256}, engine)
+    return Needs(__version__, str(name), {model.spec.name: model.digest}, engine)
 
 
 class _Same:
@@ -349,7 +352,7 @@ class _Same:
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
         sensor = self._content(mapping.get("sensor"))
-        mapped = _digest(__version__, self._needs.sha256, _identity(entry), mapping | sensor, options.confidence)
+        mapped = _digest(__version__, self._needs.digests, _identity(entry), mapping | sensor, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
             batch=self._batch,

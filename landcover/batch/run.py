@@ -136,7 +136,7 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
         plan = cut_large(plan, known, workers) if options.scheduler else plan
         if options.overwrite:
             for job in plan.jobs:
-                worker.forget(job)
+                worker.discard(job)
         state.save(_record(job, "begun") for job in plan.jobs if job.part_rows)
         yield Begun(plan, workers, client.dashboard_link if options.scheduler or find_spec("bokeh") else "")
         stack.enter_context(_stopping(client, plan))

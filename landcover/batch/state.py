@@ -26,7 +26,7 @@ class Record:
     Attributes:
         name: of its outputs.
         digest: of all that they depend on.
-        state: "done" or "failed".
+        state: "begun", "done" or "failed".
         source: the scene.
         datetime: when it was taken, ISO 8601; "" if unknown.
         pixels, seconds: mapped, and the work it took, all attempts and parts together.

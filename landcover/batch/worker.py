@@ -83,7 +83,7 @@ def fingerprint(engine: dict[str, Any]) -> dict[str, Any]:
         ConfigError: it has not the engine or the device that is asked for.
     """
     _check_engine(**engine)
-    return {"version": __version__, "sha256": _embedded_checksums()}
+    return {"version": __version__, "digests": _embedded_digests()}
 
 
 @lru_cache(maxsize=8)
@@ -99,20 +99,20 @@ class SendModel(WorkerPlugin):
 
     def __init__(self, model: Model, batch: str) -> None:
         self.name = f"landcover-{batch}"
-        self._sha256 = model.sha256
+        self._digest = model.digest
         self._files = {p.name: p.read_bytes() for p in model.folder.iterdir() if p.suffix in (".safetensors", ".json")}
 
     def setup(self, worker: Any) -> None:
-        folder = Path(worker.local_directory) / f"landcover-model-{self._sha256}"
+        folder = Path(worker.local_directory) / f"landcover-model-{self._digest}"
         folder.mkdir(exist_ok=True)
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
-        _sent[self._sha256] = folder
+        _sent[self._digest] = folder
 
 
-def has_model(sha256: str) -> bool:
+def has_model(digest: str) -> bool:
     """Whether the model was sent here, whole."""
-    return sha256 in _sent and _load(str(_sent[sha256])).sha256 == sha256
+    return digest in _sent and _load(str(_sent[digest])).digest == digest
 
 
 def dask_setup(worker: Any) -> None:
@@ -181,6 +181,13 @@ def forget(job: Job) -> None:
         job.mark.unlink(missing_ok=True)
 
 
+def discard(job: Job) -> None:
+    """Let all of a scene be made again, parts too."""
+    forget(job)
+    for parts in job.folder.glob(".parts-*"):
+        shutil.rmtree(parts, ignore_errors=True)
+
+
 def _mark(job: Job) -> None:
     """Note that the map is there, and that what else there is may be replaced."""
     publish_text(job.mark, job.map_digest)
@@ -229,10 +236,12 @@ def _map_part(task: Task) -> tuple[int, str]:
     with disk_errors(job.parts_folder):
         job.parts_folder.mkdir(parents=True, exist_ok=True)
     part = _plan(job).parts(job.part_rows, job.parts_folder)[task.part]
-    if all(_is_whole(layer) for layer in part.layers.values()):
+    made_with = part.layers["map"].path.with_suffix(".engine")
+    if all(_is_whole(layer) for layer in part.layers.values()) and _reads(made_with) == _name(part.choice):
         return 0, ""
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
+    publish_text(made_with, _name(part.choice))
     return part.grid.region.height * part.grid.region.width, _name(part.choice)
 
 
@@ -302,7 +311,7 @@ def _check(needs: Needs) -> None:
     if needs.version != __version__:
         raise _UnfitError(f"{where} has landcover {__version__}, the batch {needs.version}; install the same version")
     if needs.model is None:
-        if _embedded_checksums() != needs.sha256:
+        if _embedded_digests() != needs.digests:
             raise _UnfitError(f"{where} has other embedded models than the batch; install the same version")
     else:
         _model(needs)
@@ -312,24 +321,27 @@ def _check(needs: Needs) -> None:
         raise _UnfitError(f"{where} cannot map as it is asked to: {e}") from e
 
 
-def _embedded_checksums() -> dict[str, str]:
-    return {name: _load(name).sha256 for name in embedded_models()}
+def _embedded_digests() -> dict[str, str]:
+    return {name: _load(name).digest for name in embedded_models()}
 
 
 def _model(needs: Needs) -> Model | None:
     """The model that is asked for, loaded once."""
     if needs.model is None:
         return None
-    (sha256,) = needs.sha256.values()
+    (digest,) = needs.digests.values()
+    name = str(_sent.get(digest, needs.model))
     try:
-        model = _load(str(_sent.get(sha256, needs.model)))
+        if (model := _load(name)).digest != digest:  # it was edited since, perhaps
+            _load.cache_clear()
+            model = _load(name)
     except LandcoverError as e:
         raise _UnfitError(f"the worker on {socket.gethostname()} cannot load the model: {e}") from e
-    if model.sha256 != sha256:
+    if model.digest != digest:
         _load.cache_clear()
         raise _UnfitError(
-            f"the worker on {socket.gethostname()} has another model at {needs.model} (sha256 {model.sha256[:12]}) "
-            f"than the batch ({sha256[:12]}); copy it there"
+            f"the worker on {socket.gethostname()} has another model at {needs.model} than the batch, by its weights "
+            f"or its card; copy it there"
         )
     return model
 
@@ -349,7 +361,7 @@ class _SameEngine:
     def __call__(
         self, choice: EngineChoice, model: Model, scaling: Scaling, shape: tuple[int, ...], dtype: str
     ) -> Engine:
-        key = (choice, model.sha256, model.factor, scaling.gain.tobytes(), scaling.bias.tobytes(), shape, dtype)
+        key = (choice, model.digest, model.factor, scaling.gain.tobytes(), scaling.bias.tobytes(), shape, dtype)
         if key != self._key or self._engine is None:
             self._key, self._engine = None, None  # its memory is free before the next one is made
             self._engine, self._key = open_engine(choice, model, scaling, shape, dtype), key

@@ -74,7 +74,7 @@ def build_catalog(seen: Sequence[Seen], out: Path, *, overwrite: bool = False) -
 
     Args:
         seen: the scenes.
-        out: a GeoParquet table, .parquet; or a static STAC Catalog, .json, whose Items go to a folder `items` beside.
+        out: a GeoParquet table, .parquet; or a static STAC Catalog, X.json, whose Items go to a folder X-items beside.
             Local scenes are referred to by relative paths.
         overwrite: replace a catalog that exists.
 
@@ -118,7 +118,9 @@ def _row(each: Seen, out: Path) -> dict[str, Any]:
 
 
 def _write_items(seen: Sequence[Seen], out: Path, *, overwrite: bool) -> None:
-    paths = [out.parent / "items" / f"{each.entry.name}.json" for each in seen]
+    folder = out.parent / f"{out.stem}-items"
+    before = _items_of(out, folder)
+    paths = [folder / f"{each.entry.name}.json" for each in seen]
     for path in paths:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,18 @@ def _write_items(seen: Sequence[Seen], out: Path, *, overwrite: bool) -> None:
         write_item(_item(each, path), path)
     title = f"Scenes of {out.absolute().parent.name}"
     write_catalog(out.parent, paths, title=title, description="Scenes to be mapped", name=out.name)
+    for stale in before - set(paths):
+        stale.unlink(missing_ok=True)
+
+
+def _items_of(catalog: Path, folder: Path) -> set[Path]:
+    """The Items in a folder that a catalog links to; none if there is no such catalog."""
+    try:
+        links = json.loads(catalog.read_bytes())["links"]
+        linked = [catalog.parent / link["href"] for link in links if link["rel"] == "item"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {path for path in linked if path.is_file() and path.resolve().is_relative_to(folder.resolve())}
 
 
 def _item(each: Seen, out: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a catalog does not say of a scene, and the headers of its files do."""
 
 import datetime as dt
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ from landcover.products import SUFFIXES, Product, is_local, item_product, parse_
 
 T = TypeVar("T")
 
+_LIKE_THE_GROUND = 0.01
+"""How far pixels of a grid may be from those on the ground, as in UTM and not in Mercator grids, as a share."""
+
 _SIZE_ONLY = {"GDAL_GEOREF_SOURCES": "NONE", "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 """How a file is opened to tell its size: GDAL need neither place it on the earth nor list the folder around it."""
 
@@ -37,7 +41,7 @@ class Seen:
         entry: with what it lacked.
         product: its bands.
         ground: where the pixels of its finest band lie; None if it is not placed on the earth.
-        gsd: the side of these pixels in metres; None likewise.
+        gsd: the side of these pixels in metres, in a grid of metres as it is there; None likewise.
     """
 
     entry: Entry
@@ -99,7 +103,7 @@ def see(entry: Entry) -> Seen:
             footprint=entry.footprint or (footprint(ground) if ground else None),
             datetime=entry.datetime or _time(product.datetime, finest),
         )
-        return Seen(known, product, ground, ground_resolution(finest.transform, finest.crs, *finest.shape))
+        return Seen(known, product, ground, _gsd(finest))
 
 
 def survey(entries: Iterable[Entry]) -> Iterator[Seen | LandcoverError]:
@@ -122,6 +126,18 @@ def _ground(file: rasterio.DatasetReader) -> Ground | None:
         return Ground.of(file) if file.crs else None
     except MapError as e:
         raise SceneError(str(e)) from e
+
+
+def _gsd(file: rasterio.DatasetReader) -> float | None:
+    """The side of a pixel in metres: that of the grid, 10 for Sentinel-2, unless it is another one on the ground."""
+    on_ground = ground_resolution(file.transform, file.crs, *file.shape)
+    if on_ground is None:
+        return None
+    if file.crs.is_projected:
+        in_grid = math.sqrt(abs(file.transform.determinant)) * file.crs.linear_units_factor[1]
+        if abs(in_grid / on_ground - 1) < _LIKE_THE_GROUND:
+            return round(in_grid, 6)
+    return round(on_ground, 6)
 
 
 def _time(said: dt.datetime | None, file: rasterio.DatasetReader) -> dt.datetime | None:

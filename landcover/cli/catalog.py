@@ -22,7 +22,12 @@ _LISTED = 20
 @app.command()
 def build(
     folder: Annotated[str, Argument(help="A folder with scenes, or a quoted pattern such as 'scenes/*.tif'.")],
-    out: Annotated[Path, Option("--out", "-o", help="A GeoParquet table (.parquet) or a STAC Catalog (.json).")],
+    out: Annotated[
+        Path,
+        Option(
+            "--out", "-o", help="A GeoParquet table (.parquet), or a STAC Catalog (X.json) with its Items in X-items."
+        ),
+    ],
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a catalog that exists.")] = False,
 ) -> None:
     """Make a catalog of scenes, with their footprints, sizes, bands and times; of each only the headers are read.

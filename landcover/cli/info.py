@@ -46,6 +46,6 @@ def info(
         typer.echo(f"  {name}: {how}")
     if seen["sees"]:
         headers = list(next(iter(seen["sees"].values())))
-        typer.echo("reflectance of the valid pixels, from a sample:")
+        typer.echo("reflectance of the valid pixels there:")
         print_table(["band", *headers], [[n, *(f"{v:.3f}" for v in s.values())] for n, s in seen["sees"].items()])
-    typer.echo(f"valid: {seen['valid_percent']:.1f} % of the sample")
+    typer.echo(f"valid: {seen['valid_percent']:.1f} % of the {seen['sample']}")

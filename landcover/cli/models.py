@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.parsing import parse_bands
 
 app = typer.Typer(no_args_is_help=True, help="List, show and make models. Example: landcover models list")
 
@@ -110,16 +111,21 @@ def export(
     format_: Annotated[str, Option("--format", help="onnx, openvino or pt2 (torch.export).")] = "onnx",
     scene: Annotated[str | None, Option(help="Check the result on chips of this scene too.")] = None,
     sensor: Annotated[str | None, Option(help="The scene's sensor.")] = None,
+    bands: Annotated[str | None, Option(help="Which band of the scene is which, as red=4,nir=8.")] = None,
+    scale: Annotated[float | None, Option(help="Of the scene: reflectance = number × SCALE + offset.")] = None,
+    offset: Annotated[float | None, Option(help="Of the scene: reflectance = number × scale + OFFSET.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a model as one graph, from reflectance to scores, for other programs.
 
     Example: landcover models export landcover-6band --format onnx --out landcover.onnx
     """
+    from landcover.bands import Choice
     from landcover.export import export_model
     from landcover.models import load_model
 
-    apart = export_model(load_model(model), out, format_, scene=scene, sensor=sensor, overwrite=overwrite)
+    choice = Choice(sensor, parse_bands(bands), scale, offset)
+    apart = export_model(load_model(model), out, format_, scene=scene, choice=choice, overwrite=overwrite)
     say(f"Wrote {out}; its scores lie within {apart:.1g} of the model's")
 
 

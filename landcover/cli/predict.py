@@ -84,7 +84,7 @@ def predict(
             confidence=confidence,
             scores=scores,
             stac=stac,
-            overwrite=overwrite,
+            overwrite=overwrite or explain,
             resume=not no_resume,
             allow_no_crs=allow_no_crs,
             allow_untrained=allow_untrained,
@@ -127,7 +127,7 @@ def _run(plan: "Plan") -> float:
             raise
     seconds = time.perf_counter() - began
     rate = (pixels - before) / seconds / 1e6
-    say(f"Wrote {', '.join(str(layer.path) for layer in plan.layers.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")
+    say(f"Wrote {', '.join(plan.outputs.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")
     return seconds
 
 

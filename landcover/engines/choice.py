@@ -30,6 +30,11 @@ class EngineChoice:
     precision: str = "f32"
     sums: str = "device"
 
+    @property
+    def tag(self) -> str:
+        """What makes maps of the same scene equal, bit by bit, on the same kind of processor."""
+        return f"{self.engine} {self.device.partition(':')[0]} {self.precision}"
+
     def __str__(self) -> str:
         return f"{self.engine} on {self.device} in {self.precision} ({self.why})"
 

@@ -66,6 +66,8 @@ class Augmenter:
             reflectance, valid, labels = self._mixed((reflectance, valid, labels), rng)
         if a.waters and self._water:
             reflectance = self._of_other_water(reflectance, labels, rng)
+        if a.lakes and self._water:
+            reflectance, labels = self._with_lakes(reflectance, labels, rng)
         if a.turbid and self._water:
             reflectance = self._turbid(reflectance, valid, labels, rng)
         reflectance = self._through_air(reflectance, rng)
@@ -104,6 +106,18 @@ class Augmenter:
         chosen = (torch.rand((n, 1, 1, 1), generator=rng) < self._recipe.waters).to(reflectance.device)
         colour = water_colours(self._waves, n, rng).to(reflectance.device)
         return torch.where(water & chosen, colour * texture, reflectance)
+
+    def _with_lakes(self, reflectance: Tensor, labels: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Paint lakes on some chips: rounded, up to a third of the chip, with shores in which land shines through."""
+        n, size = len(reflectance), self._recipe.size
+        detail = int(torch.randint(3, 12, (), generator=rng))
+        relief = F.interpolate(torch.randn((n, 1, detail, detail), generator=rng), (size, size), mode="bicubic")
+        above = relief.flatten(1).quantile(1 - _uniform(0.01, 0.33, (n,), rng), dim=1).diagonal()
+        chosen = torch.rand((n, 1, 1, 1), generator=rng) < self._recipe.lakes
+        lake = ((relief > above[:, None, None, None]) & chosen).to(reflectance.device)
+        share = F.avg_pool2d(F.pad(lake.float(), (1, 1, 1, 1), mode="replicate"), 3, 1) * lake
+        colour = water_colours(self._waves, n, rng).to(reflectance.device)
+        return reflectance + share * (colour - reflectance), torch.where(lake[:, 0], self._water, labels)
 
     def _turbid(self, reflectance: Tensor, valid: Tensor, labels: Tensor, rng: Generator) -> Tensor:
         """Mix up to 45 % of the spectrum of one pixel of land into the water of some chips."""

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 IGNORE = "ignore"
 """What the recipe calls labels that are not learned."""
 
-_VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".shp", ".gml", ".kml", ".sqlite"}
+_VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".geoparquet", ".shp", ".gml", ".kml", ".sqlite"}
 
 
 ReadLabels = Callable[[Box], np.ndarray]
@@ -389,7 +389,7 @@ class _Shapes:
         path = source.labels
         assert path is not None
         try:
-            read = geopandas.read_parquet if path.suffix.lower() == ".parquet" else geopandas.read_file
+            read = geopandas.read_parquet if path.suffix.lower() in (".parquet", ".geoparquet") else geopandas.read_file
             frame = read(path) if source.layer is None else read(path, layer=source.layer)
         except Exception as e:
             raise SamplesError(f"the labels {path} cannot be read: {e}") from e

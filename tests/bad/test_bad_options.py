@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import filelock
 import pytest
 import rasterio.shutil
 
@@ -144,11 +145,26 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], command:
     assert landcover(capsys, *command).code == 2
 
 
+def test_a_folder_in_which_no_file_can_be_made(
+    tmp_path: Path, scene: Path, predict: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc: it can be written, says the system, and the lock is not got, though nobody has it."""
+
+    def acquire(*_: object, **__: object) -> None:
+        raise filelock.Timeout("lock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    assert "no file can be made in" in predict(scene)
+
+
 def test_explain_prints_the_plan_and_writes_nothing(
     tmp_path: Path, scene: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ("predict", scene, "--out", tmp_path / "map.tif", "-m", pointwise.folder, "--allow-untrained", "--explain")
     outcome = landcover(capsys, *args)
+    (tmp_path / "map.tif").write_text("a map that is there already")
+    assert landcover(capsys, *args).out == outcome.out
+    (tmp_path / "map.tif").unlink()
     assert outcome.code == 0
     for word in ("windows", "memory", "bound", "engine", "red: × 0.0001"):
         assert word in outcome.out

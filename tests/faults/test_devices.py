@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from landcover import prediction
@@ -74,6 +75,9 @@ def test_a_run_goes_on_with_less_of_a_card(
     wanted = direct_map(plan.model, pixels, np.ones(pixels.shape[1:], bool))
     np.testing.assert_array_equal(read_map(Path(plan.options.out)), wanted)
     assert sum("going on with" in m for m in caplog.messages) == steps - 1, "each step is said once"
+    with rasterio.open(plan.options.out) as file:
+        told = file.tags()["LANDCOVER_ENGINE"]
+    assert told == ("torch cuda f32, then openvino cpu f32" if steps == 3 else "torch cuda f32")
 
 
 def test_finished_rows_are_not_mapped_again(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
