@@ -1,4 +1,4 @@
-"""What is decided before the first pixel is read: bands, windows, engine, outputs, and what may be wrong with them."""
+"""What is decided before a pixel is mapped: bands, windows, engine, outputs, and what may be wrong with them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -113,7 +113,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is decided before the first pixel is read.
+    """All that is decided before the first pixel is mapped.
 
     Attributes:
         options: what was asked for.
@@ -336,7 +336,7 @@ class Plan:
 
 
 def make_plan(options: Options) -> Plan:
-    """Decide everything about a prediction, and find all that can be wrong with it; reads no pixels.
+    """Decide everything about a prediction, and find all that can be wrong with it; reads but a few pixels.
 
     Raises:
         LandcoverError: the scene, the model, an option or the output cannot be used.

@@ -85,7 +85,7 @@ def _item(plan: Plan, out: Path) -> dict[str, Any]:
 
 
 def map_part(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int, None, None]:
-    """Carry out the plan of a part (`Plan.part`), as `map_scene` does, but leave its pixels as they are, not encoded.
+    """Carry out one of `Plan.parts`, as `map_scene` does, but leave its pixels as they are, not encoded.
 
     A part may be all nodata.
     """

@@ -150,13 +150,13 @@ class Split(Spec):
     Attributes:
         by: "group" (a pack's groups, an image's folder, a scene), "scene" (a source file), or "blocks" on a grid, which
             all scenes of one CRS and pixel size share.
-        validation: the share of places held out; 0 for none.
+        validation: about the share of labels in the places held out, which is never more than about half; 0 for none.
         block: side of a block, in pixels.
         buffer: chips this near to held-out ones, in pixels of their grid, are left out; those upon them are always.
     """
 
     by: Literal["group", "scene", "blocks"] = "group"
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     block: Annotated[int, Field(ge=1)] = 256
     buffer: Annotated[int, Field(ge=0)] = 0
 
@@ -236,7 +236,7 @@ class Loop(Spec):
         clip: the largest norm of the gradient.
         precision: "f32", "bf16", or "auto" for bf16 where the processor computes in it.
         patience: stop after so many evaluations without a better macro-F1, and take the best; 0 to take the last.
-        evaluations: how often the held-out places are looked at, and a checkpoint is written.
+        evaluations: about how often the held-out places are looked at, and a checkpoint is written.
         seed: of everything that is random.
     """
 

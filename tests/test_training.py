@@ -612,6 +612,26 @@ def test_water_gets_the_colour_of_other_water_and_land_keeps_its_own() -> None:
         assert ratio == pytest.approx(1.2, rel=1e-4)
 
 
+def test_lakes_are_dark_in_infrared_and_labelled_and_land_around_them_stays() -> None:
+    bands = ("green", "nir")
+    augmenter = Augmenter(Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, lakes=1), bands, np.zeros(2), water=2)
+    land = torch.tensor([0.08, 0.3])[:, None, None].expand(64, 2, 32, 32)
+    labels, valid = torch.ones((64, 32, 32), dtype=torch.int64), torch.ones((64, 32, 32), dtype=torch.bool)
+    painted, _, after = augmenter((land, valid, labels), torch.full((64,), 10.0), torch.Generator().manual_seed(0))
+    lake = after == 2
+    share = lake.float().mean(dim=(1, 2))
+    assert 0 < share.min()
+    assert share.max() < 0.34
+    assert set(after.unique().tolist()) == {1, 2}
+    np.testing.assert_allclose(
+        painted.movedim(1, -1)[~lake], torch.tensor([[0.08, 0.3]]).expand(int((~lake).sum()), 2), rtol=1e-5
+    )
+    inside = torch.nn.functional.avg_pool2d(lake[:, None].float(), 3, 1, 1)[:, 0] > 0.99
+    assert inside.any()
+    assert painted[:, 1][inside].max() < 0.1
+    assert (painted[:, 1][lake] < 0.3).all()
+
+
 def test_waters_are_of_the_colours_that_waters_have() -> None:
     """Near the reflectance, blue to red, of a black river, a green lake, and a brown one; and all dark in infrared."""
     waves = torch.tensor([0.49, 0.56, 0.66, 0.85, 1.61, 2.2])[:, None, None]
