@@ -8,6 +8,7 @@ References:
 import copy
 import inspect
 import re
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone calls it
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from landcover.errors import ModelError, nearest
 from landcover.processors import own_threads
@@ -315,3 +318,45 @@ def activation_count(network: nn.Module, bands: int, stride: int) -> int:
     for hook in hooks:
         hook.remove()
     return -(-total // (side * side))
+
+
+def live_bytes(network: nn.Module, bands: int, stride: int) -> int:
+    """Bytes that a network in float32 holds at once, for each pixel of its input; no memory is taken."""
+    side = 4 * stride
+    shadow = copy.deepcopy(network).to("meta")
+    with torch.inference_mode(), _Live() as live:
+        shadow(torch.empty((1, bands, side, side), device="meta"))
+    return -(-live.most // (side * side))
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are made within, as long as somebody holds them.
+
+    Attributes:
+        most: that were held at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._held: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor.untyped_storage())
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._held:
+            self._held.add(key)
+            self._now += size
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._let_go, key, size)
+
+    def _let_go(self, key: int, size: int) -> None:
+        self._held.discard(key)
+        self._now -= size

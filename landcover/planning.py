@@ -328,11 +328,11 @@ class Plan:
         return files | ({"item": str(self.options.item)} if self.options.item is not None else {})
 
     def _network_bytes(self) -> int:
-        """What a network's layers would hold if no memory were reused; 4 bytes a value."""
-        from landcover.network import activation_count
+        """What a network's layers hold at once, where each gives its memory back when it is no longer needed."""
+        from landcover.network import live_bytes
 
         n, bands, height, width = self.batch_shape
-        return 4 * n * height * width * activation_count(self.model.network, bands, self.model.stride)
+        return n * height * width * live_bytes(self.model.network, bands, self.model.stride)
 
 
 def make_plan(options: Options) -> Plan:

@@ -6,6 +6,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from shapely import Polygon
 from landcover.errors import SceneError
 from landcover.grid import TILE_SIZE, Box
 from landcover.models import Model, init_model
+from landcover.network import live_bytes
 from landcover.planning import PANEL_BYTES, Options, make_plan
 from landcover.prediction import map_scene, predict
 from landcover.regions import Area
@@ -475,6 +477,13 @@ def test_memory_bound_does_not_grow_with_the_height(tmp_path: Path, pointwise: M
         plan = make_plan(Options(scene, tmp_path / "map.tif", pointwise, allow_untrained=True))
         bounds.append(sum(plan.memory().values()))
     assert max(bounds) == bounds[0]
+
+
+def test_the_memory_of_a_network_is_what_it_holds_at_once() -> None:
+    """Of two convolutions the second needs what the first gave, and of three no more."""
+    layers = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 8), (8, 4), (4, 4), (4, 1))]
+    for count, held in ((1, 2 + 8), (2, 2 + 8 + 4), (3, 2 + 8 + 4), (4, 2 + 8 + 4)):
+        assert live_bytes(torch.nn.Sequential(*layers[:count]), 2, 1) == 4 * held
 
 
 def test_the_whole_scene_at_once_is_what_the_windows_approach(tmp_path: Path, unet: Model) -> None:
