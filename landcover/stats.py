@@ -129,13 +129,12 @@ def _zone_names(table: "GeoDataFrame", column: str | None, path: Path) -> list[s
     column = column or ("name" if "name" in columns else None)
     if column is None:
         return [str(i) for i in range(1, len(table) + 1)]
-    return [_zone_name(value, i) for i, value in enumerate(table[column].tolist(), 1)]
+    named = enumerate(zip(table[column].tolist(), table[column].isna(), strict=True), 1)
+    return [f"(no name, {i})" if missing else _zone_name(value) for i, (value, missing) in named]
 
 
-def _zone_name(value: Any, number: int) -> str:
+def _zone_name(value: Any) -> str:
     """The name of a zone: whole numbers as such, though a column with gaps holds them as 101.0."""
-    if value is None or value != value:  # nan
-        return f"(no name, {number})"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

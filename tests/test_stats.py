@@ -172,8 +172,10 @@ def test_zones_without_a_name_and_whole_numbers(zoned: Path) -> None:
     table["code"] = [101, None, 103]
     table["name"] = ["half", None, "far"]
     table.to_file(zoned.with_name("gaps.gpkg"))
-    for column, names in (("code", ["101", "(no name, 2)", "103"]), ("name", ["half", "(no name, 2)", "far"])):
-        assert [t.zone for t in stats(zoned, zones=zoned.with_name("gaps.gpkg"), zone_name=column)][1:] == names
+    table.astype({"code": "Int64"}).to_parquet(zoned.with_name("gaps.parquet"))
+    for zones in ("gaps.gpkg", "gaps.parquet"):
+        for column, names in (("code", ["101", "(no name, 2)", "103"]), ("name", ["half", "(no name, 2)", "far"])):
+            assert [t.zone for t in stats(zoned, zones=zoned.with_name(zones), zone_name=column)][1:] == names
 
 
 @given(hnp.arrays(np.float64, (7, 2), elements=st.floats(-50, 350)))
