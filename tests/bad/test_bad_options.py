@@ -1,6 +1,8 @@
 """Options and outputs that cannot be used: each is one sentence, exit code 3, and nothing left behind."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import filelock
@@ -153,8 +155,13 @@ def test_a_folder_in_which_no_file_can_be_made(
     def acquire(*_: object, **__: object) -> None:
         raise filelock.Timeout("lock")
 
+    def temporary_file(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    assert "no file can be made in" in predict(scene)
+    assert "another run is writing" in predict(scene)
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
+    assert "map.tif cannot be written: No such file or directory" in predict(scene)
 
 
 def test_explain_prints_the_plan_and_writes_nothing(
