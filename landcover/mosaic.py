@@ -27,7 +27,7 @@ from landcover.cog import BLOCK, Layer, palette
 from landcover.errors import ConfigError, MapError, OutputError, StaleError
 from landcover.grid import Box
 from landcover.journal import Run, open_run
-from landcover.outputs import check_destination, publish_text
+from landcover.outputs import check_destination, disk_errors, publish_text
 from landcover.provenance import PREFIX, tags
 from landcover.specs import Legend
 
@@ -122,7 +122,9 @@ class _Grid:
 
 
 def write_vrt(maps: Sequence[Path], out: Path) -> list[Path]:
-    """Write virtual rasters that show many maps as one, later ones on top; an earlier one is replaced.
+    """Write virtual rasters that show many maps as one, later ones on top.
+
+    Those that this function wrote under the same name before, for other CRSs too, are replaced or removed.
 
     Args:
         maps: class maps of one legend, north up; their files are referred to by relative paths.
@@ -153,10 +155,16 @@ def write_vrt(maps: Sequence[Path], out: Path) -> list[Path]:
         publish_text(path, _vrt(group, _grid(group, group[0].crs), legend, path))
         written.append(path)
     of_crs = re.compile(rf"{re.escape(out.stem)}_[A-Z]+\d+")
-    for stale in out.parent.glob(f"*{out.suffix}"):
-        if stale not in written and (stale == out or of_crs.fullmatch(stale.stem)):
-            stale.unlink()
+    with disk_errors(out):
+        for old in out.parent.glob(f"*{out.suffix}"):
+            if old not in written and (old == out or of_crs.fullmatch(old.stem)) and _is_ours(old):
+                old.unlink()
     return written
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a virtual raster is one that `write_vrt` has written."""
+    return path.is_file() and f'"{PREFIX}MOSAIC"'.encode() in path.read_bytes()
 
 
 @dataclass(frozen=True)

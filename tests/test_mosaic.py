@@ -135,11 +135,21 @@ def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: 
     written = write_vrt(maps, tmp_path / "v.vrt")
     assert [p.name for p in written] == ["v_EPSG32633.vrt", "v_EPSG4326.vrt"]
     assert np.array_equal(read(written[1]), ids)
-    (tmp_path / "v_mine.vrt").write_text("of somebody else")
+    for name in ("v_mine", "v_S2"):
+        (tmp_path / f"{name}.vrt").write_text("of somebody else")
+    (tmp_path / "v_Q3.vrt").mkdir()
     assert write_vrt(home, tmp_path / "v.vrt") == [tmp_path / "v.vrt"]
-    assert sorted(p.name for p in tmp_path.glob("*.vrt")) == ["v.vrt", "v_mine.vrt"], "those of before are gone"
+    assert sorted(p.name for p in tmp_path.glob("*.vrt")) == ["v.vrt", "v_Q3.vrt", "v_S2.vrt", "v_mine.vrt"], (
+        "those of before are gone"
+    )
     write_vrt(maps, tmp_path / "v.vrt")
-    assert sorted(p.name for p in tmp_path.glob("*.vrt")) == ["v_EPSG32633.vrt", "v_EPSG4326.vrt", "v_mine.vrt"]
+    assert sorted(p.name for p in tmp_path.glob("*.vrt")) == [
+        "v_EPSG32633.vrt",
+        "v_EPSG4326.vrt",
+        "v_Q3.vrt",
+        "v_S2.vrt",
+        "v_mine.vrt",
+    ]
     assert plan_mosaic(maps, tmp_path / "x.tif", crs="EPSG:3035").grid.crs.to_epsg() == 3035
 
 

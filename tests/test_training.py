@@ -718,6 +718,14 @@ def test_what_is_held_out_is_about_the_share_asked_for() -> None:
     assert not len(out)
 
 
+def test_dates_of_one_place_are_not_held_out_from_each_other() -> None:
+    """Every chip of one date lies upon one of the other: nothing would be left to learn from."""
+    origins = [Origin(0, day, day, "grid", 16 * i, 0, None) for day in ("june", "july") for i in range(4)]
+    learned, out = hold_out(samples_at(origins), Split(validation=0.5), 2)
+    assert len(learned) == 8
+    assert not len(out)
+
+
 def test_the_only_place_of_a_class_is_not_held_out_if_another_can_be() -> None:
     origins = [Origin(0, f"{i}", f"{i}", f"{i}", 0, 0, None) for i in range(3)]
     labels = np.ones((3, 16, 16), np.uint8)

@@ -63,7 +63,7 @@ def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
     def apart(halves: Halves) -> tuple[bool, float]:
         learned, held_out = (counts[half].sum(axis=0) for half in halves)
         share = held_out.sum() / total.sum()
-        if not 0 < share < 1:
+        if not 0 < share < 1 or not learned.any():  # all that is left may lie upon what is held out
             return True, np.inf
         lost = (total > 0) & (learned == 0)
         return bool(lost.any()), abs(share - split.validation)
