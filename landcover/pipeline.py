@@ -58,18 +58,16 @@ def read_ahead(items: Iterable[T], depth: int = 2, stop: threading.Event | None 
 
 @contextmanager
 def write_behind(write: Callable[[T], None], depth: int = 2) -> Iterator[Callable[[T], None]]:
-    """Hand items to `write` in a thread of their own; the block is left when all are written.
+    """Hand items to `write` in a thread of their own; the block is left when all are written, also if it fails.
 
-    An error of `write` is raised at the next item, or at the end of the block. If the block itself fails, what is
-    still waiting is dropped.
+    An error of `write` is raised at the next item, or at the end of the block; nothing is written after it.
     """
     waiting: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
     errors: list[BaseException] = []
 
     def consume() -> None:
         while (item := waiting.get()) is not _END:
-            if errors or stop.is_set():
+            if errors:
                 continue  # keep the queue moving, so that nobody waits for a place in it
             try:
                 write(item)
@@ -85,9 +83,6 @@ def write_behind(write: Callable[[T], None], depth: int = 2) -> Iterator[Callabl
     thread.start()
     try:
         yield give
-    except BaseException:
-        stop.set()
-        raise
     finally:
         waiting.put(_END)
         thread.join()

@@ -59,3 +59,22 @@ def test_a_writer_that_fails_at_the_last_item_is_noticed() -> None:
 
     with pytest.raises(OSError, match="no space"):
         give_one()
+
+
+def test_what_waits_is_written_also_if_the_block_fails() -> None:
+    """What was finished before an error is kept, however far behind the writer is."""
+    written = []
+
+    def write(item: int) -> None:
+        time.sleep(0.05)
+        written.append(item)
+
+    def give_and_fail() -> None:
+        with write_behind(write, depth=3) as give:
+            for item in range(3):
+                give(item)
+            raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        give_and_fail()
+    assert written == [0, 1, 2]
