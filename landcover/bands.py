@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import BandError, SceneError
+from landcover.errors import BandError, OtherBandsError, SceneError
 from landcover.processors import own_threads
 from landcover.products import BandSource, Product
 from landcover.specs import Sensor, band_key, load_sensor
@@ -83,7 +83,7 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
     mapping = choice.bands or {}
     for name in mapping:
         if name not in wanted:
-            raise BandError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
+            raise OtherBandsError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
     found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
     scaling = _Scaling(product.name, tuple(source for source, _ in found), choice, chosen, told)
     return tuple(scaling.of(name, source, why) for name, (source, why) in zip(wanted, found, strict=True))
@@ -106,12 +106,12 @@ def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor |
     hits = [b for b in product.bands if b.common_name == name]
     if not hits:
         if sensor and name not in sensor.band_names:
-            raise BandError(
+            raise OtherBandsError(
                 f"{product.name} is taken as {sensor.name}, which has no band '{name}', and the model wants one; "
                 f"choose a model for the bands there are, or say with --bands {name}=… which band stands for it"
             )
         hint = "" if sensor else " with --sensor NAME or"
-        raise BandError(
+        raise OtherBandsError(
             f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "
             f"Say which is which{hint} with --bands, for example --bands {name}=1"
         )

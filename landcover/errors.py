@@ -13,6 +13,10 @@ class BandError(LandcoverError):
     """The bands a model wants, or their scaling, cannot be told from the scene."""
 
 
+class OtherBandsError(BandError):
+    """A model wants other bands than those that the scene has, or is said to have."""
+
+
 class ModelError(LandcoverError):
     """A model folder is missing, incomplete, altered, or asks for what cannot be honoured."""
 

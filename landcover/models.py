@@ -71,7 +71,9 @@ class Model:
         Raises:
             ModelError: the weights do not belong to the network that `model.json` describes.
         """
-        weights = _read_weights(self.folder / WEIGHTS)
+        from landcover.weights import read_weights
+
+        weights = read_weights(self.folder / WEIGHTS)
         _agree(self._empty().state_dict(), weights, self.folder)
         network = self._build()
         network.load_state_dict(weights)
@@ -150,20 +152,21 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     return Model(spec, folder, sha256)
 
 
-def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, half: bool = False) -> None:
+def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, store: str = "float32") -> None:
     """Write a model folder.
 
     Args:
         folder: made if need be; files of an earlier model in it are replaced.
         spec: what the model is.
         weights: the network's state dict.
-        half: store floating-point weights as float16, for half the size.
+        store: how, "float32", "float16" for half the size, or "int8" for about a quarter; see `landcover.weights`.
     """
     from safetensors.torch import save
 
+    from landcover.weights import to_store
+
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in weights.items()}
-    data = save(stored, metadata={"format": "pt"})
+    data = save(to_store(weights, store), metadata={"format": "pt"})
     parameters = sum(
         v.numel() for k, v in weights.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
     )
@@ -203,19 +206,6 @@ def _find(name: str) -> Path:
     if missing:
         raise ModelError(f"the model folder {folder} is incomplete: {' and '.join(missing)} is missing")
     return folder
-
-
-def _read_weights(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as e:
-        raise ModelError(
-            f"{path} is not a safetensors file ({e}); weights in other formats can carry code and are never loaded"
-        ) from e
-    return {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
 
 
 def _agree(expected: dict[str, Any], found: dict[str, Any], folder: Path) -> None:

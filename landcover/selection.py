@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from landcover.bands import Choice
-from landcover.errors import BandError, SceneError
-from landcover.models import DEFAULT_MODEL, EMBEDDED_BY_RANK, Model, embedded_models, load_model
+from landcover.errors import BandError, OtherBandsError, SceneError
+from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
 from landcover.scene import Scene, open_scene
 
 
@@ -30,12 +30,13 @@ def select_model(
 
     Raises:
         ModelError: the model cannot be used.
-        SceneError, BandError: the scene suits no model; the error is the default model's.
+        SceneError, BandError: the scene suits no model; the error is that of the first model it has the bands for, or
+            else the default model's.
     """
     if model is not None:
         named = model if isinstance(model, Model) else load_model(model)
         return named, _open(named, source, choice, allow_no_crs, allow_resolution), ""
-    first: BandError | SceneError | None = None
+    errors: list[BandError | SceneError] = []
     for name in EMBEDDED_BY_RANK:
         if name not in embedded_models():
             continue
@@ -43,11 +44,10 @@ def select_model(
         try:
             scene = _open(embedded, source, choice, allow_no_crs, allow_resolution)
         except (BandError, SceneError) as e:
-            first = first or e
+            errors.append(e)
             continue
-        return embedded, scene, "" if name == DEFAULT_MODEL else f"{_worth(embedded)} ({first})"
-    assert first is not None, "at least the default model is embedded"
-    raise first
+        return embedded, scene, f"{_worth(embedded)} ({errors[0]})" if errors else ""
+    raise next((e for e in errors if not isinstance(e, OtherBandsError)), errors[0])
 
 
 def _open(model: Model, source: str, choice: Choice, allow_no_crs: bool, allow_resolution: bool) -> Scene:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from landcover.errors import ModelError
-from landcover.models import CARD, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
+from landcover.models import CARD, EMBEDDED, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
 from landcover.network import architectures, build_network, total_stride
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
@@ -30,7 +30,11 @@ def test_embedded_models_are_whole(name: str) -> None:
     assert model.spec.licence != "other"
     assert model.spec.legend == load_legend("default")
     assert model.network(torch.zeros(1, len(model.spec.bands), 64, 64)).shape == (1, 4, 64, 64)
-    assert (model.folder / WEIGHTS).stat().st_size < 15e6
+
+
+def test_the_embedded_models_are_small() -> None:
+    """They are in every wheel, and in every container of a cluster."""
+    assert sum(p.stat().st_size for p in EMBEDDED.rglob("*") if p.is_file()) < 25e6
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -46,6 +50,38 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert copy.spec == made.spec
     x = torch.randn(1, 2, 16, 16)
     assert torch.equal(copy.network(x), made.network(x))
+
+
+@pytest.mark.parametrize(("store", "bits"), [("float32", 32), ("float16", 16), ("int8", 8)])
+def test_weights_are_stored_in_fewer_bits(tmp_path: Path, store: str, bits: int) -> None:
+    """What is read back is as near as the bits allow, and storing it again changes nothing."""
+    made = init_model(tmp_path / "m", architecture="unet", bands=("red", "nir"), classes=("a", "b"))
+    weights = made.network.state_dict()
+    save_model(tmp_path / "copy", made.spec, weights, store=store)
+    copy = load_model(tmp_path / "copy")
+    size = (copy.folder / WEIGHTS).stat().st_size
+    assert 0.98 < size / (sum(w.numel() for w in weights.values()) * bits / 8) < 1.05
+    read = copy.network.state_dict()
+    for name, w in weights.items():
+        most = w.abs().amax(dim=(1, 2, 3), keepdim=True) if w.ndim == 4 else w.abs()
+        step = {"float32": 0, "float16": most * 2**-11 + 2**-25, "int8": most / 254 * 1.001 + 2**-25}[store]
+        if w.ndim < 4 and store == "int8":
+            step = most * 2**-11 + 2**-25
+        assert bool(((read[name] - w).abs() <= step).all()), name
+    save_model(tmp_path / "again", made.spec, read, store=store)
+    again = load_model(tmp_path / "again").network.state_dict()
+    assert all(torch.equal(again[name], w) for name, w in read.items())
+
+
+def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from landcover.weights import read_weights, to_store
+
+    stored = to_store({"w": torch.randn(64, 64, 3, 3)}, "int8")
+    save_file({**stored, "w_scale": torch.ones(63, 1, 1, 1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="the scale of 'w' has shape"):
+        read_weights(tmp_path / "w.safetensors")
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_a_scene_that_suits_none_is_refused_with_the_default_models_reason(tmp_p
 
 
 @pytest.mark.usefixtures("embedded")
+def test_a_model_that_wants_the_bands_of_the_scene_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Of colours alone one need not hear that infrared is missing."""
+    with pytest.raises(SceneError, match="pixels of 200 m, but the model 'landcover-rgb'"):
+        select_model(None, scene_of(tmp_path, SIX[:3], 200), Choice())
+    write_scene(tmp_path / "scene.tif", digital_numbers(20, 20, 3), names=SIX[:3], scaled=False)
+    with pytest.raises(BandError, match="does not say how its numbers become reflectance"):
+        select_model(None, str(tmp_path / "scene.tif"), Choice())
+    with pytest.raises(BandError, match="no band that is known to be 'blue'"):
+        select_model(None, scene_of(tmp_path, ("red", "nir")), Choice(bands={"red": "1", "nir": "2"}))
+
+
+@pytest.mark.usefixtures("embedded")
 def test_the_choice_is_said_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = landcover(capsys, "predict", scene_of(tmp_path, SIX[:3]), "-o", tmp_path / "map.tif", "--device", "cpu")
     assert done.code == 0, done.err

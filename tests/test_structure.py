@@ -13,7 +13,7 @@ RANKS = [
     {"errors", "accuracy"},
     {"grid", "specs", "pipeline", "processors", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes", "footprints"},
-    {"scene", "classmap", "cog", "network", "chips", "synthetic", "outlines"},
+    {"scene", "classmap", "cog", "weights", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines", "sieve", "features"},
     {"selection", "items", "vectorfiles"},
     {"catalog"},
@@ -25,7 +25,7 @@ RANKS = [
 ]
 
 BORDERS = {
-    "torch": {"network", "engines", "models", "inspection", "training", "export", "cli"},
+    "torch": {"network", "weights", "engines", "models", "inspection", "training", "export", "cli"},
     "openvino": {"engines", "export"},
     "segmentation_models_pytorch": {"network", "training"},
     "geopandas": {"vectorization", "regions", "stats", "training"},

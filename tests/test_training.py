@@ -337,10 +337,10 @@ def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
 def test_weights_too_large_to_store_are_said(tmp_path: Path) -> None:
     """The loss was finite to the end; what was learned is not lost, if it can be stored otherwise."""
     recipe = change(write_lesson(tmp_path), "rate = 1e-2", "rate = 30.0\nclip = 1e30")
-    with pytest.raises(TrainingError, match=r"too large for float16; .* write half = false"):
+    with pytest.raises(TrainingError, match=r'too large for float16; .* write store = "float32"'):
         train(plan_training(recipe, tmp_path / "model", device="cpu"))
     assert not (tmp_path / "model").exists()
-    change(recipe, "chip = 32", "chip = 32\nhalf = false")
+    change(recipe, "chip = 32", "chip = 32\nstore = 'float32'")
     train(plan_training(recipe, tmp_path / "model", device="cpu"))
     assert {p.name for p in (tmp_path / "model").iterdir()} == OUTCOME
 
@@ -411,7 +411,7 @@ def test_a_frozen_encoder_stays_as_it_is(lesson: Path, tmp_path: Path) -> None:
     )
     network = 'architecture = "unet"\nhyperparameters = { width = 4, depth = 2 }'
     change(recipe, network, "freeze_encoder = true")
-    change(recipe, "chip = 32", "chip = 32\nhalf = false")
+    change(recipe, "chip = 32", "chip = 32\nstore = 'float32'")
     train(plan_training(recipe, tmp_path / "model", init=tmp_path / "base", device="cpu", changes={"steps": 3}))
     before, after = (load_model(tmp_path / n).network for n in ("base", "model"))
     for (name, a), b in zip(before.encoder.state_dict().items(), after.encoder.state_dict().values(), strict=True):

@@ -25,6 +25,7 @@ def write_card(
         spec.training,
         f"The recipe is `recipe.toml` beside this file; {steps} steps of {recipe.loop.batch} chips, "
         f"seed {recipe.loop.seed}. `curves.csv` shows how it went.",
+        "The weights are stored in 8 bits, and were measured so." if recipe.store == "int8" else "",
         "## What it was measured on",
         _accuracy(spec),
         _calibration(temperature, calibration),

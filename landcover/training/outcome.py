@@ -29,6 +29,7 @@ from landcover.training.card import write_card
 from landcover.training.learning import Task, held_out_logits, score
 from landcover.training.sources import read_reference
 from landcover.training.start import soften
+from landcover.weights import from_store, to_store
 
 _log = logging.getLogger(__name__)
 
@@ -88,14 +89,14 @@ def write_model(
     counts = score(task, network, torch.device("cpu")) if len(task.held_out) else None
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
-        save_model(folder, spec, network.state_dict(), half=task.recipe.half)
+        save_model(folder, spec, network.state_dict(), store=task.recipe.store)
     accuracy = {HELD_OUT: figures(counts, task.classes)} if counts is not None else {}
     tested, safe = _test(folder, task)
     accuracy |= tested
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe})
     result = Result(counts, accuracy, temperature, calibration)
     with disk_errors(folder):
-        save_model(folder, spec, network.state_dict(), half=task.recipe.half)
+        save_model(folder, spec, network.state_dict(), store=task.recipe.store)
         (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
         _write_curves(history, task.classes, folder)
         if counts is not None:
@@ -111,14 +112,13 @@ def _as_stored(network: nn.Module, recipe: Recipe) -> nn.Module:
         raise TrainingError(
             f"the weights are no finite numbers any more: training diverged; lower the rate ({recipe.loop.rate:g})"
         )
-    if not recipe.half:
-        return network
-    if not _is_finite(network.half()):
+    network.load_state_dict(from_store(to_store(network.state_dict(), recipe.store)))
+    if not _is_finite(network):
         raise TrainingError(
-            f"the weights became too large for float16; lower the rate ({recipe.loop.rate:g}), or write half = false "
-            "in the recipe"
+            f"the weights became too large for float16; lower the rate ({recipe.loop.rate:g}), or write "
+            'store = "float32" in the recipe'
         )
-    return network.float()
+    return network
 
 
 def _is_finite(network: nn.Module) -> bool:

@@ -78,7 +78,7 @@ class Training:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must agree with, so that the run can go on from it."""
-        told = {"name", "description", "licence", "credits", "failures", "unseen", "tests", "half"}
+        told = {"name", "description", "licence", "credits", "failures", "unseen", "tests", "store"}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
