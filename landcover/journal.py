@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from landcover.cog import Layer, encode
 from landcover.errors import StaleError
-from landcover.outputs import check_destination, disk_errors, publish, work_folder
+from landcover.outputs import check_destination, disk_errors, publish, publish_text, work_folder
+from landcover.provenance import tags
 
 _NAME, _MARK = "journal.json", "run"
 
@@ -47,12 +48,14 @@ class Entry(BaseModel):
         run: what its raw files are marked with, for another run may have begun to write one of them since.
         facts: what the pixels depend on.
         progress: how far it has come.
+        engines: that computed the pixels so far, in the order in which they did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     run: str = ""
     facts: dict[str, Any]
     progress: Progress
+    engines: tuple[str, ...] = ()
 
 
 class Run:
@@ -60,6 +63,8 @@ class Run:
 
     Attributes:
         progress: how far an earlier run had come, and then this one.
+        engine: what computes the pixels that are written next.
+        engines: what has computed those that are finished; where any is known, the files tell so.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Run:
         self._facts = json.loads(json.dumps(facts))
         entry = self._read_journal()
         self.progress, self._run = (entry.progress, entry.run) if entry else (Progress(), uuid4().hex)
+        self.engine, self.engines = "", entry.engines if entry else ()
         self._mapped = self.progress.mapped
         self._written = False
         run, fresh = self._run, entry is None
@@ -102,16 +108,13 @@ class Run:
         progress = Progress(panel=panel, row=row, mapped=self._mapped)
         if (panel, row) == (self.progress.panel, self.progress.row) or (row and not self._written):
             return  # nothing is finished by it; or what is empty, which is quickly done again
+        if self._written and self.engine and self.engine not in self.engines:
+            self.engines = (*self.engines, self.engine)
         self._written = False
         for file in self._files.values():
             file.sync()
-        with disk_errors(self._out):
-            partial = self._journal.with_suffix(".new")
-            with partial.open("w", encoding="utf-8") as f:
-                f.write(Entry(run=self._run, facts=self._facts, progress=progress).model_dump_json())
-                f.flush()
-                os.fsync(f.fileno())
-            partial.replace(self._journal)
+        entry = Entry(run=self._run, facts=self._facts, progress=progress, engines=self.engines)
+        publish_text(self._journal, entry.model_dump_json())
         self.progress = progress
 
     def rewind(self) -> None:
@@ -119,17 +122,15 @@ class Run:
         self._mapped = self.progress.mapped
         self._written = False
 
-    def tag(self, tags: dict[str, str]) -> None:
-        """Let the files say something else of how they were made."""
-        for file in self._files.values():
-            file.tag(tags)
-
     def forget(self) -> None:
         """Let nothing of this run be kept."""
         self._journal.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Path]:
         """Complete all layers; returns the folders with the finished files."""
+        if self.engines:
+            for file in self._files.values():
+                file.tag(tags(engine=", then ".join(self.engines)))
         return {name: file.finish(self._complete) for name, file in self._files.items()}
 
     def close(self) -> None:
@@ -165,8 +166,30 @@ Complete = Callable[[Layer, Path, Path], None]
 
 
 def keep_raw(layer: Layer, raw: Path, folder: Path) -> None:
-    """Let the raw pixels be the file: those of a part, which is joined with others before it is encoded."""
+    """Let the raw pixels be the file: those of a part, which is joined with others before it is encoded.
+
+    The journal stays beside the first layer, and tells how they came about.
+    """
+    if (journal := raw.with_name(_NAME)).exists():
+        shutil.copyfile(journal, folder / f"{layer.path.name}.{_NAME}")
     raw.replace(folder / layer.path.name)
+
+
+def kept_engines(layers: dict[str, Layer], facts: dict[str, Any] | None = None) -> tuple[str, ...] | None:
+    """What computed the pixels of layers that were kept raw; None if they are not whole, or made of other facts."""
+    first = next(iter(layers.values())).path
+    try:
+        entry = Entry.model_validate_json(first.with_name(f"{first.name}.{_NAME}").read_bytes())
+        whole = all(layer.path.stat().st_size == raw_size(layer) for layer in layers.values())
+    except (OSError, ValidationError):
+        return None
+    same = facts is None or entry.facts == json.loads(json.dumps(facts))
+    return entry.engines if whole and same else None
+
+
+def raw_size(layer: Layer) -> int:
+    """Bytes of the pixels of a layer."""
+    return len(layer.bands) * layer.height * layer.width * np.dtype(layer.dtype).itemsize
 
 
 @contextmanager
@@ -228,7 +251,7 @@ class _RawFile:
         self._folder = folder
         self._path = folder / "rows.raw"
         self._dtype = np.dtype(layer.dtype)
-        size = len(layer.bands) * layer.height * layer.width * self._dtype.itemsize
+        size = raw_size(layer)
         with disk_errors(layer.path):
             mark = folder / _MARK
             whole = self._path.exists() and self._path.stat().st_size == size
@@ -255,9 +278,9 @@ class _RawFile:
                     self._file.seek((start + i * layer.width) * self._dtype.itemsize)
                     self._file.write(np.ascontiguousarray(run).data)
 
-    def tag(self, tags: dict[str, str]) -> None:
+    def tag(self, facts: dict[str, str]) -> None:
         """Let the file say something else of how it was made."""
-        self._layer = replace(self._layer, tags={**self._layer.tags, **tags})
+        self._layer = replace(self._layer, tags={**self._layer.tags, **facts})
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""

@@ -19,10 +19,10 @@ from landcover.engines import Engine, EngineChoice, open_engine, with_less
 from landcover.errors import DeviceError, OutputError, SceneError, StaleError
 from landcover.grid import Box, Grid
 from landcover.items import describes, map_item, write_item
-from landcover.journal import Progress, Run, finished_part, keep_raw, open_run
+from landcover.journal import Progress, Run, finished_part, keep_raw, kept_engines, open_run
+from landcover.outputs import disk_errors
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
-from landcover.provenance import tags
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,9 @@ def map_part(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int,
 
     A part may be all nodata.
     """
+    for layer in plan.layers.values():
+        with disk_errors(layer.path):
+            layer.path.unlink(missing_ok=True)  # an older one must not lie beside a newer journal
     with open_run(plan.layers, facts=plan.facts, resume=plan.options.resume, overwrite=True, complete=keep_raw) as run:
         yield from _map_into(run, plan, get_engine or open_engine)
 
@@ -105,6 +108,7 @@ def join_parts(plan: Plan, parts: Iterable[Plan]) -> Generator[int, None, None]:
     with open_run(plan.layers, resume=False, overwrite=plan.options.overwrite) as run:
         for part in parts:
             region = part.grid.region
+            run.engines += tuple(e for e in kept_engines(part.layers) or () if e not in run.engines)
             pixels = {name: _raw_pixels(layer) for name, layer in part.layers.items()}
             for row in range(0, region.height, CHUNK_ROWS):
                 rows = min(CHUNK_ROWS, region.height - row)
@@ -133,6 +137,7 @@ def _map_into(run: Run, plan: Plan, get_engine: OpenEngine) -> Generator[int, No
     yield done
     choice: EngineChoice | None = plan.choice
     while choice and _left(plan, run.progress):
+        run.engine = choice.tag
         try:
             for pixels in _map_left(plan, run, partial(get_engine, choice)):
                 done += pixels
@@ -141,8 +146,6 @@ def _map_into(run: Run, plan: Plan, get_engine: OpenEngine) -> Generator[int, No
             if not (choice := with_less(choice)):
                 raise
             _log.warning("%s: going on with %s from the last finished row", e, choice)
-            if choice.tag != plan.choice.tag:
-                run.tag(tags(engine=f"{plan.choice.tag}, then {choice.tag}"))
             run.rewind()
             done = sum(box.height * box.width for box in _finished(plan, run.progress))
 

@@ -498,9 +498,11 @@ def test_a_part_that_another_engine_made_is_mapped_again(tmp_path: Path, scenes:
     """So that no map is made by two; and whoever asks for all to be mapped again gets parts anew, too."""
     job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
     assert all(work(Task(job, i)).pixels > 0 for i in range(3))
-    made_with = min(job.parts_folder.glob("*.engine"))
-    assert made_with.read_text() == "torch on cpu in f32"
-    made_with.write_text("torch on cuda in bf16")
+    journal = min(job.parts_folder.glob("*.journal.json"))
+    said = json.loads(journal.read_text())
+    assert said["engines"] == ["torch cpu f32"]
+    said["facts"]["engine"] = ["torch", "cuda", "bf16"]
+    journal.write_text(json.dumps(said))
     assert sorted(work(Task(job, i)).pixels > 0 for i in range(3)) == [False, False, True]
     worker.discard(job)
     assert all(work(Task(job, i)).pixels > 0 for i in range(3))

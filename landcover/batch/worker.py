@@ -21,15 +21,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from distributed import WorkerPlugin, get_worker
 
 from landcover import __version__
 from landcover.batch.jobs import Job, Needs, Outcome, Task
-from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
 from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError, StaleError
 from landcover.items import map_item, write_item
+from landcover.journal import kept_engines
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors, publish_text
 from landcover.planning import Options, Plan, make_plan
@@ -236,19 +235,11 @@ def _map_part(task: Task) -> tuple[int, str]:
     with disk_errors(job.parts_folder):
         job.parts_folder.mkdir(parents=True, exist_ok=True)
     part = _plan(job).parts(job.part_rows, job.parts_folder)[task.part]
-    made_with = part.layers["map"].path.with_suffix(".engine")
-    if all(_is_whole(layer) for layer in part.layers.values()) and _reads(made_with) == _name(part.choice):
+    if kept_engines(part.layers, part.facts) is not None:
         return 0, ""
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
-    publish_text(made_with, _name(part.choice))
     return part.grid.region.height * part.grid.region.width, _name(part.choice)
-
-
-def _is_whole(layer: Layer) -> bool:
-    """Whether a part's file is there, and as long as it has to be."""
-    size = len(layer.bands) * layer.height * layer.width * np.dtype(layer.dtype).itemsize
-    return layer.path.exists() and layer.path.stat().st_size == size
 
 
 def _gone_on_from(task: Task, plan: Plan, how: Any) -> None:

@@ -15,7 +15,7 @@ from landcover.engines.torch import TorchEngine
 from landcover.errors import DeviceError
 from landcover.models import Model
 from landcover.planning import Options, Plan, make_plan
-from landcover.prediction import map_scene
+from landcover.prediction import join_parts, map_part, map_scene
 from tests.scenes import digital_numbers, direct_map, read_map, write_scene
 
 HOW = {"engine": "torch", "allow_untrained": True, "tile_size": 32, "overlap": 8}
@@ -63,10 +63,28 @@ def imitate(monkeypatch: pytest.MonkeyPatch, blends: int, scores: int) -> list[E
     return opened
 
 
-@pytest.mark.parametrize(("blends", "scores", "steps"), [(9, 10**6, 2), (9, 14, 3), (0, 0, 3), (10**6, 10**6, 1)])
+CARD, CPU = "torch cuda f32", "openvino cpu f32"
+
+
+@pytest.mark.parametrize(
+    ("blends", "scores", "steps", "told"),
+    [
+        (9, 10**6, 2, CARD),
+        (9, 14, 3, f"{CARD}, then {CPU}"),
+        (0, 0, 3, CPU),
+        (10**6, 10**6, 1, CARD),
+    ],
+)
 def test_a_run_goes_on_with_less_of_a_card(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, blends: int, scores: int, steps: int
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    blends: int,
+    scores: int,
+    steps: int,
+    told: str,
 ) -> None:
+    """And the map's tags name what computed its pixels."""
     opened = imitate(monkeypatch, blends, scores)
     done = list(map_scene(plan))
     assert [(c.device, c.sums) for c in opened] == [("cuda:0", "device"), ("cuda:0", "host"), ("cpu", "device")][:steps]
@@ -75,9 +93,36 @@ def test_a_run_goes_on_with_less_of_a_card(
     wanted = direct_map(plan.model, pixels, np.ones(pixels.shape[1:], bool))
     np.testing.assert_array_equal(read_map(Path(plan.options.out)), wanted)
     assert sum("going on with" in m for m in caplog.messages) == steps - 1, "each step is said once"
-    with rasterio.open(plan.options.out) as file:
-        told = file.tags()["LANDCOVER_ENGINE"]
-    assert told == ("torch cuda f32, then openvino cpu f32" if steps == 3 else "torch cuda f32")
+    assert engine_of(plan.options.out) == told
+
+
+def engine_of(path: str | Path) -> str:
+    with rasterio.open(path) as file:
+        return file.tags()["LANDCOVER_ENGINE"]
+
+
+def test_what_computed_finished_rows_is_told_by_a_later_run(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card mapped some rows, the processor some, and then the run was stopped; the next one has a better card."""
+    imitate(monkeypatch, 9, 14)
+    run = map_scene(plan)
+    height, width = plan.scene.height, plan.scene.width
+    while next(run) < height * width * 0.9:
+        pass
+    run.close()
+    imitate(monkeypatch, 10**6, 10**6)
+    list(map_scene(plan))
+    assert engine_of(plan.options.out) == f"{CARD}, then {CPU}"
+
+
+def test_what_computed_each_part_is_told_by_the_whole(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(plan.options.out).parent / "parts"
+    folder.mkdir()
+    parts = plan.parts(2, folder)
+    for part, scores in zip(parts, (10**6, 0, 10**6), strict=True):
+        imitate(monkeypatch, 10**6, scores)
+        list(map_part(part))
+    list(join_parts(plan, parts))
+    assert engine_of(plan.options.out) == f"{CARD}, then {CPU}"
 
 
 def test_finished_rows_are_not_mapped_again(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
