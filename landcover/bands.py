@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import BandError, OtherBandsError, SceneError
+from landcover.errors import BandError, OtherBandsError, SceneError, check_name
 from landcover.processors import own_threads
 from landcover.products import BandSource, Product
 from landcover.specs import Sensor, band_key, load_sensor
@@ -271,6 +271,7 @@ def gdal_options() -> dict[str, str]:
 
 def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
     """Open a raster for as long as `stack` lasts; a SceneError if it cannot be."""
+    check_name(path, SceneError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import MapError
+from landcover.errors import LandcoverError, MapError, check_name
 from landcover.provenance import legend_tag
 from landcover.specs import Legend, load_legend
 
@@ -47,8 +47,9 @@ def open_map(path: str | Path, legend: Legend | str | None = None) -> Iterator[t
 
 
 @contextmanager
-def open_raster(path: str | Path, error: type[Exception] = MapError) -> Iterator[rasterio.DatasetReader]:
+def open_raster(path: str | Path, error: type[LandcoverError] = MapError) -> Iterator[rasterio.DatasetReader]:
     """Open a raster, with or without a place on the earth; raise `error` if it cannot be opened or read to the end."""
+    check_name(path, error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

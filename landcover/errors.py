@@ -61,6 +61,14 @@ class BatchError(LandcoverError):
     """A batch cannot be run, or cannot go on."""
 
 
+def check_name(name: object, error: type[LandcoverError]) -> None:
+    """Raise `error` if the name of a file is not text, which GDAL cannot open or write."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as e:
+        raise error(f"the name {str(name)!a} is not written in UTF-8; rename the file or folder") from e
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Say which of `known` was probably meant by `name`, as the end of an error sentence."""
     import difflib

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from landcover.errors import BusyError, OutputError
+from landcover.errors import BusyError, OutputError, check_name
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -20,6 +20,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: it exists and `overwrite` is False, it is a folder, or its folder is missing or not writable.
     """
+    check_name(path, OutputError)
     with disk_errors(path):
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the name of a file in it")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -724,6 +725,16 @@ def test_dates_of_one_place_are_not_held_out_from_each_other() -> None:
     learned, out = hold_out(samples_at(origins), Split(validation=0.5), 2)
     assert len(learned) == 8
     assert not len(out)
+
+
+def test_folds_of_dates_of_one_place_are_refused(tmp_path: Path) -> None:
+    """What is left of the other date lies upon what is held out; that is not a lack of places."""
+    recipe = write_lesson(tmp_path)
+    shutil.copy(tmp_path / "scene.tif", tmp_path / "july.tif")
+    july = '[[sources]]\nkind = "scene"\nscene = "july.tif"\nlabels = "labels.tif"\n\n[split]\nby = "scene"'
+    change(recipe, '[split]\nby = "blocks"', july)
+    with pytest.raises(SamplesError, match="nothing to learn from: all its chips lie upon those held out"):
+        train(plan_training(recipe, tmp_path / "m", device="cpu", folds=2))
 
 
 def test_the_only_place_of_a_class_is_not_held_out_if_another_can_be() -> None:

@@ -13,7 +13,7 @@ import typer
 import landcover
 from landcover.cli import batch, catalog, doctor, info, models, predict, preview, stats, train, vectorize
 from landcover.cli.console import fail
-from landcover.errors import ConfigError, LandcoverError
+from landcover.errors import ConfigError, LandcoverError, check_name
 
 app = typer.Typer(
     name="landcover",
@@ -102,12 +102,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _check_names() -> None:
-    """Refuse names of files that are not text, which GDAL cannot open or write."""
     for given in sys.argv[1:]:
-        try:
-            given.encode()
-        except UnicodeEncodeError as e:
-            raise ConfigError(f"the name {given!a} is not written in UTF-8; rename the file or folder") from e
+        check_name(given, ConfigError)
 
 
 def main() -> None:

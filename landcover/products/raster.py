@@ -9,7 +9,7 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from landcover.errors import SceneError
+from landcover.errors import SceneError, check_name
 from landcover.products.names import common_name, time_taken
 from landcover.products.product import BandSource, Product
 
@@ -46,6 +46,7 @@ def raster_bands(path: str) -> tuple[BandSource, ...]:
     Raises:
         SceneError: there is no such file, it is no raster, or no single raster of real numbers.
     """
+    check_name(path, SceneError)
     if is_local(path):
         _check_file(Path(path))
     try:

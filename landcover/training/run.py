@@ -328,8 +328,13 @@ def _halves(training: Training, samples: Samples) -> list[Halves]:
             )
         return [(train, out)]
     halves = folds(samples, split, classes, training.folds)
-    if any(len(train) == 0 or len(out) == 0 for train, out in halves):
+    if any(len(out) == 0 for _, out in halves):
         raise SamplesError(f"there are fewer places than {training.folds} folds; take fewer, or split by blocks")
+    if any(len(train) == 0 for train, _ in halves):
+        raise SamplesError(
+            "a fold has nothing to learn from: all its chips lie upon those held out, as several dates of one place "
+            'do, or within the buffer of them; split by = "blocks", with a smaller buffer'
+        )
     return halves
 
 

@@ -17,7 +17,7 @@ _INDEX = "samples.json"
 _ARRAYS = {"reflectance": np.float32, "valid": np.bool_, "labels": np.uint8}
 _BRIGHTEST = 3.0
 """Half the pixels of a source cannot be brighter than this reflectance, unless its scale is wrong."""
-_DARKEST = 1e-3
+_DARKEST = 1e-4
 """Nor can half the pixels of every chip of a source be darker than this."""
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import filelock
 import pytest
 import rasterio.shutil
 
+from landcover.errors import OutputError, SceneError
 from landcover.models import Model
+from landcover.prediction import predict as map_it
 from tests.bad.test_bad_scenes import Refuse, predict, scene
 from tests.commands import landcover, refused
 from tests.scenes import digital_numbers, write_scene
@@ -53,6 +56,17 @@ def test_names_that_are_not_utf8(tmp_path: Path, scene: Path, predict: Refuse) -
     odd = tmp_path / os.fsdecode(b"sc\xe8ne.tif")
     assert "sc\\udce8ne.tif' is not written in UTF-8" in predict(scene, out=odd)
     assert "is not written in UTF-8" in predict(odd)
+    with pytest.raises(OutputError, match="is not written in UTF-8"):
+        map_it(scene, odd, bands={"blue": "1", "green": "1", "red": "1", "nir": "2"})
+    with pytest.raises(SceneError, match="is not written in UTF-8"):
+        map_it(odd, tmp_path / "map.tif")
+
+
+def test_names_in_a_folder_that_are_not_utf8(tmp_path: Path, scene: Path, predict: Refuse) -> None:
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    shutil.copy(scene, folder / os.fsdecode(b"sc\xe8ne_B02.tif"))
+    assert "sc\\udce8ne_B02.tif' is not written in UTF-8" in predict(folder)
 
 
 def test_output_exists(tmp_path: Path, scene: Path, predict: Refuse) -> None:
