@@ -54,8 +54,9 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """What its maps depend on, in hexadecimal: the weights, and what the card says of them."""
-        return hashlib.sha256(f"{self.sha256} {self.spec.model_dump_json()}".encode()).hexdigest()
+        """What its maps depend on, in hexadecimal: the weights, and what the card says of how to use them."""
+        told = self.spec.model_dump_json(exclude={"description", "licence", "training", "accuracy", "gsd"})
+        return hashlib.sha256(f"{self.sha256} {told}".encode()).hexdigest()
 
     def for_gsd(self, gsd: float | None) -> "Model":
         """The same model for scenes of so many metres per pixel: coarser than it sees, they are enlarged."""

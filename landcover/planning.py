@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +283,7 @@ class Plan:
             ],
             "bands": [[b.source.index, b.scale, b.offset, str(b.nodata)] for b in scene.bands],
             "alpha is a band": scene.spectral_alpha,
-            "model": [
-                self.model.sha256,
-                self.model.factor,
-                sha256(self.model.spec.model_dump_json().encode()).hexdigest(),
-            ],
+            "model": [self.model.digest, self.model.factor],
             "engine": [self.choice.engine, self.choice.device.partition(":")[0], self.choice.precision],
             "windows": [[a.tile, a.step] for a in (grid.rows, grid.cols)] + [self.batch_size],
             "region": [region.row0, region.row1, region.col0, region.col1, len(self.panels)],

@@ -518,6 +518,10 @@ def test_an_edited_card_is_another_model(tmp_path: Path, scenes: Path, pointwise
     (here / CARD).write_text(json.dumps(card))
     after = planned(scenes / "two.tif", tmp_path / "out", load_model(here))
     assert after.map_digest != before.map_digest
+    card["properties"]["description"] = card["properties"]["landcover:training"] = "What it is, in other words."
+    (here / CARD).write_text(json.dumps(card))
+    described = planned(scenes / "two.tif", tmp_path / "out", load_model(here))
+    assert described.map_digest == after.map_digest, "words do not change a map"
     first = read_map(before.map)
     outcome = work(Task(after))
     assert (outcome.state, outcome.error) == ("done", "")
@@ -537,7 +541,7 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
     shutil.copy(SAMPLES / "landsat7_labels.tif", out / "mosaic.tif")
     monkeypatch.setattr(gathering, "_mosaic", fail)
     result = batch(capsys, scenes / "two.tif", out, pointwise, "--merge-polygons")
-    assert "the mosaic could not be made: a map is broken" in result.err
+    assert f"the mosaic could not be made: a map is broken; {out / 'mosaic.tif'} is of an earlier run" in result.err
     assert "without the mosaic there are no polygons" in result.err
     assert not (out / "polygons.gpkg").exists()
 

@@ -38,15 +38,22 @@ class _Product:
 
     Attributes:
         what: for people.
+        out: the file, or the first of several.
         options: that it depends on, beside the maps.
         make: makes it, and tells how far it is; returns its files.
         of: what it is made of, of all that is made of the maps; "" for the maps alone.
     """
 
     what: str
+    out: Path
     options: Any
     make: Callable[[], "Making"]
     of: str = ""
+
+    @property
+    def older(self) -> str:
+        """What there is of it all the same."""
+        return f"; {self.out} is of an earlier run" if self.out.exists() else ""
 
 
 def gather(options: BatchOptions, done: list[Record], state: State, gathered: Gathered) -> Iterator[Told]:
@@ -59,7 +66,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
     maps = [[record.name, record.digest] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
         if product.of and product.of not in gathered.outputs:
-            gathered.notes.append(f"without the {product.of} there are no {product.what} of all maps")
+            gathered.notes.append(f"without the {product.of} there are no {product.what} of all maps{product.older}")
             continue
         digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
         files = state.gathered(product.what, digest)
@@ -68,7 +75,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
             try:
                 files = [str(path) for path in (yield from product.make())]
             except LandcoverError as e:
-                gathered.notes.append(f"the {product.what} could not be made: {e}")
+                gathered.notes.append(f"the {product.what} could not be made: {e}{product.older}")
                 continue
             state.save_gathered(product.what, digest, files)
         gathered.outputs[product.what] = files
@@ -80,17 +87,17 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     maps, items, out = [job.map for job in jobs], [job.item for job in jobs], options.out
     title = out.resolve().name
     described = {"title": title, "description": "Land-cover maps"}
-    yield _Product("catalog", None, lambda: _at_once(lambda: [write_catalog(out, items, **described)]))
-    yield _Product("virtual mosaic", None, lambda: _at_once(lambda: write_vrt(maps, out / "mosaic.vrt")))
-    mosaic = out / "mosaic.tif"
+    catalog, virtual, mosaic = (out / name for name in ("catalog.json", "mosaic.vrt", "mosaic.tif"))
+    yield _Product("catalog", catalog, None, lambda: _at_once(lambda: [write_catalog(out, items, **described)]))
+    yield _Product("virtual mosaic", virtual, None, lambda: _at_once(lambda: write_vrt(maps, virtual)))
     if options.mosaic or options.merged is not None:
         confidences = [job.outputs["confidence"] for job in jobs] if options.mosaic == "confidence" else None
-        yield _Product("mosaic", options.mosaic, lambda: _mosaic(maps, mosaic, confidences))
+        yield _Product("mosaic", mosaic, options.mosaic, lambda: _mosaic(maps, mosaic, confidences))
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
         joined = lambda: _at_once(lambda: [_polygons(mosaic, polygons, options.merged or {})])  # noqa: E731
-        yield _Product("polygons", asked, joined, of="mosaic")
+        yield _Product("polygons", polygons, asked, joined, of="mosaic")
 
 
 def _at_once(make: Callable[[], list[Path]]) -> Making:

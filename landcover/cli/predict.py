@@ -93,6 +93,8 @@ def predict(
     )
     if explain:
         print_json(plan.describe()) if json_ else _print_plan(plan.describe())
+        for there in () if overwrite else filter(Path.exists, plan.options.outputs):
+            say(f"{there} exists already; add --overwrite to replace it")
         return
     seconds = _run(plan)
     if json_:

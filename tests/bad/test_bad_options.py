@@ -184,7 +184,9 @@ def test_explain_prints_the_plan_and_writes_nothing(
     args = ("predict", scene, "--out", tmp_path / "map.tif", "-m", pointwise.folder, "--allow-untrained", "--explain")
     outcome = landcover(capsys, *args)
     (tmp_path / "map.tif").write_text("a map that is there already")
-    assert landcover(capsys, *args).out == outcome.out
+    again = landcover(capsys, *args)
+    assert (again.code, again.out) == (0, outcome.out)
+    assert f"{tmp_path / 'map.tif'} exists already; add --overwrite" in again.err
     (tmp_path / "map.tif").unlink()
     assert outcome.code == 0
     for word in ("windows", "memory", "bound", "engine", "red: × 0.0001"):
