@@ -659,3 +659,4 @@ def test_the_list_of_what_a_batch_would_take(tmp_path: Path, capsys: pytest.Capt
     assert told["properties"]["eo:cloud_cover"] == 10
     assert landcover(capsys, "catalog", "list", path, "--bbox", "170,0,-170,10").err == "0 scenes of 3\n"
     assert "not four numbers" in refused(capsys, tmp_path, "catalog", "list", path, "--bbox", "1,2,3")
+    assert "not four numbers" in refused(capsys, tmp_path, "catalog", "list", path, "--bbox", "")

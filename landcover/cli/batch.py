@@ -156,7 +156,7 @@ def batch(
         merged=vectors if merge_polygons else None,
         suffix=f".{format_.lstrip('.')}",
         choose={
-            "bbox": parse_box(bbox) if bbox else None,
+            "bbox": parse_box(bbox) if bbox is not None else None,
             "aoi": aoi,
             "datetime": datetime,
             "where": where,

@@ -74,7 +74,7 @@ def list_(
     from landcover.catalog.choosing import parse_box
 
     entries = read_catalog(catalog)
-    box = parse_box(bbox) if bbox else None
+    box = parse_box(bbox) if bbox is not None else None
     chosen = choose(entries, bbox=box, aoi=aoi, datetime=datetime, where=where, limit=limit)
     if json_:
         print_json([_plain(entry) for entry in chosen])
