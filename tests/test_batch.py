@@ -17,9 +17,10 @@ import rasterio.shutil
 import shapely
 
 from landcover.batch import cluster, gathering, worker
+from landcover.batch.cutting import cut_large
 from landcover.batch.jobs import Job, Task
 from landcover.batch.options import BatchOptions
-from landcover.batch.planning import cut_large, items_for_workers, plan_batch
+from landcover.batch.planning import items_for_workers, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
 from landcover.errors import CatalogError, ConfigError, MapError

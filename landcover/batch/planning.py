@@ -1,39 +1,33 @@
 """From a catalog to jobs: what is to be done, what was done before, and what cannot be done, before anything starts."""
 
-import hashlib
 import json
 import math
-import re
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from landcover import __version__
-from landcover.bands import open_file
+from landcover.batch.apart import check_apart, is_output
 from landcover.batch.cluster import share_machine
+from landcover.batch.identity import digest, identity, sensor_content, unsigned
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
-from landcover.chips import Batch
-from landcover.engines import Engine, open_engine
 from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
-from landcover.planning import Options, Plan, make_plan
+from landcover.planning import Options
 from landcover.products import is_local
 from landcover.provenance import without_secrets
 from landcover.vectorfiles import FORMATS
@@ -44,14 +38,6 @@ _MANY = 2000
 _CHUNK = 200
 """Headers of scenes are opened by so many threads, or, where there are many scenes, by processes, so many at a time."""
 
-_FEWEST_ROWS = 4
-"""Rows of windows in a part, at least: one more is repeated for each."""
-
-_CUT_FROM_ROWS = 16
-"""Rows of windows of a scene that is worth cutting."""
-
-_MOSAIC = re.compile(r"mosaic(\.tif|(_\w+)?\.vrt)")
-"""What is made of all maps."""
 
 _BY_SCENE = ("sensor", "bands", "scale", "offset", "aoi")
 
@@ -117,7 +103,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
             done.append(record)
         elif not options.only_failed or (record and record.state == "failed"):
             left.append((entry, job))
-    _check_apart(options, [job for _, job in left])
+    check_apart(options, [job for _, job in left])
     if options.only_failed:
         left = left[: options.choose.get("limit")]
     jobs, unreadable = _sized(left)
@@ -134,56 +120,10 @@ def _scenes(options: BatchOptions) -> list[Entry]:
     out = options.out.resolve()
     scenes = read_catalog(options.catalog)
     if is_local(options.catalog) and (Path(options.catalog).is_dir() or is_pattern(options.catalog)):
-        scenes = [e for e in scenes if not (e.source and _is_output(Path(e.source), out))]
+        scenes = [e for e in scenes if not (e.source and is_output(Path(e.source), out))]
     if not scenes:
         raise CatalogError(f"{options.catalog} names nothing but maps in {out}; give the scenes, not their maps")
     return scenes
-
-
-def _is_output(path: Path, out: Path) -> bool:
-    """Whether a file is one that a batch has written into a folder."""
-    try:
-        path = path.resolve() if path.is_symlink() else path
-        folder = _resolved(path.parent)
-        if folder == out:
-            return bool(_MOSAIC.fullmatch(path.name)) and (out / FOLDER).is_dir()
-        own = {f"{folder.name}_{what}.tif" for what in ("map", "confidence")}
-        return folder.is_relative_to(out) and path.name in own and (folder / f"{folder.name}.log").exists()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, or no path; it is told with the scene
-        return False
-
-
-@lru_cache(maxsize=1000)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()
-
-
-def _check_apart(options: BatchOptions, jobs: list[Job]) -> None:
-    """Refuse to write over what is read.
-
-    Raises:
-        CatalogError: the catalog or a scene has the name of an output.
-    """
-    out = options.out.resolve()
-    read = [Path(s) for s in (options.catalog, *(job.source for job in jobs)) if is_local(s)]
-    near = [path for path in read if _is_within(path, out)]
-    if not near:
-        return
-    written = {p for job in jobs for p in (job.item, job.log, *job.outputs.values())}
-    together = {"catalog.json", "run.json", f"polygons{options.suffix}"}
-    for path in near:
-        place = _resolved(path.parent) / path.name
-        if place in written or (place.parent == out and (path.name in together or _MOSAIC.fullmatch(path.name))):
-            raise CatalogError(
-                f"{path} would be written over by an output of this batch; give another folder with --out"
-            )
-
-
-def _is_within(path: Path, out: Path) -> bool:
-    try:
-        return _resolved(path.parent).is_relative_to(out)
-    except (OSError, RuntimeError, ValueError):  # it is told with the scene
-        return False
 
 
 @contextmanager
@@ -205,18 +145,7 @@ def items_for_workers(plan: BatchPlan) -> Iterator[None]:
         for path, entry in plan.items:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                path.write_text(json.dumps(_unsigned(entry.item)), encoding="utf-8")
-
-
-def _unsigned(value: Any) -> Any:
-    """A JSON value in which no address has a password or a query."""
-    if isinstance(value, dict):
-        return {k: _unsigned(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_unsigned(v) for v in value]
-    if isinstance(value, str) and (value.startswith("/vsi") or "://" in value):
-        return without_secrets(value.partition("?")[0].partition("#")[0])
-    return value
+                path.write_text(json.dumps(unsigned(entry.item)), encoding="utf-8")
 
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
@@ -229,82 +158,6 @@ def _check_vectors(options: BatchOptions, model: Model | None) -> None:
                 raise ConfigError(f"--format {options.suffix[1:]} is not known: {nearest(options.suffix[1:], known)}")
             for name in VectorOptions(**vectors).classes or ():
                 legend.id_of(name)
-
-
-def cut_large(plan: BatchPlan, known: dict[str, Record], workers: int) -> BatchPlan:
-    """Let scenes so large that workers would wait for them at the end be mapped in parts.
-
-    A scene that was cut before, and not finished, is cut as it was, so that its finished parts are of use.
-    """
-    rows = plan.options.part_rows
-    if rows == 0:
-        return plan
-    jobs = []
-    for job in plan.jobs:
-        before = known.get(job.name)
-        if before and before.digest == job.digest and before.part_rows:
-            job = replace(job, part_rows=before.part_rows, parts=before.parts)
-        elif rows is not None or (workers > 1 and job.pixels * 2 * workers > plan.pixels):
-            job = _cut(job, plan.model, rows, workers)
-        jobs.append(job)
-    return replace(plan, jobs=tuple(jobs))
-
-
-def check_device(plan: BatchPlan) -> None:
-    """Find now what is wrong with device, engine or windows, not with every scene.
-
-    Raises:
-        ConfigError: this machine has no such device, or an option is impossible.
-    """
-    job, device = plan.jobs[0], plan.options.device
-    try:
-        scene_plan(replace(job, mapping=job.mapping | {"device": device}), plan.model)
-    except ConfigError:
-        raise
-    except LandcoverError:
-        pass  # of the scene; whoever is given it will tell
-
-
-def _cut(job: Job, model: Model | None, rows: int | None, workers: int) -> Job:
-    try:
-        whole = scene_plan(job, model)
-    except LandcoverError:
-        return job  # the worker will tell what is wrong with it
-    windows = len(whole.grid.window_rows)
-    if rows is None and windows < _CUT_FROM_ROWS:
-        return job
-    most = rows or max(_FEWEST_ROWS, math.ceil(windows / (4 * workers)))
-    parts = len(whole.grid.parts(most))
-    return job if parts < 2 else replace(job, part_rows=most, parts=parts)
-
-
-def scene_plan(job: Job, model: Model | None) -> Plan:
-    """The plan of one scene, to know its windows; its outputs are not looked at."""
-    unwritten = Path(gettempdir()) / "landcover-unwritten.tif"
-    return make_plan(Options(job.source, unwritten, model, overwrite=True, **job.mapping))
-
-
-def measure_rate(plan: BatchPlan) -> float | None:
-    """Pixels a second that the network does on all cores of this machine, on one window of the largest scene."""
-    job = plan.jobs[0]
-    try:
-        scene = scene_plan(job, plan.model)
-        engine = open_engine(scene.choice, scene.model, scene.scaling, scene.batch_shape, scene.scene.dtype)
-        seconds = [_seconds(engine, scene) for _ in range(2)]
-    except LandcoverError:
-        return None  # whoever is given the scene will tell what is wrong with it
-    n, _, height, width = scene.batch_shape
-    return n * height * width / min(seconds) / scene.work
-
-
-def _seconds(engine: Engine, plan: Plan) -> float:
-    n, bands, height, width = plan.batch_shape
-    dn, valid = np.zeros((n, bands, height, width), plan.scene.dtype), np.ones((n, 1, height, width), bool)
-    batch = Batch(0, range(n), dn, valid, valid[:, 0])
-    began = time.perf_counter()
-    for _ in engine.run([batch]):
-        pass
-    return time.perf_counter() - began
 
 
 def _mapping(options: BatchOptions) -> dict[str, Any]:
@@ -333,7 +186,7 @@ class _Same:
     def __init__(self, options: BatchOptions, mapping: dict[str, Any], needs: Needs, batch: str) -> None:
         self._options, self._mapping, self._needs, self._batch = options, mapping, needs, batch
         self._out = str(options.out.resolve())
-        self._content = cache(_content)
+        self._content = cache(sensor_content)
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
 
     def job(self, entry: Entry, told: datetime | None) -> Job:
@@ -352,14 +205,14 @@ class _Same:
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         when = entry.datetime.isoformat() if entry.datetime else None
         sensor = self._content(mapping.get("sensor"))
-        mapped = _digest(__version__, self._needs.digests, _identity(entry), mapping | sensor, options.confidence)
+        mapped = digest(__version__, self._needs.digests, identity(entry), mapping | sensor, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
             batch=self._batch,
             name=entry.name,
             source=source,
             out=self._out,
-            digest=_digest(mapped, self._polygons, told and told.isoformat()),
+            digest=digest(mapped, self._polygons, told and told.isoformat()),
             map_digest=mapped,
             needs=self._needs,
             mapping=mapping,
@@ -369,66 +222,6 @@ class _Same:
             datetime=when,
             pixels=math.prod(entry.size) if entry.size else 0,
         )
-
-
-def _digest(*facts: Any) -> str:
-    """A checksum of plain values."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _content(sensor: str | None) -> dict[str, str]:
-    """What a sensor's file says in place of where it is; nothing for a sensor with a name."""
-    if not sensor or not sensor.endswith(".toml"):
-        return {}
-    with suppress(OSError):  # whoever is given the scene will tell
-        return {"sensor": hashlib.sha256(Path(sensor).read_bytes()).hexdigest()}
-    return {}
-
-
-def _identity(entry: Entry) -> list[Any]:
-    """What tells a scene from another, or from itself before it was changed."""
-    aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
-    if entry.source and not is_local(entry.source):
-        return [entry.source.partition("?")[0], *aoi]  # a signed address changes, the scene does not
-    path = Path(entry.source)
-    if not entry.source or path.suffix.lower() in (".json", ".geojson"):
-        item = _read_item(path) if entry.source else entry.item or {"assets": {}}
-        hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
-        files = [path.parent / href for href in hrefs if is_local(href)]
-        return [_digest(_unsigned(item)), *(_facts(p) for p in files if p.exists()), *aoi]
-    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path, *_behind(path)]
-    return [_facts(p) for p in files] + aoi
-
-
-def _behind(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
-    """The files of this machine that a virtual raster is made of, those of virtual rasters in it too."""
-    if path.suffix.lower() != ".vrt" or path in known:
-        return []
-    files: list[str] = []
-    with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
-        files = open_file(str(path), stack).files
-    found = sorted(p for file in files if (p := Path(file)).is_file() and p != path)
-    return found + [p for each in found for p in _behind(each, known | {path})]
-
-
-def _read_item(path: Path) -> dict[str, Any]:
-    """A STAC Item, as far as it tells its assets; whoever is given it will tell what is wrong with it."""
-    facts = _facts(path)
-    try:
-        item = json.loads(path.read_bytes())
-        return item if all(isinstance(asset, dict) for asset in item["assets"].values()) else {"assets": {}}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {"assets": {}, "file": facts}
-
-
-def _facts(path: Path) -> list[Any]:
-    try:
-        facts = path.stat()
-    except (OSError, ValueError) as e:
-        why = e.strerror if isinstance(e, OSError) else e
-        reason = "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be read: {why}"
-        raise SceneError(f"{path} {reason}; correct the catalog, or bring it back") from e
-    return [path.name, facts.st_size, facts.st_mtime_ns]
 
 
 def _still_done(record: Record, job: Job) -> bool:

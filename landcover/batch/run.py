@@ -15,18 +15,11 @@ from distributed import Client
 from landcover import __version__
 from landcover.batch import worker
 from landcover.batch.cluster import open_cluster, share_machine, workers_for, workers_prepared
+from landcover.batch.cutting import check_device, cut_large, measure_rate
 from landcover.batch.gathering import Gathered, gather
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
-from landcover.batch.planning import (
-    BatchPlan,
-    check_device,
-    cut_large,
-    describe,
-    items_for_workers,
-    measure_rate,
-    plan_batch,
-)
+from landcover.batch.planning import BatchPlan, describe, items_for_workers, plan_batch
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text

@@ -1,0 +1,84 @@
+"""What tells a scene from another, or from itself before it was changed, so that what is finished is known again."""
+
+import hashlib
+import json
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from landcover.bands import open_file
+from landcover.catalog import Entry
+from landcover.errors import SceneError
+from landcover.products import is_local
+from landcover.provenance import without_secrets
+
+
+def digest(*facts: Any) -> str:
+    """A checksum of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def sensor_content(sensor: str | None) -> dict[str, str]:
+    """What a sensor's file says in place of where it is; nothing for a sensor with a name."""
+    if not sensor or not sensor.endswith(".toml"):
+        return {}
+    with suppress(OSError):  # whoever is given the scene will tell
+        return {"sensor": hashlib.sha256(Path(sensor).read_bytes()).hexdigest()}
+    return {}
+
+
+def identity(entry: Entry) -> list[Any]:
+    """What tells a scene from another, or from itself before it was changed."""
+    aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
+    if entry.source and not is_local(entry.source):
+        return [entry.source.partition("?")[0], *aoi]  # a signed address changes, the scene does not
+    path = Path(entry.source)
+    if not entry.source or path.suffix.lower() in (".json", ".geojson"):
+        item = _read_item(path) if entry.source else entry.item or {"assets": {}}
+        hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
+        files = [path.parent / href for href in hrefs if is_local(href)]
+        return [digest(unsigned(item)), *(_facts(p) for p in files if p.exists()), *aoi]
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path, *_behind(path)]
+    return [_facts(p) for p in files] + aoi
+
+
+def _behind(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
+    """The files of this machine that a virtual raster is made of, those of virtual rasters in it too."""
+    if path.suffix.lower() != ".vrt" or path in known:
+        return []
+    files: list[str] = []
+    with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
+        files = open_file(str(path), stack).files
+    found = sorted(p for file in files if (p := Path(file)).is_file() and p != path)
+    return found + [p for each in found for p in _behind(each, known | {path})]
+
+
+def _read_item(path: Path) -> dict[str, Any]:
+    """A STAC Item, as far as it tells its assets; whoever is given it will tell what is wrong with it."""
+    facts = _facts(path)
+    try:
+        item = json.loads(path.read_bytes())
+        return item if all(isinstance(asset, dict) for asset in item["assets"].values()) else {"assets": {}}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {"assets": {}, "file": facts}
+
+
+def _facts(path: Path) -> list[Any]:
+    try:
+        facts = path.stat()
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        reason = "does not exist" if isinstance(e, FileNotFoundError) else f"cannot be read: {why}"
+        raise SceneError(f"{path} {reason}; correct the catalog, or bring it back") from e
+    return [path.name, facts.st_size, facts.st_mtime_ns]
+
+
+def unsigned(value: Any) -> Any:
+    """A JSON value in which no address has a password or a query."""
+    if isinstance(value, dict):
+        return {k: unsigned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [unsigned(v) for v in value]
+    if isinstance(value, str) and (value.startswith("/vsi") or "://" in value):
+        return without_secrets(value.partition("?")[0].partition("#")[0])
+    return value
