@@ -152,7 +152,8 @@ class Split(Spec):
             all scenes of one CRS and pixel size share.
         validation: about the share of labels in the places held out, which is never more than about half; 0 for none.
         block: side of a block, in pixels.
-        buffer: chips this near to held-out ones, in pixels of their grid, are left out; those upon them are always.
+        buffer: chips this near to held-out ones of their grid, in its pixels, are left out; those upon held-out ones
+            are left out always, also where their grid is another one.
     """
 
     by: Literal["group", "scene", "blocks"] = "group"

@@ -727,6 +727,25 @@ def test_dates_of_one_place_are_not_held_out_from_each_other() -> None:
     assert not len(out)
 
 
+def test_chips_of_another_resolution_are_not_held_out_from_each_other(tmp_path: Path) -> None:
+    """A scene of 30 m and three of 10 m: what is learned shares no ground with what is held out, whatever its grid."""
+    write_scene(tmp_path / "coarse.tif", digital_numbers(64, 64), transform=UTM @ UTM.scale(3))
+    write_labels(tmp_path / "coarse_labels.tif", np.full((64, 64), 3, np.uint8), transform=UTM @ UTM.scale(3))
+    coarse = '[[sources]]\nkind = "scene"\nscene = "coarse.tif"\nlabels = "coarse_labels.tif"\n\n[split]'
+    recipe = read_recipe(change(write_lesson(tmp_path), "[split]", coarse))
+    legend = load_legend(str(tmp_path / "two.toml"))
+    pieces = [p for s in recipe.sources for p in read_source(s, ("nir", "red"), legend, 32)]
+    assert len({p.grid for p in pieces}) == 2
+    origins = [Origin(0, p.scene, p.place, p.grid, p.row, p.col, p.gsd, p.bounds) for p in pieces]
+    samples = samples_at(origins, 32)
+    for learned, out in folds(samples, Split(by="blocks", block=32), 2, 4):
+        assert len(learned)
+        for i in learned:
+            for j in out:
+                (w, s, e, n), (w2, s2, e2, n2) = origins[i].bounds, origins[j].bounds
+                assert min(e, e2) - max(w, w2) < 1e-5 or min(n, n2) - max(s, s2) < 1e-5
+
+
 def test_folds_of_dates_of_one_place_are_refused(tmp_path: Path) -> None:
     """What is left of the other date lies upon what is held out; that is not a lack of places."""
     recipe = write_lesson(tmp_path)

@@ -1,12 +1,17 @@
 """Which chips are held out: whole places, so that a network is never scored on neighbours of what it learned from."""
 
 import numpy as np
+import shapely
+from shapely import STRtree
 
 from landcover.recipes import Split
 from landcover.training.samples import Samples
 
 Halves = tuple[np.ndarray, np.ndarray]
 """Numbers of the chips to train on, and of those held out; int64, in order."""
+
+_SHARED = 0.01
+"""Chips of other grids share this much of the smaller one at least: less is how boxes of other projections bulge."""
 
 
 def places(samples: Samples, split: Split) -> np.ndarray:
@@ -82,4 +87,21 @@ def _halves(samples: Samples, split: Split, out: np.ndarray) -> Halves:
         learned, held_out = chips[~out[chips]], chips[out[chips]]
         for i in held_out:
             near[learned] |= (np.abs(at[learned] - at[i]) < reach).all(axis=1)
-    return np.flatnonzero(~out & ~near), np.flatnonzero(out)
+    return np.flatnonzero(~out & ~near & ~_upon(samples, out)), np.flatnonzero(out)
+
+
+def _upon(samples: Samples, out: np.ndarray) -> np.ndarray:
+    """Which chips lie upon held-out ones of another grid, as a scene of 30 m does upon one of 10 m; bool (chips,)."""
+    upon = np.zeros(len(samples), bool)
+    placed = np.array([i for i, o in enumerate(samples.origins) if o.bounds is not None], int)
+    learned, held_out = placed[~out[placed]], placed[out[placed]]
+    if not len(learned) or not len(held_out):
+        return upon
+    a, b = (np.array([samples.origins[i].bounds for i in chips]) for chips in (learned, held_out))
+    i, j = STRtree(shapely.box(*b.T)).query(shapely.box(*a.T), predicate="intersects")
+    shared = np.minimum(a[i, 2:], b[j, 2:]) - np.maximum(a[i, :2], b[j, :2])
+    smaller = np.minimum((a[i, 2:] - a[i, :2]).prod(axis=1), (b[j, 2:] - b[j, :2]).prod(axis=1))
+    _, grid = np.unique([o.grid for o in samples.origins], return_inverse=True)
+    other = grid[learned[i]] != grid[held_out[j]]  # those of its own are told apart by their pixels
+    upon[learned[i[other & (shared.prod(axis=1) > _SHARED * smaller)]]] = True
+    return upon

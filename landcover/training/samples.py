@@ -27,7 +27,7 @@ class Origin:
 
     Attributes:
         source: number of the source in the recipe.
-        scene, place, grid, row, col, gsd: as in `Piece`.
+        scene, place, grid, row, col, gsd, bounds: as in `Piece`.
     """
 
     source: int
@@ -37,6 +37,7 @@ class Origin:
     row: int
     col: int
     gsd: float | None
+    bounds: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: 
                 chip[..., : pixels.shape[-2], : pixels.shape[-1]] = pixels
                 files[name].write(chip.tobytes())
             at = (piece.scene, piece.place, piece.grid, piece.row, piece.col)
-            origins.append(asdict(Origin(number, *at, piece.gsd)))
+            origins.append(asdict(Origin(number, *at, piece.gsd, piece.bounds)))
             brightness.setdefault(number, []).append(float(np.median(piece.reflectance[:, piece.valid])))
         if not origins:
             raise SamplesError("no source has a chip with a label on a valid pixel; all are nodata or unlabelled")

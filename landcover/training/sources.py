@@ -55,6 +55,7 @@ class Piece:
         grid: what row and col count in. Pieces of one grid, of several scenes too, lie beside or upon each other.
         row, col: of their first pixel in the grid.
         gsd: metres per pixel; None if it is not known.
+        bounds: west, south, east, north in degrees; None if they are not known.
     """
 
     reflectance: np.ndarray
@@ -66,6 +67,7 @@ class Piece:
     row: int = 0
     col: int = 0
     gsd: float | None = None
+    bounds: tuple[float, float, float, float] | None = None
 
 
 @dataclass
@@ -304,7 +306,7 @@ def _windows(
                 continue
             reflectance = dn.astype(np.float32) * gain[:, None, None] + bias[:, None, None]
             arrays = (reflectance * valid, valid, labels)
-            yield Piece(*arrays, scene.name, place, grid, row0 + row, col0 + col, scene.gsd)
+            yield Piece(*arrays, scene.name, place, grid, row0 + row, col0 + col, scene.gsd, _bounds(scene, box))
 
 
 def _grid(scene: Scene) -> tuple[str, int, int]:
@@ -319,6 +321,19 @@ def _grid(scene: Scene) -> tuple[str, int, int]:
     pixel = Affine(a, b, 0, d, e, 0)
     col, row = ~pixel @ (scene.transform @ (0, 0))
     return f"{scene.crs.to_string()} {a:.6g} {b:.6g} {d:.6g} {e:.6g}", round(row), round(col)
+
+
+def _bounds(scene: Scene, box: Box) -> tuple[float, float, float, float] | None:
+    """Where pixels lie on the earth; None where nobody knows, and across the antimeridian."""
+    if scene.crs is None:
+        return None
+    corners = [scene.transform @ (col, row) for col in (box.col0, box.col1) for row in (box.row0, box.row1)]
+    xs, ys = zip(*corners, strict=True)
+    try:
+        found = rasterio.warp.transform_bounds(scene.crs, "EPSG:4326", min(xs), min(ys), max(xs), max(ys))
+    except RasterioError:
+        return None
+    return found if np.isfinite(found).all() and found[0] < found[2] else None
 
 
 def _no_labels(box: Box) -> np.ndarray:
