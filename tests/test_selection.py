@@ -1,5 +1,6 @@
 """Which model maps a scene, where none is named."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from landcover import selection
 from landcover.bands import Choice
 from landcover.errors import BandError, SceneError
-from landcover.models import Model, init_model, load_model, save_model
+from landcover.models import Model, embedded_models, init_model, load_model, save_model
 from landcover.selection import select_model
 from tests.commands import landcover
 from tests.scenes import UTM, digital_numbers, write_scene
@@ -58,6 +59,23 @@ def test_the_first_model_that_suits_is_taken(tmp_path: Path, bands: tuple[str, .
     else:
         assert f"Taking the model {taken}" in why
         assert "its macro-F1 is 0.50 on the moon" in why
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_every_embedded_model_is_taken_for_what_it_is_meant_for(tmp_path: Path, name: str) -> None:
+    spec = load_model(name).spec
+    for metres in spec.gsd:
+        model, _, _ = select_model(None, scene_of(tmp_path, spec.bands, metres), Choice())
+        assert model.spec.name == name
+
+
+@pytest.mark.parametrize("metres", [0.3, 1, 3, 4, 5, 6, 10, 20, 30, 60])
+def test_infrared_is_not_left_unseen(tmp_path: Path, metres: float) -> None:
+    """No model of colours alone is taken for a scene that has infrared, be its pixels what they are."""
+    scene = scene_of(tmp_path, SIX[:4], metres)
+    with suppress(SceneError):  # no model is for such pixels
+        model, _, _ = select_model(None, scene, Choice())
+        assert "nir" in model.spec.bands
 
 
 @pytest.mark.usefixtures("embedded")
