@@ -59,7 +59,7 @@ models: setup build/mobilenet_v2.pth
 	$(LABEL) $(VIRGINIA) --out build/eastern_shore.tif $(TEACHERS)
 	$(LABEL) $(ZURICH) --out build/duebendorf.tif $(TEACHERS)
 	$(TRAIN) configs/train/distilled.toml --out build/distilled
-	$(TRAIN) configs/train/landcover-rgbn.toml --init build/distilled --out build/landcover-rgbn
+	$(TRAIN) configs/train/landcover-rgbn.toml --init build/distilled --out build/landcover-rgbn-first
 	$(LABEL) $(VIRGINIA) --out build/first_eastern_shore.tif models/first
 	$(LABEL) $(ZURICH) --out build/first_duebendorf.tif models/first
 	$(TRAIN) configs/train/labelled.toml --out build/labelled
@@ -67,6 +67,8 @@ models: setup build/mobilenet_v2.pth
 	$(TRAIN) configs/train/landcover-aerial.toml --out build/landcover-aerial
 	$(LABEL) $(VIRGINIA) --out build/agreed_eastern_shore.tif landcover-6band landcover-rgbn models/first
 	$(LABEL) $(ZURICH) --out build/agreed_duebendorf.tif landcover-6band landcover-rgbn models/first
+	$(TRAIN) configs/train/landcover-rgbn-waters.toml --init build/landcover-rgbn-first --out build/landcover-rgbn-waters
+	$(BIN)/python benchmarks/average.py build/landcover-rgbn-first build/landcover-rgbn-waters --out build/landcover-rgbn --recipe configs/train/landcover-rgbn.toml
 	$(TRAIN) configs/train/landcover-rgb.toml --init landcover-6band --out build/landcover-rgb-first
 	$(TRAIN) configs/train/landcover-rgb.toml --init build/landcover-rgb-first --out build/landcover-rgb
 

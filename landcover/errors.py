@@ -9,6 +9,10 @@ class SceneError(LandcoverError):
     """A scene cannot be opened, read, or placed on the earth."""
 
 
+class ResolutionError(SceneError):
+    """The pixels of a scene are far finer or coarser than a model is meant for."""
+
+
 class BandError(LandcoverError):
     """The bands a model wants, or their scaling, cannot be told from the scene."""
 

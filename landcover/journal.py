@@ -175,7 +175,7 @@ def keep_raw(layer: Layer, raw: Path, folder: Path) -> None:
     raw.replace(folder / layer.path.name)
 
 
-def kept_engines(layers: dict[str, Layer], facts: dict[str, Any] | None = None) -> tuple[str, ...] | None:
+def kept_engines(layers: dict[str, Layer], facts: dict[str, Any]) -> tuple[str, ...] | None:
     """What computed the pixels of layers that were kept raw; None if they are not whole, or made of other facts."""
     first = next(iter(layers.values())).path
     try:
@@ -183,7 +183,7 @@ def kept_engines(layers: dict[str, Layer], facts: dict[str, Any] | None = None) 
         whole = all(layer.path.stat().st_size == raw_size(layer) for layer in layers.values())
     except (OSError, ValidationError):
         return None
-    same = facts is None or entry.facts == json.loads(json.dumps(facts))
+    same = all(entry.facts.get(k) == v for k, v in json.loads(json.dumps(facts)).items())
     return entry.engines if whole and same else None
 
 

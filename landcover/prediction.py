@@ -103,12 +103,16 @@ def join_parts(plan: Plan, parts: Iterable[Plan]) -> Generator[int, None, None]:
 
     Raises:
         SceneError: all is nodata.
+        StaleError: a part is not there, or was made of another scene, by another model, or with other options.
     """
     top, width, mapped = plan.grid.region.row0, plan.grid.region.width, 0
     with open_run(plan.layers, resume=False, overwrite=plan.options.overwrite) as run:
         for part in parts:
             region = part.grid.region
-            run.engines += tuple(e for e in kept_engines(part.layers) or () if e not in run.engines)
+            engines = kept_engines(part.layers, {k: v for k, v in part.facts.items() if k != "engine"})
+            if engines is None:
+                raise StaleError(f"the part {part.options.out} is not there, or not of this map; map it again")
+            run.engines += tuple(e for e in engines if e not in run.engines)
             pixels = {name: _raw_pixels(layer) for name, layer in part.layers.items()}
             for row in range(0, region.height, CHUNK_ROWS):
                 rows = min(CHUNK_ROWS, region.height - row)

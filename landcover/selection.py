@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from landcover.bands import Choice
-from landcover.errors import BandError, OtherBandsError, SceneError
+from landcover.errors import OtherBandsError, ResolutionError
 from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
 from landcover.scene import Scene, open_scene
 
@@ -30,31 +30,31 @@ def select_model(
 
     Raises:
         ModelError: the model cannot be used.
-        SceneError, BandError: the scene suits no model; the error is that of the first model it has the bands for, or
-            else the default model's.
+        SceneError, BandError: the scene cannot be read, or it suits no model; then the error is that of the first
+            model it has the bands for, or else the default model's.
     """
     if model is not None:
         named = model if isinstance(model, Model) else load_model(model)
-        return named, _open(named, source, choice, allow_no_crs, allow_resolution), ""
-    errors: list[BandError | SceneError] = []
-    for name in EMBEDDED_BY_RANK:
-        if name not in embedded_models():
-            continue
-        embedded = load_model(name)
+        scene = open_scene(source, named.spec.bands, choice, allow_no_crs=allow_no_crs)
+        if not allow_resolution:
+            _check_resolution(scene, named)
+        return named, scene, ""
+    errors: list[OtherBandsError | ResolutionError] = []
+    others: list[tuple[Model, Scene]] = []  # that it has the bands for, and other pixels
+    for embedded in (load_model(name) for name in EMBEDDED_BY_RANK if name in embedded_models()):
         try:
-            scene = _open(embedded, source, choice, allow_no_crs, allow_resolution)
-        except (BandError, SceneError) as e:
+            scene = open_scene(source, embedded.spec.bands, choice, allow_no_crs=allow_no_crs)
+            others.append((embedded, scene))
+            _check_resolution(scene, embedded)
+        except (OtherBandsError, ResolutionError) as e:  # of anything else another model would suffer too
             errors.append(e)
             continue
         return embedded, scene, f"{_worth(embedded)} ({errors[0]})" if errors else ""
-    raise next((e for e in errors if not isinstance(e, OtherBandsError)), errors[0])
-
-
-def _open(model: Model, source: str, choice: Choice, allow_no_crs: bool, allow_resolution: bool) -> Scene:
-    scene = open_scene(source, model.spec.bands, choice, allow_no_crs=allow_no_crs)
-    if not allow_resolution:
-        _check_resolution(scene, model)
-    return scene
+    error = next((e for e in errors if isinstance(e, ResolutionError)), errors[0])
+    if allow_resolution and others:
+        embedded, scene = others[0]
+        return embedded, scene, f"{_worth(embedded)} ({error})"
+    raise error
 
 
 def _check_resolution(scene: Scene, model: Model) -> None:
@@ -63,7 +63,7 @@ def _check_resolution(scene: Scene, model: Model) -> None:
         return
     finest, coarsest = model.spec.gsd
     if not finest / 2 <= scene.gsd <= coarsest * 2:
-        raise SceneError(
+        raise ResolutionError(
             f"{scene.name} has pixels of {scene.gsd:.3g} m, but the model '{model.spec.name}' was trained for "
             f"{finest:g}–{coarsest:g} m; resample the scene, choose another model, or add --allow-resolution"
         )

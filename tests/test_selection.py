@@ -99,6 +99,38 @@ def test_a_model_that_wants_the_bands_of_the_scene_says_what_is_wrong_with_it(tm
 
 
 @pytest.mark.usefixtures("embedded")
+def test_another_model_does_not_help_a_scene_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that fails for one band, or two bands of one name, must not decide which model is taken."""
+    scene = scene_of(tmp_path, SIX)
+    real = selection.open_scene
+
+    def fail_for_infrared(source: str, wanted: tuple[str, ...], *args, **kwargs):
+        if "swir16" in wanted:
+            raise SceneError("the server answers 503")
+        return real(source, wanted, *args, **kwargs)
+
+    monkeypatch.setattr(selection, "open_scene", fail_for_infrared)
+    with pytest.raises(SceneError, match="503"):
+        select_model(None, scene, Choice())
+    monkeypatch.undo()
+    twice = scene_of(tmp_path, ("blue", "green", "red", "nir", "nir"))
+    with pytest.raises(BandError, match="more than one band 'nir'"):
+        select_model(None, twice, Choice())
+
+
+@pytest.mark.usefixtures("embedded")
+def test_any_resolution_does_not_mean_any_model(tmp_path: Path) -> None:
+    """What is allowed to be far from every model is first of all given to the one it is near to."""
+    near, _, why = select_model(None, scene_of(tmp_path, SIX[:4], 1), Choice(), allow_resolution=True)
+    assert near.spec.name == "landcover-aerial"
+    far, _, why = select_model(None, scene_of(tmp_path, SIX, 200), Choice(), allow_resolution=True)
+    assert far.spec.name == "landcover-6band"
+    assert "pixels of 200 m" in why
+
+
+@pytest.mark.usefixtures("embedded")
 def test_the_choice_is_said_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = landcover(capsys, "predict", scene_of(tmp_path, SIX[:3]), "-o", tmp_path / "map.tif", "--device", "cpu")
     assert done.code == 0, done.err

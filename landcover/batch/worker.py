@@ -149,23 +149,20 @@ def _attempt(task: Task) -> Outcome:
 def _carry_out(task: Task) -> Outcome:
     job = task.job
     if task.part is not None:
-        pixels, engine = _map_part(task)
-        return Outcome("done", pixels=pixels, engine=engine)
+        return _map_part(task)
     if is_finished(job):
         return Outcome("done", notes=("was finished before",))
-    pixels, engine = 0, ""
-    if _is_mapped(job):
-        _mark(job)
-    else:
+    outcome = Outcome("done")
+    if not _is_mapped(job):
         forget(job)
-        pixels, engine = _map(task)
-        _mark(job)
-    notes = _make_polygons(job)
+        outcome = _map(task)
+    _mark(job)
+    notes = outcome.notes + _make_polygons(job)
     write_item(_item(job), job.item)
     job.mark.unlink(missing_ok=True)
     for parts in job.folder.glob(".parts-*"):
         shutil.rmtree(parts, ignore_errors=True)
-    return Outcome("done", pixels=pixels, notes=notes, engine=engine)
+    return replace(outcome, notes=notes)
 
 
 def is_finished(job: Job) -> bool:
@@ -207,17 +204,21 @@ def _receipt(job: Job, key: str) -> Any:
     return None
 
 
-def _map(task: Task) -> tuple[int, str]:
-    """Map a scene, or join its parts; returns how many pixels were mapped, and with what."""
+def _map(task: Task) -> Outcome:
+    """Map a scene, or join its parts."""
     job = task.job
     plan = _plan(job)
     _log.info("Mapping %s with %s, %s", job.name, plan.model.spec.name, plan.choice)
     _log.info("%s", without_secrets(json.dumps(plan.facts, ensure_ascii=False)))
+    notes = (f"mapped with {plan.model.spec.name}, for it does not suit the default model",) if plan.why else ()
+    if plan.why:
+        _log.info("%s", without_secrets(plan.why))
     if job.part_rows is not None:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
-        return 0, ""
+        return Outcome("done", notes=notes)
     _gone_on_from(task, plan, map_scene)
-    return plan.grid.region.height * plan.grid.region.width, _name(plan.choice)
+    region = plan.grid.region
+    return Outcome("done", pixels=region.height * region.width, notes=notes, engine=_name(plan.choice))
 
 
 def _name(choice: EngineChoice) -> str:
@@ -225,21 +226,22 @@ def _name(choice: EngineChoice) -> str:
     return f"{choice.engine} on {choice.device.partition(':')[0]} in {choice.precision}"
 
 
-def _map_part(task: Task) -> tuple[int, str]:
-    """Map a part, if that was not done before; returns how many pixels were mapped, and with what."""
+def _map_part(task: Task) -> Outcome:
+    """Map a part, if that was not done before."""
     job = task.job
     assert job.part_rows is not None, "a part is one of those that a job was cut into"
     assert task.part is not None
     if is_finished(job) or _is_mapped(job):
-        return 0, ""
+        return Outcome("done")
     with disk_errors(job.parts_folder):
         job.parts_folder.mkdir(parents=True, exist_ok=True)
     part = _plan(job).parts(job.part_rows, job.parts_folder)[task.part]
     if kept_engines(part.layers, part.facts) is not None:
-        return 0, ""
+        return Outcome("done")
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
-    return part.grid.region.height * part.grid.region.width, _name(part.choice)
+    region = part.grid.region
+    return Outcome("done", pixels=region.height * region.width, engine=_name(part.choice))
 
 
 def _gone_on_from(task: Task, plan: Plan, how: Any) -> None:

@@ -91,7 +91,7 @@ def write_model(
         folder.mkdir(exist_ok=True)
         save_model(folder, spec, network.state_dict(), store=task.recipe.store)
     accuracy = {HELD_OUT: figures(counts, task.classes)} if counts is not None else {}
-    tested, safe = _test(folder, task)
+    tested, safe = test_model(folder, spec, task.recipe)
     accuracy |= tested
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe})
     result = Result(counts, accuracy, temperature, calibration)
@@ -167,24 +167,23 @@ def _confidence(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
     return probability.max(axis=1), probability.argmax(axis=1) + 1 == labels
 
 
-def _test(folder: Path, task: Task) -> tuple[dict[str, dict[str, float]], bool]:
-    """Map the test scenes with the model in a folder; returns its figures, and whether bf16 was found safe."""
+def test_model(folder: Path, spec: ModelSpec, recipe: Recipe) -> tuple[dict[str, dict[str, float]], bool]:
+    """Map the test scenes of a recipe with the model in a folder; returns its figures, and whether bf16 was safe."""
     found, safe = {}, []
     can_bf16 = computes_in_bf16(choose_engine("cpu"))
-    for test in task.recipe.tests:
+    for test in recipe.tests:
         try:
-            exact = _score_test(folder, test, task, "f32")
+            exact = _score_test(folder, test, spec, "f32")
             found[test.title] = exact[0]
             if can_bf16:
-                safe.append(_is_safe(exact, _score_test(folder, test, task, "bf16")))
+                safe.append(_is_safe(exact, _score_test(folder, test, spec, "bf16")))
         except LandcoverError as e:
             _log.warning("the test '%s' was left out: %s", test.title, e)
     return found, bool(safe) and all(safe)
 
 
-def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[dict[str, float], np.ndarray]:
+def _score_test(folder: Path, test: Test, spec: ModelSpec, precision: str) -> tuple[dict[str, float], np.ndarray]:
     """Map one test scene as `landcover predict` does; returns its figures, and the map as class numbers."""
-    spec_bands = tuple(task.samples.bands[c] for c in task.view.channels)
     with tempfile.TemporaryDirectory() as temporary:
         out, confidence = Path(temporary) / "map.tif", Path(temporary) / "confidence.tif"
         predict(
@@ -201,8 +200,8 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
             allow_resolution=True,
         )
         ids, percent = (_read(path) for path in (out, confidence))
-    scene = open_scene(test.scene, spec_bands, Choice(test.sensor, test.bands, test.scale, test.offset))
-    legend = task.legend
+    scene = open_scene(test.scene, spec.bands, Choice(test.sensor, test.bands, test.scale, test.offset))
+    legend = spec.legend
     numbers = np.zeros(256, np.uint8)
     for k, id_ in enumerate(legend.ids, 1):
         numbers[id_] = k
@@ -213,9 +212,9 @@ def _score_test(folder: Path, test: Test, task: Task, precision: str) -> tuple[d
     if test.only is None:
         known = reference > 0
         error = calibration_error(percent[known] / 100, (predicted == reference)[known])
-        found = figures(confusion(reference, predicted, len(task.classes)), task.classes)
+        found = figures(confusion(reference, predicted, len(legend.names)), legend.names)
         return {**found, "calibration_error": round(error, 3)}, predicted
-    number = task.classes.index(test.only) + 1
+    number = legend.names.index(test.only) + 1
     one, other = (np.where(a > 0, np.where(a == number, 1, 2), 0) for a in (reference, predicted))
     return figures(confusion(one, other, 2), (test.only, "not_" + test.only)), predicted
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from landcover import prediction
 from landcover.engines import EngineChoice
 from landcover.engines.torch import TorchEngine
-from landcover.errors import DeviceError
-from landcover.models import Model
+from landcover.errors import DeviceError, StaleError
+from landcover.models import Model, init_model
 from landcover.planning import Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene
 from tests.scenes import digital_numbers, direct_map, read_map, write_scene
@@ -123,6 +124,26 @@ def test_what_computed_each_part_is_told_by_the_whole(plan: Plan, monkeypatch: p
         list(map_part(part))
     list(join_parts(plan, parts))
     assert engine_of(plan.options.out) == f"{CARD}, then {CPU}"
+
+
+def test_a_part_of_another_map_is_not_joined(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the worker that made it had taken another model; nor is one that is not whole."""
+    folder = Path(plan.options.out).parent / "parts"
+    folder.mkdir()
+    imitate(monkeypatch, 10**6, 10**6)
+    parts = plan.parts(2, folder)
+    for part in parts:
+        list(map_part(part))
+    spec = plan.model.spec
+    other = init_model(folder / "other", architecture="pointwise", bands=spec.bands, classes=spec.legend.names, seed=9)
+    list(map_part(dataclasses.replace(parts[1], model=other)))
+    with pytest.raises(StaleError, match=f"{parts[1].options.out} is not there, or not of this map"):
+        list(join_parts(plan, parts))
+    list(map_part(parts[1]))
+    os.truncate(parts[2].options.out, 10)
+    with pytest.raises(StaleError, match="not there, or not of this map"):
+        list(join_parts(plan, parts))
+    assert not Path(plan.options.out).exists()
 
 
 def test_finished_rows_are_not_mapped_again(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
