@@ -73,6 +73,17 @@ def check_name(name: object, error: type[LandcoverError]) -> None:
         raise error(f"the name {str(name)!a} is not written in UTF-8; rename the file or folder") from e
 
 
+def is_text(value: object) -> bool:
+    """Whether all texts in a JSON value can be written; half a character, as JSON allows it, cannot."""
+    import json
+
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Say which of `known` was probably meant by `name`, as the end of an error sentence."""
     import difflib

@@ -73,6 +73,8 @@ class Ground:
         """
         try:
             crs = pyproj.CRS.from_wkt(dataset.crs.to_wkt()).to_2d()
+            if crs.is_geocentric:
+                raise MapError(f"{dataset.name} is in {crs.name}, which no map can be in; bring it to another CRS")
             ground = cls(crs, dataset.transform, dataset.height, dataset.width)
             reachable = bool(np.isfinite(ground.centre).all())
         except ProjError as e:

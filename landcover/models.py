@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from landcover.errors import ModelError, nearest
+from landcover.errors import ModelError, is_text, nearest
 from landcover.scaling import CLIP
 from landcover.specs import ModelSpec, explain
 
@@ -34,6 +34,9 @@ _EXTENSIONS = [
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 ]
 _SHA256_MULTIHASH = "1220"
+_LARGEST_FACTOR = 32
+_CHANNELS = {"bands", "band", "channel", "channels", "classes", "class"}
+"""What the second dimension of arrays may be called."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Model:
         if gsd is None or self.spec.sees is None:
             return self
         factor = max(1, round(gsd / self.spec.sees))
+        if factor > _LARGEST_FACTOR:
+            raise ModelError(
+                f"a scene of {gsd:.3g} m would have to be enlarged {factor} times for the model '{self.spec.name}', "
+                f"which sees {self.spec.sees:g} m; choose another model"
+            )
         return self if factor == self.factor else replace(self, factor=factor)
 
     @cached_property
@@ -205,7 +213,11 @@ def _find(name: str) -> Path:
         )
     missing = [f for f in (CARD, WEIGHTS) if not (folder / f).is_file()]
     if missing:
-        raise ModelError(f"the model folder {folder} is incomplete: {' and '.join(missing)} is missing")
+        hint = f"; of a cross-validation name one model, such as {folder / 'fold-1'}"
+        raise ModelError(
+            f"the model folder {folder} is incomplete: {' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} "
+            f"missing{hint if (folder / 'fold-1').is_dir() else ''}"
+        )
     return folder
 
 
@@ -213,6 +225,10 @@ def _agree(expected: dict[str, Any], found: dict[str, Any], folder: Path) -> Non
     """Refuse weights whose names or shapes are not those of the network."""
     for name in expected.keys() | found.keys():
         want, have = (tuple(d[name].shape) if name in d else None for d in (expected, found))
+        if want == have and expected[name].is_floating_point() != found[name].is_floating_point():
+            raise ModelError(
+                f"{folder / WEIGHTS}: the weight '{name}' should be of another kind than {found[name].dtype}"
+            )
         if want != have:
             raise ModelError(
                 f"{folder / CARD} and {WEIGHTS} disagree: the weight '{name}' should have shape {want} "
@@ -227,6 +243,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON: {e}") from e
     if not isinstance(card, dict) or not isinstance(card.get("properties"), dict):
         raise ModelError(f"{path} is not a STAC Item: it has no 'properties'")
+    if not is_text(card):
+        raise ModelError(f"{path} holds half a character, which is no text; correct the card")
     return card
 
 
@@ -368,6 +386,14 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
             raise ModelError(
                 f"{path} asks for the {what} {value!r}, which is not run; remove it or fold it into the network"
             )
+    for what, told, channels in (
+        ("input", given.get("input"), len(given["bands"])),
+        ("output", result.get("result"), None),
+    ):
+        _check_array(path, what, told or {}, channels)
+    for band in given["bands"]:
+        if isinstance(band, dict) and band.keys() & {"format", "expression"}:
+            raise ModelError(f"{path} computes the band '{band.get('name')}' by an expression, which is not evaluated")
     if p.get("landcover:clip_stddev", CLIP) != CLIP:
         raise ModelError(
             f"{path} clips at {p['landcover:clip_stddev']} standard deviations; this version clips at {CLIP}"
@@ -377,6 +403,20 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
             raise ModelError(
                 f"{path}: only value_scaling of type 'z-score' is understood, one for each band, not {s!r}"
             )
+
+
+def _check_array(path: Path, what: str, told: dict, channels: int | None) -> None:
+    """Refuse arrays that are not float32 (batch, channels, height, width), as far as the card tells."""
+    first, second, *rest = told.get("dim_order", ("batch", "bands", "height", "width"))
+    number = told.get("shape", (-1, -1, -1, -1))[1]
+    if (first, rest) != ("batch", ["height", "width"]) or second not in _CHANNELS:
+        raise ModelError(
+            f"{path}: the {what} has the dimensions {told['dim_order']}, not batch, channels, height, width"
+        )
+    if told.get("data_type", "float32") != "float32":
+        raise ModelError(f"{path}: the {what} is of {told['data_type']!r}; only float32 is understood")
+    if channels is not None and number not in (-1, channels):
+        raise ModelError(f"{path}: the {what} has {number!r} channels, and {channels} bands")
 
 
 def init_model(

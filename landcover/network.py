@@ -96,7 +96,7 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
     """
     try:
         if architecture == "pointwise":
-            return nn.Conv2d(bands, classes, 1, **hyperparameters)
+            return nn.Conv2d(bands, classes, 1, **{"bias": True, **_only(hyperparameters, "bias", "groups")})
         if architecture == "unet":
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
@@ -124,6 +124,12 @@ def architectures() -> tuple[str, ...]:
         *(name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "unet"),
         "smp-unet",
     )
+
+
+def _only(arguments: dict[str, Any], *known: str) -> dict[str, Any]:
+    if other := arguments.keys() - set(known):
+        raise TypeError(f"it has no argument '{min(other)}'")
+    return arguments
 
 
 def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dict[str, Any]) -> nn.Module:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from landcover.errors import BandError
+
 CLIP = 6.0
 """Normalised values are held within ± this many standard deviations, so that a saturated pixel stays one."""
 
@@ -28,7 +30,11 @@ class Scaling:
 def make_scaling(scales, offsets, means, stddevs) -> Scaling:
     """Fold `reflectance = dn * scale + offset` and `(reflectance - mean) / stddev` into one map per band."""
     scales, offsets, means, stddevs = (np.asarray(a, np.float64) for a in (scales, offsets, means, stddevs))
-    return Scaling((scales / stddevs).astype(np.float32), ((offsets - means) / stddevs).astype(np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        gain, bias = (scales / stddevs).astype(np.float32), ((offsets - means) / stddevs).astype(np.float32)
+    if not (np.isfinite(gain).all() and np.isfinite(bias).all()):
+        raise BandError("the scale or offset of a band, or what the model makes of them, is too large to compute with")
+    return Scaling(gain, bias)
 
 
 def scale(dn: Any, valid: Any, gain: Any, bias: Any) -> Any:

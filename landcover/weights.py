@@ -6,6 +6,7 @@ References:
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,6 +18,7 @@ _MANY = 4096
 """Weights of a layer that has fewer stay in float16: they cost little, and are the most sensitive."""
 
 _LARGEST = 127
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def to_store(weights: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -43,16 +45,19 @@ def from_store(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in float32, from one as it is stored.
 
     Raises:
-        ValueError: the scale of a weight does not fit it.
+        ValueError: what is stored is not what `to_store` makes of numbers.
     """
+    kernels = {name for name, w in stored.items() if w.dtype == torch.int8}
     weights = {}
     for name, w in stored.items():
-        scale = stored.get(name + _SCALE)
-        if scale is not None and not w.is_floating_point():
-            if w.ndim != 4 or scale.shape != (len(w), 1, 1, 1):
-                raise ValueError(f"the scale of '{name}' has shape {tuple(scale.shape)}")
+        if name in kernels:
+            scale = stored.get(name + _SCALE, torch.empty(0))
+            if w.ndim != 4 or scale.shape != (len(w), 1, 1, 1) or scale.dtype not in _FLOATS:
+                raise ValueError(f"'{name}' is stored in int8 without a scale that fits it")
             weights[name] = w.float() * scale.float()
-        elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in stored):
+        elif name.removesuffix(_SCALE) not in kernels:
+            if w.dtype not in (*_FLOATS, torch.int64):
+                raise ValueError(f"'{name}' is stored in {str(w.dtype).removeprefix('torch.')}, which is not known")
             weights[name] = w.float() if w.is_floating_point() else w
     return weights
 
@@ -64,9 +69,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ModelError: it is no such file, or what it holds does not fit together.
     """
     try:
-        return from_store(load_file(path))
+        weights = from_store(load_file(path))
+        if wild := [name for name, w in weights.items() if not w.isfinite().all()]:
+            raise ValueError(f"'{wild[0]}' holds values that are no finite numbers")
     except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise ModelError(
-            f"{path} is not a safetensors file of weights ({e}); weights in other formats can carry code and are never "
+            f"{path} is not a safetensors file of weights: {e}; weights in other formats can carry code and are never "
             "loaded"
         ) from e
+    return weights

@@ -1,5 +1,6 @@
 """Model folders: what is written is read back; what was altered, carries code or lies is refused."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -73,6 +74,60 @@ def test_weights_are_stored_in_fewer_bits(tmp_path: Path, store: str, bits: int)
     assert all(torch.equal(again[name], w) for name, w in read.items())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("w_scale"), "'w' is stored in int8 without a scale that fits it"),
+        (lambda s: s.update(w_scale=torch.ones(64, 1, 1, 1, dtype=torch.int64)), "without a scale that fits it"),
+        (lambda s: s["w_scale"].fill_(float("nan")), "'w' holds values that are no finite numbers"),
+        (lambda s: s.update(w=s["w"].to(torch.float8_e4m3fn)), "'w' is stored in float8_e4m3fn, which is not known"),
+        (lambda s: s.update(b=torch.zeros(3, dtype=torch.complex64)), "'b' is stored in complex64"),
+    ],
+)
+def test_stored_weights_that_are_not_what_they_should_be(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], said: str
+) -> None:
+    from safetensors.torch import save_file
+
+    from landcover.weights import read_weights, to_store
+
+    stored = to_store({"w": torch.randn(64, 64, 3, 3)}, "int8")
+    change(stored)
+    save_file(stored, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=said):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_whole_numbers_are_no_kernel(folder: Path) -> None:
+    """They have the shape that is wanted."""
+    from safetensors.torch import load_file, save_file
+
+    save_file({k: w.long() for k, w in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    edit(folder, _new_checksum(folder))
+    with pytest.raises(ModelError, match=r"should be of another kind than torch\.int64"):
+        _ = load_model(folder).network
+
+
+def _new_checksum(folder: Path) -> Callable[[dict[str, Any]], Any]:
+    told = {"file:checksum": "1220" + hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    return lambda card: card["assets"]["weights"].update(told)
+
+
+def test_scores_of_another_size_are_refused(tmp_path: Path) -> None:
+    arguments = {"encoder_name": "resnet18", "decoder_segmentation_channels": 32}
+    init_model(tmp_path / "m", architecture="fpn", bands=("red",), classes=("a", "b"), hyperparameters=arguments)
+    edit(tmp_path / "m", lambda c: c["properties"]["mlm:hyperparameters"].update({"upsampling": 2}))
+    with pytest.raises(ModelError, match="into one score a pixel"):
+        _ = load_model(tmp_path / "m").network
+
+
+def test_a_model_that_sees_next_to_nothing_is_refused(tmp_path: Path, folder: Path) -> None:
+    edit(folder, lambda c: c["properties"].update({"landcover:sees": 0.01}))
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
+    with pytest.raises(ModelError, match="would have to be enlarged 1000 times"):
+        make_plan(Options(scene, tmp_path / "map.tif", folder, allow_untrained=True))
+
+
 def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -80,7 +135,7 @@ def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
     stored = to_store({"w": torch.randn(64, 64, 3, 3)}, "int8")
     save_file({**stored, "w_scale": torch.ones(63, 1, 1, 1)}, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="the scale of 'w' has shape"):
+    with pytest.raises(ModelError, match="without a scale that fits it"):
         read_weights(tmp_path / "w.safetensors")
 
 
@@ -167,8 +222,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_pickled_weights_are_refused_and_not_run(tmp_path: Path, folder: Path) -> None:
-    import hashlib
-
     data = pickle.dumps(Bomb(tmp_path / "exploded"))
     (folder / WEIGHTS).write_bytes(data)
     edit(folder, lambda c: c["assets"]["weights"].update({"file:checksum": "1220" + hashlib.sha256(data).hexdigest()}))
@@ -185,6 +238,12 @@ def test_an_incomplete_folder_is_refused(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
     with pytest.raises(ModelError, match=f"incomplete: {missing} is missing"):
         load_model(folder)
+
+
+def test_the_folder_of_a_cross_validation_names_its_models(tmp_path: Path, folder: Path) -> None:
+    folder.rename(tmp_path / "fold-1")
+    with pytest.raises(ModelError, match=r"model\.safetensors are missing; of a cross-validation name .*fold-1"):
+        load_model(tmp_path)
 
 
 def test_altered_weights_are_refused(folder: Path) -> None:
@@ -207,6 +266,7 @@ def _channels(card: dict[str, Any]) -> None:
     given = card["properties"]["mlm:input"][0]
     given["bands"].append("swir16")
     given["value_scaling"].append(given["value_scaling"][0])
+    given["input"]["shape"][1] += 1
 
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -286,10 +346,27 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["properties"]["mlm:input"][0]["value_scaling"][0].update({"mean": float("inf")}),
         "finite",
     ),
-    "scores of another size": (
-        lambda c: c["properties"].update({"mlm:hyperparameters": {"padding": 1}}),
-        "into one score a pixel",
+    "arguments of torch": (
+        lambda c: c["properties"].update({"mlm:hyperparameters": {"device": "meta"}}),
+        "has no argument 'device'",
     ),
+    "bands last": (
+        lambda c: c["properties"]["mlm:input"][0]["input"].update({"dim_order": ["batch", "height", "width", "bands"]}),
+        "the input has the dimensions",
+    ),
+    "more channels than bands": (
+        lambda c: c["properties"]["mlm:input"][0]["input"]["shape"].__setitem__(1, 7),
+        "the input has 7 channels, and 2 bands",
+    ),
+    "whole numbers": (
+        lambda c: c["properties"]["mlm:output"][0]["result"].update({"data_type": "uint8"}),
+        "the output is of 'uint8'",
+    ),
+    "a band that is computed": (
+        lambda c: c["properties"]["mlm:input"][0]["bands"].__setitem__(0, {"name": "red", "expression": "A*2"}),
+        "by an expression, which is not evaluated",
+    ),
+    "half a character": (lambda c: c["properties"].update({"description": "\ud800"}), "half a character"),
     "gsd upside down": (
         lambda c: c["properties"].update({"landcover:gsd": [30, 10]}),
         "from the finest to the coarsest",

@@ -631,6 +631,7 @@ def test_hrefs_that_are_opened(tmp_path: Path, href: str, path: str) -> None:
         (item({"a": {}}), "asset 'a' has no href"),
         (item({"a": {"href": "a.tif", "eo:bands": "red"}}), "not a list of objects"),
         (item({"a": {"href": "a.tif", "bands": [{"name": 4}]}}), "band name that is not a text"),
+        (item({"a": {"href": "a.tif", "bands": [{"name": "\ud800"}]}}), "half a character"),
         (item({}) | {"properties": []} | {"properties": [1]}, "properties are not an object"),
     ],
 )

@@ -23,6 +23,7 @@ from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.regions import box_of_bounds
 from landcover.stats import stats
+from tests.commands import refused
 from tests.maps import NORTH_UP, UTM, write_map
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -257,3 +258,9 @@ def test_the_command_prints_one_json_document(zoned: Path) -> None:
     assert [c["class_name"] for c in told["classes"]] == ["forest", "water", "urban", "other"]
     assert [z["zone"] for z in told["zones"]] == ["half", "all", "far"]
     assert told["hectares"] == pytest.approx(sum(c["hectares"] for c in told["classes"]))
+
+
+def test_no_area_is_told_of_a_map_that_lies_on_no_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its pixels are metres from the centre of the earth."""
+    path = write_map(tmp_path / "map.tif", np.ones((4, 4), np.uint8), crs="EPSG:4978")
+    assert "which no map can be in" in refused(capsys, tmp_path, "stats", path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from landcover.errors import SceneError
+from landcover.errors import SceneError, is_text
 from landcover.products.names import common_name
 from landcover.products.product import BandSource, Product
 from landcover.products.raster import SUFFIXES, gdal_path
@@ -199,6 +199,8 @@ def check_item(item: Any, source: str) -> dict[str, Any]:
     kind = item.get("type") if isinstance(item, dict) else type(item).__name__
     if kind != "Feature" or "stac_version" not in item or not isinstance(item.get("assets"), dict):
         raise SceneError(f"{source} is not a STAC Item but {_what(item, kind)}; give the JSON of one Item")
+    if not is_text(item):
+        raise SceneError(f"{source} holds half a character, which is no text; correct the Item")
     if not isinstance(item.get("properties") or {}, dict):
         raise SceneError(f"{source} is a STAC Item whose properties are not an object; repair it")
     return item

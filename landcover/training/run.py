@@ -83,8 +83,8 @@ class Training:
             "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
             "legend": self.legend.model_dump(mode="json"),
-            "base": self.base.sha256 if self.base else None,
-            "teachers": [t.sha256 for t in self.teachers],
+            "base": self.base.digest if self.base else None,
+            "teachers": [t.digest for t in self.teachers],
             "folds": self.folds,
             "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in _files(self.recipe)},
         }
