@@ -474,6 +474,13 @@ def test_a_run_with_other_options_that_died_leaves_no_receipt_for_what_it_replac
         work(Task(other))
     assert (read_map(first.map) != before).any()
     monkeypatch.undo()
+    wanted = read_map(other.map)
+    monkeypatch.setattr(worker, "_mark", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        work(Task(first))  # its map is there, and nothing that says so
+    monkeypatch.undo()
+    assert work(Task(other)).state == "done"
+    assert (read_map(other.map) == wanted).all()
     assert work(Task(first)).state == "done"
     assert (read_map(first.map) == before).all()
 
@@ -545,6 +552,28 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
     assert f"the mosaic could not be made: a map is broken; {out / 'mosaic.tif'} is of an earlier run" in result.err
     assert "without the mosaic there are no polygons" in result.err
     assert not (out / "polygons.gpkg").exists()
+
+
+def test_what_is_made_of_all_maps_follows_them_and_the_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
+) -> None:
+    """Two scenes of one place; their names are in the reverse order of their times."""
+    folder, out = tmp_path / "scenes", tmp_path / "out"
+    folder.mkdir()
+    new = write_scene(folder / "T32TQM_20240601T101559_a.tif", digital_numbers(50, 50, seed=1))
+    write_scene(folder / "T32TQM_20200601T101559_b.tif", digital_numbers(50, 50, seed=2))
+
+    def mosaic(*more: str) -> bytes:
+        assert batch(capsys, folder, out, pointwise, "--confidence", "--mosaic", *more).code == 0
+        return (out / "mosaic.tif").read_bytes()
+
+    before = mosaic("later")
+    assert (read_map(out / "mosaic.tif") == read_map(map_of(out, new.stem))).all(), "the later lies above"
+    write_scene(new, digital_numbers(50, 50, seed=9))
+    after = mosaic("later")
+    assert after != before
+    assert (read_map(out / "mosaic.tif") == read_map(map_of(out, new.stem))).all()
+    assert mosaic("confidence") != after
 
 
 def test_an_option_of_mapping_that_is_none(tmp_path: Path, scenes: Path, pointwise: Model) -> None:

@@ -128,13 +128,14 @@ def test_a_model_that_sees_next_to_nothing_is_refused(tmp_path: Path, folder: Pa
         make_plan(Options(scene, tmp_path / "map.tif", folder, allow_untrained=True))
 
 
-def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(63, 1, 1, 1), (64,), (64, 64, 1, 1)])
+def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     from safetensors.torch import save_file
 
     from landcover.weights import read_weights, to_store
 
     stored = to_store({"w": torch.randn(64, 64, 3, 3)}, "int8")
-    save_file({**stored, "w_scale": torch.ones(63, 1, 1, 1)}, tmp_path / "w.safetensors")
+    save_file({**stored, "w_scale": torch.ones(shape)}, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="without a scale that fits it"):
         read_weights(tmp_path / "w.safetensors")
 

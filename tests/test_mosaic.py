@@ -92,10 +92,12 @@ def test_the_most_confident_wins_and_the_later_of_equals(tmp_path: Path, seeds: 
         ids = classes(9, 8, seed)
         percent = np.random.default_rng(seed).integers(40, 44, ids.shape)
         percent[ids == 0] = 255
+        percent[i % 9] = 255  # nobody knows how sure it is
         maps.append(write_map(tmp_path / f"{i}.tif", ids))
         confidences.append(write_confidence(tmp_path / f"c{i}.tif", percent))
-        wins = (ids > 0) & (percent >= best)
-        wanted[wins], best[wins] = ids[wins], percent[wins]
+        known = np.where(percent == 255, 0, percent)
+        wins = (ids > 0) & (known >= best)
+        wanted[wins], best[wins] = ids[wins], known[wins]
     assert np.array_equal(merge(maps, tmp_path / "m.tif", confidences=confidences, overwrite=True), wanted)
 
 

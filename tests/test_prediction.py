@@ -14,12 +14,14 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from shapely import Polygon
 
+from landcover import journal
 from landcover.errors import SceneError
 from landcover.grid import TILE_SIZE, Box
+from landcover.journal import kept_engines
 from landcover.models import Model, init_model
 from landcover.network import live_bytes
-from landcover.planning import PANEL_BYTES, Options, make_plan
-from landcover.prediction import map_scene, predict
+from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
+from landcover.prediction import join_parts, map_part, map_scene, predict
 from landcover.regions import Area
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
@@ -312,16 +314,86 @@ def test_a_zero_stays_valid_where_only_one_file_declares_it_nodata(tmp_path: Pat
     np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, valid))
 
 
-def test_ground_that_a_coarse_band_does_not_cover_is_nodata(tmp_path: Path, pointwise: Model) -> None:
-    folder = tmp_path / "bands"
-    folder.mkdir()
-    write_scene(folder / "red.tif", digital_numbers(41, 41, 1), names=("red",))
-    write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), transform=UTM @ Affine.scale(2))
-    predict(folder, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
-    found = read_map(tmp_path / "map.tif")
+@pytest.mark.parametrize("side", [40, 160])
+def test_ground_that_a_coarse_band_does_not_cover_is_nodata(tmp_path: Path, pointwise: Model, side: int) -> None:
+    """Also beyond the rows that are read at first."""
+    coarse = digital_numbers(side // 2, side // 2, 1)
+    found = _of_two_files(tmp_path, pointwise, digital_numbers(side + 1, side + 1, 1), coarse, UTM @ Affine.scale(2))
+    assert not found[side].any()
+    assert not found[:, side].any()
+    assert found[:side, :side].all()
+
+
+def test_a_band_that_is_a_row_and_a_column_short(tmp_path: Path, pointwise: Model) -> None:
+    pixels = digital_numbers(41, 41)
+    found = _of_two_files(tmp_path, pointwise, pixels[:1], pixels[1:, :40, :40], UTM)
     assert not found[40].any()
     assert not found[:, 40].any()
-    assert found[:40, :40].all()
+    wanted = direct_map(pointwise, pixels[:, :40, :40], np.ones((40, 40), bool))
+    np.testing.assert_array_equal(found[:40, :40], wanted)
+
+
+def test_the_masks_of_all_files_count(tmp_path: Path, pointwise: Model) -> None:
+    pixels, red, nir = digital_numbers(20, 20), np.ones((20, 20), bool), np.ones((20, 20), bool)
+    red[3, 4] = nir[7, 8] = False
+    found = _of_two_files(tmp_path, pointwise, pixels[:1], pixels[1:], UTM, red, nir)
+    np.testing.assert_array_equal(found, direct_map(pointwise, pixels, red & nir))
+
+
+def _of_two_files(
+    folder: Path, model: Model, red: np.ndarray, nir: np.ndarray, place: Affine, *masks: np.ndarray
+) -> np.ndarray:
+    """The map of a folder of two bands, of which the second lies elsewhere, or is of other pixels."""
+    (folder / "bands").mkdir()
+    mine, other = masks or (None, None)
+    write_scene(folder / "bands" / "red.tif", red, names=("red",), mask=mine)
+    write_scene(folder / "bands" / "nir.tif", nir, names=("nir",), transform=place, mask=other)
+    return read_map(predict(folder / "bands", folder / "map.tif", model=model, engine="torch", allow_untrained=True))
+
+
+def test_parts_of_a_region_are_joined_where_they_lie(tmp_path: Path, pointwise: Model) -> None:
+    """The region begins below the first row of the scene; the bytes are those of one run."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(150, 90))
+    left, top = UTM @ (10, 40)
+    right, bottom = UTM @ (80, 140)
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "tile_size": 32, "overlap": 8}
+    how["bbox"] = (left, bottom, right, top)
+    whole = predict(scene, tmp_path / "whole.tif", **how)
+    plan = make_plan(Options(scene, tmp_path / "map.tif", **how))
+    (tmp_path / "parts").mkdir()
+    parts = plan.parts(2, tmp_path / "parts")
+    assert len(parts) > 1
+    for part in parts:
+        list(map_part(part))
+    list(join_parts(plan, parts))
+    assert (tmp_path / "map.tif").read_bytes() == whole.read_bytes()
+
+
+def test_a_part_whose_second_layer_is_older_is_not_whole(
+    tmp_path: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the new map of a part was there, and its confidence was still the old one."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(150, 90))
+    (tmp_path / "parts").mkdir()
+
+    def part(**more: float) -> Plan:
+        how = {"engine": "torch", "allow_untrained": True, "tile_size": 32, "overlap": 8, **more}
+        options = Options(scene, tmp_path / "map.tif", pointwise, confidence=tmp_path / "confidence.tif", **how)
+        return make_plan(options).parts(2, tmp_path / "parts")[0]
+
+    real = journal.publish
+
+    def publish(folder: Path, path: Path) -> None:
+        if path.suffix != ".map":
+            raise KeyboardInterrupt
+        real(folder, path)
+
+    list(map_part(part()))
+    monkeypatch.setattr(journal, "publish", publish)
+    again = part(scale=3e-4)
+    with pytest.raises(KeyboardInterrupt):
+        list(map_part(again))
+    assert kept_engines(again.layers, again.facts) is None
 
 
 def test_a_mask_band_is_nodata(tmp_path: Path, pointwise: Model) -> None:

@@ -264,3 +264,16 @@ def test_no_area_is_told_of_a_map_that_lies_on_no_map(tmp_path: Path, capsys: py
     """Its pixels are metres from the centre of the earth."""
     path = write_map(tmp_path / "map.tif", np.ones((4, 4), np.uint8), crs="EPSG:4978")
     assert "which no map can be in" in refused(capsys, tmp_path, "stats", path)
+
+
+def test_strips_and_zones_are_measured_at_their_latitude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 70° to 10° north: pixels of the last rows are almost three times as large as those of the first."""
+    place = Affine(0.05, 0, 10, 0, -0.05, 70)
+    path = write_map(tmp_path / "map.tif", np.ones((1200, 50), np.uint8), transform=place, crs="EPSG:4326")
+    south = geopandas.GeoSeries([shapely.box(10, 10, 12.5, 40)], crs=4326)
+    south.to_file(tmp_path / "zones.gpkg")
+    monkeypatch.setattr(landcover.classmap, "STRIP_PIXELS", 1)
+    whole, zone = stats(path, zones=tmp_path / "zones.gpkg")
+    areas = Ground(pyproj.CRS(4326), place, 1200, 50).pixel_areas(0, 1200) / 1e4
+    assert sum(c.hectares for c in whole.classes) == pytest.approx(areas.sum())
+    assert sum(c.hectares for c in zone.classes) == pytest.approx(areas[600:].sum())

@@ -524,6 +524,31 @@ def labelled_by_colour(n: int, side: int) -> tuple[torch.Tensor, torch.Tensor, t
     return (labels[:, None] / 10).repeat(1, 2, 1, 1), torch.ones_like(labels, dtype=torch.bool), labels
 
 
+def test_mixed_chips_keep_their_labels_and_holes_are_not_learned_from() -> None:
+    off = dict.fromkeys(("gain", "haze", "noise", "drop", "waters", "lakes", "turbid"), 0)
+    recipe = Augmentation(size=32, zoom=(1, 1), mix=1, holes=1, **off)
+    chips = labelled_by_colour(6, 32)
+    vary = Augmenter(recipe, ("red", "nir"), np.zeros(2))
+    reflectance, valid, labels = vary(chips, torch.full((6,), float("nan")), torch.Generator().manual_seed(0))
+    assert bool((~valid).any())
+    assert not labels[~valid].any()
+    colour = reflectance[:, 0] * 10
+    pure = valid & ((colour - colour.round()).abs() < 1e-4)
+    assert pure.float().mean() > 0.5
+    assert torch.equal(labels[pure], colour[pure].round().long())
+
+
+def test_what_touches_an_unusable_pixel_is_unusable() -> None:
+    reflectance, valid, labels = labelled_by_colour(4, 64)
+    valid[:, 20:40, 20:40] = False
+    reflectance[~valid[:, None].expand_as(reflectance)] = 99
+    chips, zoom = (reflectance, valid, labels), torch.full((4, 2), 0.7)
+    out, clear, _ = cut(chips, 32, zoom, torch.Generator().manual_seed(0))
+    assert bool((~clear).any())
+    assert bool((out[:, 0][clear] > 0.099).all()), "nothing is darkened by a hole"
+    assert bool((out[:, 0][clear] < 0.401).all())
+
+
 @pytest.mark.parametrize("zoom", [1.0, 3.0, 0.5, 0.34])
 def test_labels_stay_with_their_pixels(zoom: float) -> None:
     """Wherever the colour is that of one class, the label is that class."""
