@@ -51,6 +51,11 @@ SCENES = {
     "sample_town": Shown(SAMPLES / "s2_town.tif", beside=True),
     "sample_harbour": Shown(SAMPLES / "s2_bands", L1C, beside=True),
     "sample_raleigh": Shown(SAMPLES / "landsat7_raleigh.tif", beside=True),
+    "rgb_amazon": Shown(DATA / "s2_amazon/scene.tif", (*L2A, "-m", "landcover-rgb")),
+    "rgb_spain_flood": Shown(
+        DATA / "s2_spain_flood/Spain_7370579_S2Hand.tif", (*L1C, "--offset", "0", "-m", "landcover-rgb")
+    ),
+    "rgb_town": Shown(SAMPLES / "s2_town.tif", ("-m", "landcover-rgb"), beside=True),
     "winter": Shown(ROOT / "build/winter/scene.tif", beside=True),
 }
 
