@@ -17,7 +17,7 @@ import torch
 
 from landcover.models import load_model, save_model
 from landcover.recipes import read_recipe
-from landcover.training.outcome import test_model
+from landcover.training.outcome import score_tests
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     }
     spec = models[0].spec
     save_model(a.out, spec, mean, store=recipe.store)
-    accuracy, safe = test_model(a.out, spec, recipe)
+    accuracy, safe = score_tests(a.out, spec, recipe)
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe, "gsd": recipe.gsd})
     save_model(a.out, spec, mean, store=recipe.store)
     for title, found in accuracy.items():

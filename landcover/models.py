@@ -372,7 +372,7 @@ def _spec_from_card(card: dict[str, Any], path: Path) -> ModelSpec:
         raise ModelError(f"{path}: {explain(e)}") from e
     except KeyError as e:
         raise ModelError(f"{path} lacks {e}; it is needed to run the model as it was trained") from e
-    except (TypeError, ValueError, AttributeError) as e:
+    except (TypeError, ValueError, AttributeError, IndexError) as e:
         raise ModelError(f"{path} is not a model card with one input and one output of scores ({e})") from e
 
 

@@ -89,10 +89,10 @@ def map_part(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int,
 
     A part may be all nodata.
     """
-    for layer in plan.layers.values():
-        with disk_errors(layer.path):
-            layer.path.unlink(missing_ok=True)  # an older one must not lie beside a newer journal
     with open_run(plan.layers, facts=plan.facts, resume=plan.options.resume, overwrite=True, complete=keep_raw) as run:
+        for layer in plan.layers.values():
+            with disk_errors(layer.path):
+                layer.path.unlink(missing_ok=True)  # an older one must not lie beside a newer journal
         yield from _map_into(run, plan, get_engine or open_engine)
 
 

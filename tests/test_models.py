@@ -359,6 +359,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["properties"]["mlm:input"][0]["input"]["shape"].__setitem__(1, 7),
         "the input has 7 channels, and 2 bands",
     ),
+    "no shape": (
+        lambda c: c["properties"]["mlm:input"][0]["input"].update({"shape": []}),
+        "is not a model card",
+    ),
     "whole numbers": (
         lambda c: c["properties"]["mlm:output"][0]["result"].update({"data_type": "uint8"}),
         "the output is of 'uint8'",

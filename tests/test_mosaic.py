@@ -1,5 +1,6 @@
 """Mosaics: every pixel is that of the map on top, however the maps lie, and both kinds of mosaic show the same."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -212,6 +213,8 @@ def test_a_stopped_mosaic_goes_on_and_one_of_other_maps_begins_anew(
     assert not out.exists()
     assert finished_part(out)
     assert begun(maps, out) == 32 * 80
+    os.utime(maps[0], ns=(0, 0))
+    assert begun(maps, out) == 0, "a map was changed"
     assert begun(maps[:1], out) == 0
     assert np.array_equal(merge(maps, out), wanted)
     assert out.read_bytes() == (tmp_path / "wanted.tif").read_bytes()

@@ -91,7 +91,7 @@ def write_model(
         folder.mkdir(exist_ok=True)
         save_model(folder, spec, network.state_dict(), store=task.recipe.store)
     accuracy = {HELD_OUT: figures(counts, task.classes)} if counts is not None else {}
-    tested, safe = test_model(folder, spec, task.recipe)
+    tested, safe = score_tests(folder, spec, task.recipe)
     accuracy |= tested
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe})
     result = Result(counts, accuracy, temperature, calibration)
@@ -167,7 +167,7 @@ def _confidence(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
     return probability.max(axis=1), probability.argmax(axis=1) + 1 == labels
 
 
-def test_model(folder: Path, spec: ModelSpec, recipe: Recipe) -> tuple[dict[str, dict[str, float]], bool]:
+def score_tests(folder: Path, spec: ModelSpec, recipe: Recipe) -> tuple[dict[str, dict[str, float]], bool]:
     """Map the test scenes of a recipe with the model in a folder; returns its figures, and whether bf16 was safe."""
     found, safe = {}, []
     can_bf16 = computes_in_bf16(choose_engine("cpu"))

@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 
-from landcover import planning, prediction
+from landcover import journal, planning, prediction
+from landcover.cog import Layer
 from landcover.errors import LandcoverError, OutputError
+from landcover.journal import open_run
 from landcover.models import Model
 from landcover.planning import Options, make_plan
 from landcover.prediction import map_scene, predict
@@ -185,6 +189,51 @@ def test_another_configuration_is_refused(stopped: Path, pointwise: Model) -> No
     assert tree(stopped) >= {".map.tif.work/journal.json", ".map.tif.work/rows.raw"}
     again(stopped, pointwise)
     assert tree(stopped) == {"scene.tif", "map.tif", "map.tif.aux.xml"}
+
+
+def test_every_fact_of_a_stopped_run_counts(stopped: Path, pointwise: Model) -> None:
+    left, top = UTM @ (0, 0)
+    right, bottom = UTM @ (700, 700)
+    area = stopped / "area.geojson"
+    triangle = shapely.Polygon([(left, top), (right, top), (right, bottom), (left, bottom), (left + 300, bottom + 300)])
+    geopandas.GeoSeries([triangle], crs="EPSG:32633").to_file(area)
+    changes = {
+        "area of interest": {"aoi": area},
+        "bands": {"scale": 3e-4},
+        "region": {"bbox": (left, bottom + 50, right, top)},
+    }
+    for fact, changed in changes.items():
+        with pytest.raises(OutputError, match=f"not of this one: .*{fact}"):
+            again(stopped, pointwise, **changed)
+
+
+def test_pixels_are_on_the_disk_before_the_journal_tells_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    fsync, publish_text = os.fsync, journal.publish_text
+
+    def sync(number: int) -> None:
+        did.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        fsync(number)
+
+    def publish(path: Path, text: str) -> None:
+        did.append("the journal")
+        publish_text(path, text)
+
+    layers = {"map": Layer(tmp_path / "map.tif", 20, 20, UTM, None, "uint8", 0, ("class",))}
+    with open_run(layers) as run:
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr(journal, "publish_text", publish)
+        ones = {"map": np.ones((1, 5, 20), np.uint8)}
+        run.write(0, 0, (5, 20), ones, 100)
+        run.rewind()
+        run.write(0, 0, (5, 20), ones, 100)
+        run.mark(0, 5)
+        assert did[:2] == ["rows.raw", "the journal"]
+        assert run.progress.mapped == 100, "what is written again is counted once"
+        assert (tmp_path / ".map.tif.work" / "rows.raw").read_bytes()[:100] == b"\1" * 100
+        monkeypatch.undo()
 
 
 def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> None:
