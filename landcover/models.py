@@ -35,6 +35,8 @@ _EXTENSIONS = [
 ]
 _SHA256_MULTIHASH = "1220"
 _LARGEST_FACTOR = 32
+"""Scenes that would have to be enlarged more than this show nothing of what a model knows."""
+
 _CHANNELS = {"bands", "band", "channel", "channels", "classes", "class"}
 """What the second dimension of arrays may be called."""
 
