@@ -297,7 +297,8 @@ def _classify(plan: Plan, engine: Engine, box: Box, window: Window, part: tuple[
     """Turn the finished scores of a box, which is a part of a window, into what every layer stores."""
     scores, wanted = window.scores[:, *part], window.wanted[part]
     ids = np.array(plan.model.spec.legend.ids, np.uint8)
-    layers = {"map": np.where(wanted, ids[engine.best(scores)], MAP_NODATA)[None]}
+    labels = ids.take(engine.best(scores), mode="clip")  # nothing is clipped, but it takes half the time
+    layers = {"map": np.where(wanted, labels, MAP_NODATA)[None]}
     if "confidence" in plan.layers:
         percent = np.rint(engine.numpy(scores).max(axis=0) * 100).astype(np.uint8)
         layers["confidence"] = np.where(wanted, percent, CONFIDENCE_NODATA)[None]

@@ -17,10 +17,11 @@ from landcover.chips import Batch
 from landcover.engines import Engine, EngineChoice, choice, choose_engine, conversion, open_engine
 from landcover.engines.arrays import best
 from landcover.engines.conversion import CACHED_GRAPHS, cache_folder
+from landcover.engines.rewriting import fold_batch_norms, merge_upsampling
 from landcover.engines.torch import TorchEngine
 from landcover.errors import ConfigError, DeviceError
 from landcover.models import Model, init_model
-from landcover.network import architectures, build_network, fold_batch_norms, merge_upsampling
+from landcover.network import architectures, build_network
 from landcover.prediction import predict
 from landcover.scaling import make_scaling
 from tests.scenes import digital_numbers, write_scene
@@ -168,12 +169,15 @@ def test_folding_and_merging_change_only_the_work(architecture: str, arguments: 
     network = lively(architecture, arguments)
     chip, other = torch.rand(1, 3, 64, 64), torch.rand(2, 3, 128, 96)
     folded, merged = fold_batch_norms(network, chip), merge_upsampling(network, chip)
-    torch.testing.assert_close(folded(other), network(other), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(merged(other), network(other), atol=1e-4, rtol=1e-4)
+    shared = merge_upsampling(network, chip, share=True)
+    for rewritten in (folded, merged, shared):
+        torch.testing.assert_close(rewritten(other), network(other), atol=1e-4, rtol=1e-4)
     if "convnext" not in str(arguments):
         assert norms(folded) <= 1 < norms(network), "all but one that the network has and never calls"
     if architecture == "smp-unet" and "decoder_attention_type" not in arguments:
         assert any(isinstance(m, nn.ConvTranspose2d) and m.kernel_size == (4, 4) for m in merged.modules())
+        many = arguments["encoder_name"] in ("resnet18", "mobilenet_v2")  # 512 and 1,280 channels; ConvNeXt has 320
+        assert many == any(isinstance(m, nn.Conv2d) and m.out_channels == 9 * 256 for m in shared.modules())
 
 
 def test_what_is_not_the_same_is_not_folded() -> None:

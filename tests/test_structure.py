@@ -27,7 +27,7 @@ RANKS = [
 BORDERS = {
     "torch": {"network", "weights", "engines", "models", "inspection", "training", "export", "cli"},
     "openvino": {"engines", "export"},
-    "segmentation_models_pytorch": {"network", "training"},
+    "segmentation_models_pytorch": {"network", "engines", "training"},
     "geopandas": {"vectorization", "regions", "stats", "training"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 CACHED_GRAPHS = 8
 """How many converted networks are kept for the next run; the ones used longest ago are dropped."""
 
-_CONVERSION = 5
+_CONVERSION = 6
 """Counts the ways in which networks were converted, so that none of an earlier way is taken from the cache."""
 
 _CHILD = """
 import dataclasses, json, sys
 from landcover.engines.conversion import keep
 from landcover.models import load_model
-model, factor, shape, key = json.load(sys.stdin)
-keep(dataclasses.replace(load_model(model), factor=factor), tuple(shape), key)
+model, factor, shape, precision, key = json.load(sys.stdin)
+keep(dataclasses.replace(load_model(model), factor=factor), tuple(shape), precision, key)
 """
 
 
-def converted(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Any:
+def converted(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, precision: str) -> Any:
     """A graph of scaling, network and softmax: dn and valid in, float32 probabilities out.
 
     Args:
@@ -47,20 +47,22 @@ def converted(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: s
         scaling: from digital numbers to what the network sees.
         shape: of dn, (n, bands, height, width).
         dtype: of dn; valid is bool.
+        precision: that the graph is meant for, f32 or bf16; it is float32 by itself.
     """
     import openvino as ov
 
     n, bands, height, width = shape
     fixed = (bands, height, width) if _attends(model) else (bands,)
-    facts = (_CONVERSION, model.sha256, model.factor, model.spec.model_dump_json(), fixed, __version__, ov.__version__)
+    versions = (_CONVERSION, __version__, ov.__version__)
+    facts = (versions, model.sha256, model.factor, model.spec.model_dump_json(), fixed, precision)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     folder = cache_folder() / "openvino" / key
     network = _read(folder)
     if network is None and "torch" not in sys.modules:
-        _convert_apart(model, fixed, key)
+        _convert_apart(model, fixed, precision, key)
         network = _read(folder)
     if network is None:
-        network = _convert(model, fixed)
+        network = _convert(model, fixed, precision)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
             _save(network, folder)
     network.reshape([n, bands, height, width])
@@ -90,17 +92,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LANDCOVER_CACHE") or platformdirs.user_cache_dir("landcover"))
 
 
-def keep(model: "Model", shape: tuple[int, ...], key: str) -> None:
+def keep(model: "Model", shape: tuple[int, ...], precision: str, key: str) -> None:
     """Convert a network, and put it into the cache."""
-    _save(_convert(model, shape), cache_folder() / "openvino" / key)
+    _save(_convert(model, shape, precision), cache_folder() / "openvino" / key)
 
 
-def _convert_apart(model: "Model", shape: tuple[int, ...], key: str) -> None:
+def _convert_apart(model: "Model", shape: tuple[int, ...], precision: str, key: str) -> None:
     """Convert in a process of its own, so that torch's memory, more than a prediction takes, is given back.
 
     If that fails, it is done in this process, where it fails again with a message.
     """
-    given = json.dumps([str(model.folder), model.factor, shape, key]).encode()
+    given = json.dumps([str(model.folder), model.factor, shape, precision, key]).encode()
     with contextlib.suppress(OSError):
         subprocess.run([sys.executable, "-P", "-c", _CHILD], input=given, capture_output=True, check=False)
 
@@ -135,7 +137,7 @@ def _save(graph: Any, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _convert(model: "Model", shape: tuple[int, ...]) -> Any:
+def _convert(model: "Model", shape: tuple[int, ...], precision: str) -> Any:
     """Convert a network to an OpenVINO graph, for chips of `shape`, (bands,) for any size, or (bands, height, width).
 
     A network of convolutions is traced on small chips, which takes a moment and little memory, and the graph takes
@@ -145,11 +147,12 @@ def _convert(model: "Model", shape: tuple[int, ...]) -> Any:
     import openvino as ov
     import torch
 
-    from landcover.network import merge_upsampling, noise
+    from landcover.engines.rewriting import merge_upsampling
+    from landcover.network import noise
 
     bands, *size = shape
     small = noise(bands, 2 * model.stride)
-    network = merge_upsampling(model.network, small)
+    network = merge_upsampling(model.network, small, share=precision == "f32")
     example = torch.zeros(1, bands, *size) if size else torch.cat([small, small], dim=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses

@@ -40,7 +40,8 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": own_threads(),
         }
-        compiled = ov.Core().compile_model(converted(model, scaling, shape, dtype), "CPU", settings)
+        graph = converted(model, scaling, shape, dtype, precision)
+        compiled = ov.Core().compile_model(graph, "CPU", settings)
         self._requests = [compiled.create_infer_request() for _ in range(2)]
 
     def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, np.ndarray], None, None]:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from landcover.chips import Batch
+from landcover.engines.rewriting import fold_batch_norms
 from landcover.errors import DeviceError
-from landcover.network import Scorer, activation_count, fold_batch_norms, keep_to_own_threads, noise
+from landcover.network import Scorer, activation_count, keep_to_own_threads, noise
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
