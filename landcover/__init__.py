@@ -3,22 +3,36 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LandcoverError", "load_legend", "load_model", "load_sensor", "polygons", "predict", "vectorize"]
+__all__ = [
+    "LandcoverError",
+    "assess",
+    "load_legend",
+    "load_model",
+    "load_sensor",
+    "polygons",
+    "predict",
+    "sample",
+    "vectorize",
+]
 
 if TYPE_CHECKING:
+    from landcover.assessment import assess
     from landcover.errors import LandcoverError
     from landcover.models import load_model
     from landcover.prediction import predict
+    from landcover.sampling import sample
     from landcover.specs import load_legend, load_sensor
     from landcover.vectorization import polygons, vectorize
 
 _HOMES = {
     "LandcoverError": "landcover.errors",
+    "assess": "landcover.assessment",
     "load_legend": "landcover.specs",
     "load_model": "landcover.models",
     "load_sensor": "landcover.specs",
     "polygons": "landcover.vectorization",
     "predict": "landcover.prediction",
+    "sample": "landcover.sampling",
     "vectorize": "landcover.vectorization",
 }
 

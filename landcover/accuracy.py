@@ -1,4 +1,6 @@
-"""How well predicted classes agree with reference classes: confusion matrices and what is read from them."""
+"""How well predicted classes agree with reference classes: confusion matrices, and estimates from random samples."""
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,3 +60,43 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15)
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     apart = np.bincount(place, confidence - right, minlength=bins)
     return float(np.abs(apart).sum() / len(confidence))
+
+
+class Estimate(NamedTuple):
+    """A figure of a whole map, from a random sample of it, and its standard error; nan where they cannot be told."""
+
+    value: float
+    error: float
+
+
+def estimated_ratio(strata: np.ndarray, sizes: np.ndarray, above: np.ndarray, below: np.ndarray) -> Estimate:
+    """The ratio of two sums over all land, from points drawn at random within strata.
+
+    It holds whether the strata are the classes of the map or those of another one; where they are, it is what Olofsson
+    et al. estimate. With `below` one everywhere it is a share of the land. Nan where a stratum has no point, the error
+    where one has a single point.
+
+    Args:
+        strata: of each point, 0 to k - 1, (n,).
+        sizes: area of each stratum, (k,).
+        above, below: what is summed, at each point, (n,).
+
+    References:
+        Stehman (2014), Estimating area and map accuracy for stratified random sampling when the strata are different
+        from the map classes, International Journal of Remote Sensing 35(13).
+        Olofsson, Foody, Herold, Stehman, Woodcock, Wulder (2014), Good practices for estimating area and assessing
+        accuracy of land change, Remote Sensing of Environment 148.
+    """
+    points = np.bincount(strata, minlength=len(sizes))
+    share = sizes / sizes.sum()
+
+    def means(values: np.ndarray) -> np.ndarray:
+        return np.bincount(strata, values, minlength=len(sizes)) / points
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.sum(share * means(below))
+        value = np.sum(share * means(above)) / total
+        rest = above - value * below
+        spread = np.bincount(strata, (rest - means(rest)[strata]) ** 2, minlength=len(sizes)) / (points - 1)
+        error = np.sqrt(np.sum(share**2 * spread / points)) / total
+    return Estimate(float(value), float(error))

@@ -17,9 +17,9 @@ RANKS = [
     {"journal", "models", "engines", "sieve", "features"},
     {"selection", "items", "vectorfiles"},
     {"catalog"},
-    {"planning", "vectorization", "stats", "preview", "export"},
-    {"prediction", "mosaic"},
-    {"inspection", "training", "batch"},
+    {"planning", "vectorization", "stats", "sampling", "preview", "export"},
+    {"prediction", "mosaic", "assessment"},
+    {"inspection", "training", "batch", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -11,7 +11,21 @@ from typing import Annotated
 import typer
 
 import landcover
-from landcover.cli import batch, catalog, doctor, info, models, predict, preview, stats, train, vectorize
+from landcover.cli import (
+    assess,
+    batch,
+    catalog,
+    doctor,
+    info,
+    models,
+    predict,
+    preview,
+    report,
+    sample,
+    stats,
+    train,
+    vectorize,
+)
 from landcover.cli.console import fail
 from landcover.errors import ConfigError, LandcoverError, check_name
 
@@ -28,8 +42,11 @@ app.command("predict")(predict.predict)
 app.command("vectorize")(vectorize.vectorize)
 app.command("batch")(batch.batch)
 app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("assess")(assess.assess)
 app.command("stats")(stats.stats)
 app.command("preview")(preview.preview)
+app.command("report")(report.report)
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
 app.add_typer(catalog.app, name="catalog")

@@ -1,0 +1,67 @@
+"""`landcover assess`: accuracy and areas of a map, with confidence intervals."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option, echo
+
+from landcover.cli.console import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from landcover.assessment import Assessment
+
+
+def assess(
+    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    reference: Annotated[
+        Path, Option("--reference", "-r", help="Points with their true class, or a raster of class ids.")
+    ],
+    column: Annotated[
+        str | None,
+        Option(help="The column of the points with the class.", show_default="reference, class_name, class, …"),
+    ] = None,
+    level: Annotated[float, Option(help="The level of the confidence intervals.")] = 0.95,
+    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
+    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell how accurate a map is, and how much land each class really covers, from labelled points.
+
+    Points drawn by landcover sample, of this map or of another one of the same land, give estimates for the whole map
+    with confidence intervals (Olofsson et al. 2014, Stehman 2014). Other points are taken as drawn at random within
+    each class. User's accuracy: how much of what is mapped as a class is it. Producer's: how much of a class is mapped.
+
+    Example: landcover assess map.tif --reference points.gpkg
+    """
+    from landcover.assessment import assess as run
+
+    found = run(map_, reference, column=column, legend=legend, level=level)
+    for note in found.notes:
+        say(f"Note: {note}")
+    if json_:
+        print_json({"map": map_, "reference": str(reference), **asdict(found)})
+        return
+    area = "hectares" if found.sampled else "reference ha"
+    headers = ["class", "mapped ha", area, "user's %", "producer's %", "F1 %"]
+    rows = [
+        [
+            c.class_name,
+            f"{c.mapped_hectares:,.2f}",
+            c.hectares.told(1, 2),
+            c.users.told(),
+            c.producers.told(),
+            c.f1.told(),
+        ]
+        for c in found.classes
+    ]
+    print_table(headers, rows)
+    echo()
+    print_table(["map \\ reference", *(c.class_name for c in found.classes)], _matrix(found))
+    echo()
+    what = "points" if found.sampled else "pixels"
+    interval = f" ({found.level:.0%} confidence)" if found.sampled else ""
+    echo(f"overall accuracy {found.overall.told()} %{interval}, from {found.compared:,} {what}")
+
+
+def _matrix(found: "Assessment") -> list[list[str]]:
+    return [[c.class_name, *(f"{n:,}" for n in row)] for c, row in zip(found.classes, found.counts, strict=True)]

@@ -1,0 +1,42 @@
+"""`landcover report`: a page about a map."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from landcover.cli.console import say
+
+
+def report(
+    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    out: Annotated[Path, Option("--out", "-o", help="The HTML file to write.")],
+    scene: Annotated[str | None, Option(help="Show this scene beside the map.")] = None,
+    reference: Annotated[
+        Path | None,
+        Option("--reference", "-r", help="Labelled points, or a raster of class ids, to tell how good it is."),
+    ] = None,
+    column: Annotated[str | None, Option(help="The column of the points with the class.")] = None,
+    zones: Annotated[Path | None, Option(help="A file of polygons; each gets its own table of areas.")] = None,
+    zone_name: Annotated[str | None, Option(help="The column that names a zone.")] = None,
+    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Write a page about a map: its picture, areas, accuracy, and what made it; one file that opens in any browser.
+
+    Example: landcover report map.tif --out report.html --scene scene.tif --reference points.gpkg
+    """
+    from landcover.report import report as run
+
+    run(
+        map_,
+        out,
+        scene=scene,
+        reference=reference,
+        column=column,
+        zones=zones,
+        zone_name=zone_name,
+        legend=legend,
+        overwrite=overwrite,
+    )
+    say(f"Wrote {out}")

@@ -1,0 +1,39 @@
+"""`landcover sample`: random points of a map, to say what is really there."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from landcover.cli.console import print_json, print_table, say
+
+
+def sample(
+    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    out: Annotated[
+        Path, Option("--out", "-o", help="The points: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
+    ],
+    count: Annotated[int, Option(help="How many points altogether.")] = 500,
+    at_least: Annotated[int, Option(help="How many in each class; the rest is shared by area.")] = 50,
+    seed: Annotated[int, Option(min=0, help="The same number draws the same points.")] = 0,
+    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw random points in every class of a map, to be labelled and given to landcover assess.
+
+    Open the points over an image that shows the truth, and write into the column "reference" which class is there. Do
+    not look at the map or at the column "stratum" while you do.
+
+    Example: landcover sample map.tif --out points.gpkg --count 500
+    """
+    from landcover.sampling import sample as run
+
+    strata = run(map_, out, count=count, at_least=at_least, seed=seed, legend=legend, overwrite=overwrite)
+    if json_:
+        print_json({"out": str(out), "strata": [asdict(s) for s in strata]})
+    else:
+        rows = [[s.class_name, f"{s.hectares:,.2f}", str(s.points)] for s in strata]
+        print_table(["class", "hectares", "points"], rows)
+    say(f"Wrote {out}: {sum(s.points for s in strata)} points; fill in their column 'reference'")

@@ -1,0 +1,407 @@
+"""Accuracy and areas: estimates against published figures, the truth and closed formulas; points drawn as promised."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+import landcover.classmap
+from landcover.accuracy import estimated_ratio
+from landcover.assessment import assess
+from landcover.errors import ConfigError, LandcoverError
+from landcover.sampling import allocate, sample
+from tests.commands import landcover as run
+from tests.commands import refused
+from tests.maps import NORTH_UP, UTM, write_map
+
+NAMES = np.array(["", "forest", "water", "urban", "other"])
+
+OLOFSSON = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+"""The error matrix of the worked example of Olofsson et al. (2014): map classes down, reference classes across."""
+
+MAPPED = np.array([18_000, 13_500, 288_000, 580_500])
+"""Its mapped areas, in hectares."""
+
+
+def points_of(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map and reference classes, from 0 on, of the points that an error matrix counts."""
+    mapped, truth = np.indices(matrix.shape)
+    return mapped.ravel().repeat(matrix.ravel()), truth.ravel().repeat(matrix.ravel())
+
+
+def blotches(seed: int, side: int = 120) -> np.ndarray:
+    """Class ids 1 to 4 in patches, uint8 (side, side); few are urban."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([1, 2, 3, 4], size=(side // 6, side // 6), p=[0.5, 0.2, 0.04, 0.26])
+    return np.kron(coarse, np.ones((6, 6))).astype(np.uint8)
+
+
+def mistaken(truth: np.ndarray, seed: int, share: float = 0.15) -> np.ndarray:
+    """The same map with some pixels wrong, water more often than others."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(truth.shape) < np.where(truth == 2, 2 * share, share)
+    return np.where(wrong, rng.integers(1, 5, truth.shape), truth).astype(np.uint8)
+
+
+def labelled(points: Path, truth: np.ndarray) -> geopandas.GeoDataFrame:
+    """Points with the class that is really there."""
+    table = geopandas.read_file(points)
+    col, row = ~NORTH_UP @ (table.geometry.x.to_numpy(), table.geometry.y.to_numpy())
+    table["reference"] = NAMES[truth[row.astype(int), col.astype(int)]]
+    return table
+
+
+def test_the_worked_example_of_olofsson() -> None:
+    mapped, truth = points_of(OLOFSSON)
+
+    def told(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+        found = estimated_ratio(mapped, MAPPED, above.astype(float), below.astype(float))
+        return found.value, 1.96 * found.error
+
+    everywhere, right = np.ones(len(mapped)), mapped == truth
+    assert told(right, everywhere) == pytest.approx((0.95, 0.02), abs=0.005)
+    users = [(0.88, 0.07), (0.73, 0.10), (0.93, 0.04), (0.96, 0.02)]
+    producers = [(0.75, 0.21), (0.85, 0.25), (0.93, 0.03), (0.96, 0.02)]  # printed as .23 and .01, against equation 7
+    for k in range(4):
+        assert told(right & (mapped == k), mapped == k) == pytest.approx(users[k], abs=0.0055)
+        assert told(right & (truth == k), truth == k) == pytest.approx(producers[k], abs=0.0055)
+    area, within = told(truth == 0, everywhere)
+    assert area * MAPPED.sum() == pytest.approx(21_158, abs=1)
+    assert within * MAPPED.sum() == pytest.approx(6_157, abs=2)
+
+
+@given(st.integers(0, 10_000))
+def test_the_closed_formulas_for_strata_that_are_the_classes(seed: int) -> None:
+    """Equations 1 to 11 of Olofsson et al. (2014)."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(1, 30, (3, 3)) + np.eye(3, dtype=int)
+    sizes = rng.uniform(1, 100, 3)
+    mapped, truth = points_of(n)
+    w, rows = sizes / sizes.sum(), n.sum(axis=1)
+    p = w[:, None] * n / rows[:, None]
+    u = n.diagonal() / rows
+    right, one = (mapped == truth).astype(float), np.ones(len(mapped))
+    overall = estimated_ratio(mapped, sizes, right, one)
+    assert overall.value == pytest.approx(p.trace())
+    assert overall.error == pytest.approx(np.sqrt((w**2 * u * (1 - u) / (rows - 1)).sum()))
+    for k in range(3):
+        share = estimated_ratio(mapped, sizes, (truth == k).astype(float), one)
+        q = n[:, k] / rows
+        assert share.value == pytest.approx(p[:, k].sum())
+        assert share.error == pytest.approx(np.sqrt((w**2 * q * (1 - q) / (rows - 1)).sum()))
+        producers = estimated_ratio(mapped, sizes, right * (truth == k), (truth == k).astype(float))
+        accuracy, total = p[k, k] / p[:, k].sum(), p[:, k].sum()
+        others = np.arange(3) != k
+        variance = w[k] ** 2 * (1 - accuracy) ** 2 * u[k] * (1 - u[k]) / (rows[k] - 1)
+        variance += accuracy**2 * (w**2 * q * (1 - q) / (rows - 1))[others].sum()
+        assert producers.value == pytest.approx(accuracy)
+        assert producers.error == pytest.approx(np.sqrt(variance) / total)
+
+
+@pytest.mark.parametrize("drawn_from", ["the map", "another map"])
+def test_intervals_hold_the_truth_as_often_as_they_say(drawn_from: str) -> None:
+    truth = blotches(1).ravel()
+    mapped = mistaken(truth, 2)
+    strata = (mapped if drawn_from == "the map" else mistaken(truth, 3)).astype(int) - 1
+    sizes, rng = np.bincount(strata).astype(float), np.random.default_rng(0)
+    members = [np.flatnonzero(strata == k) for k in range(4)]
+    real = {"overall": np.mean(mapped == truth), "water": np.mean(truth == 2)}
+    real["producer's"] = np.mean(mapped[truth == 2] == 2)
+    real["user's"] = np.mean(truth[mapped == 2] == 2)
+    held, values = dict.fromkeys(real, 0), {name: [] for name in real}
+    for _ in range(500):
+        chosen = np.concatenate([rng.choice(m, 150, replace=False) for m in members])
+        m, t = mapped[chosen], truth[chosen]
+        pairs = {"overall": (m == t, t > 0), "water": (t == 2, t > 0)}
+        pairs["producer's"] = ((m == 2) & (t == 2), t == 2)
+        pairs["user's"] = ((m == 2) & (t == 2), m == 2)
+        for name, (above, below) in pairs.items():
+            found = estimated_ratio(strata[chosen], sizes, above.astype(float), below.astype(float))
+            held[name] += abs(found.value - real[name]) <= 1.96 * found.error
+            values[name].append(found.value)
+    for name in real:
+        assert 0.91 <= held[name] / 500 <= 0.99, (name, held[name])
+        assert np.mean(values[name]) == pytest.approx(real[name], abs=0.01)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8), st.integers(2, 60), st.integers(0, 1000))
+def test_points_are_shared_by_area_but_none_goes_short(areas: list[float], at_least: int, more: int) -> None:
+    count = at_least * len(areas) + more
+    points = allocate(np.array(areas), count, at_least)
+    assert points.sum() == count
+    assert points.min() >= at_least
+    if (points > at_least + 1).all():  # nobody was topped up: all by area
+        np.testing.assert_allclose(points, count * np.array(areas) / sum(areas), atol=1)
+
+
+def test_points_lie_in_their_class_and_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = blotches(4)
+    ids[:20, :30] = 0
+    path = write_map(tmp_path / "map.tif", ids)
+    strata = sample(path, tmp_path / "a.gpkg", count=300, at_least=40)
+    table = geopandas.read_file(tmp_path / "a.gpkg")
+    assert [s.points for s in strata] == [(table["stratum"] == s.class_name).sum() for s in strata]
+    assert len(table) == 300
+    assert table["reference"].isna().all()
+    col, row = ~NORTH_UP @ (table.geometry.x.to_numpy(), table.geometry.y.to_numpy())
+    assert (col % 1 == 0.5).all()
+    assert (row % 1 == 0.5).all()
+    assert len(set(zip(row, col, strict=True))) == 300
+    assert (NAMES[ids[row.astype(int), col.astype(int)]] == table["stratum"]).all()
+    hectares = {NAMES[k]: np.count_nonzero(ids == k) / 100 for k in range(1, 5)}
+    for name, found in table.groupby("stratum")["stratum_ha"].first().items():
+        assert found == pytest.approx(hectares[name], rel=2e-3)  # the scale of UTM
+    monkeypatch.setattr(landcover.classmap, "STRIP_PIXELS", 1)
+    sample(path, tmp_path / "b.gpkg", count=300, at_least=40)
+    assert table.equals(geopandas.read_file(tmp_path / "b.gpkg"))
+    sample(path, tmp_path / "c.gpkg", count=300, at_least=40, seed=1)
+    assert not table.geometry.equals(geopandas.read_file(tmp_path / "c.gpkg").geometry)
+
+
+def test_land_is_equally_likely_whatever_its_latitude(tmp_path: Path) -> None:
+    path = write_map(
+        tmp_path / "map.tif", np.ones((160, 40), np.uint8), crs="EPSG:4326", transform=Affine(1, 0, 0, 0, -1, 80)
+    )
+    sample(path, tmp_path / "points.fgb", count=2000)
+    lat = np.abs(geopandas.read_file(tmp_path / "points.fgb").geometry.y.to_numpy())
+    share = 1 - np.sin(np.radians(60)) / np.sin(np.radians(80))  # of land beyond 60°, not 20 / 80 as of pixels
+    assert np.mean(lat > 60) == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 2000))
+
+
+def test_a_small_class_is_drawn_whole(tmp_path: Path) -> None:
+    ids = np.ones((60, 60), np.uint8)
+    ids[3, 3:9] = 2
+    strata = sample(write_map(tmp_path / "map.tif", ids), tmp_path / "points.gpkg", count=200)
+    assert [s.points for s in strata] == [150, 6]
+
+
+def test_from_the_map_to_areas_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = blotches(5)
+    ids = mistaken(truth, 6)
+    path = write_map(tmp_path / "map.tif", ids)
+    points = tmp_path / "points.gpkg"
+    assert run(capsys, "sample", path, "-o", points, "--count", "400").code == 0
+    labelled(points, truth).to_file(points, layer="landcover")
+    outcome = run(capsys, "assess", path, "--reference", points, "--json")
+    found = json.loads(outcome.out)
+    assert (found["sampled"], found["compared"], found["notes"]) == (True, 400, [])
+    assert np.sum(found["counts"]) == 400
+    near = 1.5  # the interval of 95 % is left by one in twenty, three halves of it by one in three hundred
+    overall = found["overall"]
+    assert 0 < overall["within"] < 0.06
+    assert abs(overall["value"] - np.mean(ids == truth)) < near * overall["within"]
+    for c in found["classes"]:
+        area = np.count_nonzero(truth == c["class_id"]) / 100
+        assert c["mapped_hectares"] == pytest.approx(np.count_nonzero(ids == c["class_id"]) / 100, rel=2e-3)
+        assert abs(c["hectares"]["value"] - area) < near * c["hectares"]["within"]
+    assert sum(c["hectares"]["value"] for c in found["classes"]) == pytest.approx(
+        sum(c["mapped_hectares"] for c in found["classes"])
+    )
+    told = run(capsys, "assess", path, "--reference", points).out
+    assert "overall accuracy" in told
+    assert "±" in told
+    assert "(95% confidence), from 400 points" in told
+
+
+def test_a_perfect_map_has_no_error(tmp_path: Path) -> None:
+    truth = blotches(7)
+    path = write_map(tmp_path / "map.tif", truth)
+    sample(path, tmp_path / "points.gpkg", count=300)
+    labelled(tmp_path / "points.gpkg", truth).to_file(tmp_path / "points.gpkg", layer="landcover")
+    found = assess(path, tmp_path / "points.gpkg")
+    assert (found.overall.value, found.overall.within) == (1, 0)
+    for c in found.classes:
+        assert c.hectares.value == pytest.approx(c.mapped_hectares)
+        assert (c.users.value, c.producers.value, c.f1.value) == (1, 1, 1)
+        assert c.hectares.within == pytest.approx(0, abs=1e-9)
+
+
+def test_points_of_one_map_judge_another(tmp_path: Path) -> None:
+    """The strata stay those that the points were drawn from; as the other map's classes they would mislead."""
+    truth = blotches(8)
+    first = write_map(tmp_path / "first.tif", mistaken(truth, 9, share=0.3))
+    better = mistaken(truth, 10, share=0.05)
+    sample(first, tmp_path / "points.gpkg", count=800, at_least=150)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    table.to_file(tmp_path / "points.gpkg", layer="landcover")
+    found = assess(write_map(tmp_path / "better.tif", better), tmp_path / "points.gpkg")
+    assert abs(found.overall.value - np.mean(better == truth)) < 1.5 * found.overall.within
+    urban = np.count_nonzero(truth == 3) / 100
+    assert abs(found.classes[2].hectares.value - urban) < 1.5 * found.classes[2].hectares.within
+    table.drop(columns=["stratum", "stratum_ha"]).to_file(tmp_path / "plain.gpkg")
+    plain = assess(tmp_path / "better.tif", tmp_path / "plain.gpkg")
+    assert any("do not tell how they were drawn" in note for note in plain.notes)
+    assert plain.overall != found.overall
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = blotches(11)
+    ids = truth.copy()
+    path = write_map(tmp_path / "map.tif", ids)
+    sample(path, tmp_path / "points.gpkg", count=200)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    urban = table["stratum"] == "urban"
+    table.loc[urban, "reference"] = None
+    table.loc[np.flatnonzero(~urban)[:3], "reference"] = ""
+    ids[:60] = 0
+    table.to_file(tmp_path / "points.gpkg", layer="landcover")
+    found = assess(write_map(tmp_path / "half.tif", ids), tmp_path / "points.gpkg")
+    told = " / ".join(found.notes)
+    assert f"{urban.sum() + 3} points have no reference class" in told
+    assert "points lie where the map has no class" in told
+    assert "1 of 4 classes that points are drawn from have fewer than two labelled" in told
+    assert "ha that points were drawn from; the map has 72" in told
+    assert np.isnan(found.overall.value)
+    json_ = json.loads(run(capsys, "assess", tmp_path / "half.tif", "-r", tmp_path / "points.gpkg", "--json").out)
+    assert json_["overall"] == {"value": None, "within": None}
+    assert "–" in run(capsys, "assess", tmp_path / "half.tif", "-r", tmp_path / "points.gpkg").out
+
+
+def test_ids_and_names_in_any_crs(tmp_path: Path) -> None:
+    ids = blotches(12)
+    path = write_map(tmp_path / "map.tif", ids)
+    rows, cols = np.random.default_rng(0).integers(0, len(ids), (2, 60))
+    x, y = NORTH_UP @ (cols + 0.3, rows + 0.7)
+    places = geopandas.GeoSeries(shapely.points(x, y), crs=UTM)
+    for name, values in {"class_id": ids[rows, cols].astype(float), "label": NAMES[ids[rows, cols]]}.items():
+        table = geopandas.GeoDataFrame({name: values}, geometry=places).to_crs(4326)
+        table.to_file(tmp_path / f"{name}.geojson")
+        found = assess(path, tmp_path / f"{name}.geojson")
+        assert (found.compared, found.overall.value) == (60, 1)
+
+
+def test_a_raster_is_compared_pixel_by_pixel(tmp_path: Path) -> None:
+    truth = blotches(13)
+    ids = mistaken(truth, 14)
+    ids[:10] = 0
+    truth[:, :7] = 0
+    path, reference = write_map(tmp_path / "map.tif", ids), write_map(tmp_path / "truth.tif", truth, tagged=False)
+    found = assess(path, reference)
+    both = (ids > 0) & (truth > 0)
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (ids[both] - 1, truth[both] - 1), 1)
+    np.testing.assert_array_equal(found.counts, expected)
+    assert found.overall.value == pytest.approx(expected.trace() / expected.sum(), abs=1e-4)
+    assert found.classes[1].producers.value == pytest.approx(expected[1, 1] / expected[:, 1].sum(), abs=1e-4)
+    assert (found.sampled, np.isnan(found.overall.within)) == (False, True)
+    assert "no random sample" in found.notes[0]
+
+
+def test_a_raster_of_another_grid_is_brought_to_the_map(tmp_path: Path) -> None:
+    ids = blotches(15)
+    coarse = ids[::3, ::3]
+    path = write_map(tmp_path / "map.tif", np.kron(coarse, np.ones((3, 3), np.uint8)))
+    reference = write_map(tmp_path / "coarse.tif", coarse, transform=NORTH_UP @ Affine.scale(3))
+    found = assess(path, reference)
+    assert (found.compared, found.overall.value) == (ids.size, 1)
+
+
+def points_file(folder: Path, name: str = "points.gpkg", crs: str | None = UTM, **columns) -> Path:
+    place = shapely.points(500_055, 4_999_955)
+    rows = len(next(iter(columns.values()), [0]))
+    geopandas.GeoDataFrame(columns, geometry=[place] * rows, crs=crs).to_file(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"reference": ["forrest", "water"]}, "'forrest' (1 ×)"),
+        ({"reference": [None, ""]}, "no class in 'reference'"),
+        ({"kind": ["forest"]}, "say with --column"),
+        ({"class_id": [7]}, "'7' (1 ×)"),
+        ({"reference": ["forest"] * 2, "stratum": ["a"] * 2, "stratum_ha": [1.0, 2.0]}, "is not the area of"),
+        ({"reference": ["forest"], "stratum": ["a"], "stratum_ha": [-1.0]}, "is not the area of"),
+        ({"reference": ["forest"], "stratum": ["a"], "stratum_ha": ["many"]}, "does not hold numbers"),
+    ],
+)
+def test_references_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: dict, said: str
+) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(16))
+    points = points_file(tmp_path, **columns)
+    assert said in refused(capsys, tmp_path, "assess", path, "--reference", points)
+
+
+def test_more_that_cannot_be_assessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(17))
+    points = points_file(tmp_path, reference=["forest"])
+
+    def said(*args: str | Path) -> str:
+        return refused(capsys, tmp_path, "assess", *args)
+
+    assert "does not exist" in said(path, "-r", tmp_path / "none.gpkg")
+    assert "did you mean 'reference'" in said(path, "-r", points, "--column", "referense")
+    assert "is a raster; leave it out" in said(path, "-r", path, "--column", "reference")
+    assert "no level of confidence" in said(path, "-r", points, "--level", "95")
+    square = geopandas.GeoDataFrame({"reference": ["forest"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=UTM)
+    square.to_file(tmp_path / "square.gpkg")
+    assert "holds Polygon; give points" in said(path, "-r", tmp_path / "square.gpkg")
+    (tmp_path / "broken.gpkg").write_bytes(b"no layer")
+    assert "cannot be read" in said(path, "-r", tmp_path / "broken.gpkg")
+    far = points_file(tmp_path, "far.gpkg", crs="EPSG:4326", reference=["forest"])
+    assert "cannot be brought" in said(path, "-r", far) or "cannot show" in said(path, "-r", far)
+    beside = write_map(tmp_path / "beside.tif", blotches(17), transform=Affine.translation(9e4, 0) @ NORTH_UP)
+    assert "do both show the same place" in said(beside, "-r", points)
+    assert "do both show the same place" in said(beside, "-r", path)
+    placeless = write_map(tmp_path / "placeless.tif", blotches(17), crs=None)
+    assert "no CRS" in said(placeless, "-r", points)
+    assert "no CRS" in said(path, "-r", placeless)
+    odd = blotches(17)
+    odd[0, 0] = 77
+    unknown = write_map(tmp_path / "odd.tif", odd)
+    assert "77 (1 px)" in said(unknown, "-r", points)
+    assert "does not know: 77" in said(path, "-r", unknown)
+    with rasterio.open(
+        tmp_path / "float.tif",
+        "w",
+        driver="GTiff",
+        height=9,
+        width=9,
+        count=1,
+        dtype="float32",
+        crs=CRS.from_user_input(UTM),
+        transform=NORTH_UP,
+    ) as file:
+        file.write(np.ones((1, 9, 9), np.float32))
+    assert "no raster of class ids" in said(path, "-r", tmp_path / "float.tif")
+
+
+def test_what_cannot_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(18))
+    out = tmp_path / "points.gpkg"
+
+    def said(*args: str | Path) -> str:
+        return refused(capsys, tmp_path, "sample", *args)
+
+    assert "give 200 or more" in said(path, "-o", out, "--count", "100")
+    assert "too few" in said(path, "-o", out, "--at-least", "1")
+    assert "gives the format" in said(path, "-o", tmp_path / "points.txt")
+    empty = write_map(tmp_path / "empty.tif", np.zeros((9, 9), np.uint8))
+    assert "all nodata" in said(empty, "-o", out)
+    assert "no CRS" in said(write_map(tmp_path / "placeless.tif", blotches(18), crs=None), "-o", out)
+    out.touch()
+    assert "--overwrite" in said(path, "-o", out)
+
+
+def test_points_tell_where_they_come_from(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(19))
+    sample(path, tmp_path / "points.parquet", count=200, seed=3)
+    import pyarrow.parquet
+
+    told = pyarrow.parquet.read_schema(tmp_path / "points.parquet").metadata
+    assert json.loads(told[b"LANDCOVER_SAMPLE"])["seed"] == 3
+    assert geopandas.read_parquet(tmp_path / "points.parquet").crs == pyproj.CRS(UTM)
+    with pytest.raises(LandcoverError):
+        sample(path, tmp_path / "points.parquet")
+    with pytest.raises(ConfigError, match="too few"):
+        sample(path, tmp_path / "again.parquet", count=10)
