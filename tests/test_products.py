@@ -601,7 +601,10 @@ def test_landsat_s_nir08_is_nir(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "href",
-    ["ftp://host/a.tif", "file:///etc/a.tif", "NETCDF:a.nc:v", "/vsistdin/", "<VRTDataset/>", "data:x", "javascript:x"],
+    [
+        *("ftp://host/a.tif", "file:///etc/a.tif", "NETCDF:a.nc:v", "/vsistdin/", "<VRTDataset/>", "data:x"),
+        *("javascript:x", "a.tif\0.tif", "https://host/a\0.tif"),
+    ],
 )
 def test_hrefs_of_odd_schemes_are_refused(tmp_path: Path, href: str) -> None:
     refused(save(tmp_path, item({"a": asset(href, "B04", "red")})), "is not opened; allowed are")

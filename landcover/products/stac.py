@@ -351,6 +351,8 @@ def absolute_href(href: str, source: str) -> str:
 
 def _target(href: str, source: str) -> str | None:
     """Where an href leads, if it may."""
+    if "\0" in href:  # which ends a name, for all below
+        return None
     if href.startswith(("https://", "http://", "s3://")):
         return href  # as most do, so that this is quick
     if _is_remote(href):

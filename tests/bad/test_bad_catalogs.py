@@ -169,7 +169,7 @@ def test_documents_that_are_no_catalog(tmp_path: Path, text: str, sentence: str)
     refused(path, sentence)
 
 
-HREFS = ["file:///etc/passwd", "/vsimem/a.tif", "/vsicurl_streaming/x", "<VRTDataset/>", "ab:c.tif"]
+HREFS = ["file:///etc/passwd", "/vsimem/a.tif", "/vsicurl_streaming/x", "<VRTDataset/>", "ab:c.tif", "a.tif\0b"]
 
 
 @pytest.mark.parametrize("href", HREFS)
