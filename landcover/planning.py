@@ -29,6 +29,7 @@ from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Scene, scene_files
 from landcover.selection import select_model
+from landcover.specs import Legend, load_legend
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_PIXELS = 4 * TILE_SIZE**2
@@ -56,6 +57,8 @@ class Options:
         sensor: name in `configs/sensors`, or a TOML file.
         bands: which band is which, common name → number or label in the scene.
         scale, offset: reflectance = digital number * scale + offset.
+        legend: of the map, by its name, its file or as a value: classes of the model's names, whose numbers and colours
+            the map takes; None for the model's own.
         tile_size, overlap: of windows, in pixels that the network sees, so that of a scene that is enlarged a window
             covers fewer; rounded up to multiples of the network's stride.
         batch_size: windows scored at once; None for a good one.
@@ -81,6 +84,7 @@ class Options:
     bands: dict[str, str] | None = None
     scale: float | None = None
     offset: float | None = None
+    legend: Legend | dict[str, Any] | str | None = None
     tile_size: int = TILE_SIZE
     overlap: int = OVERLAP
     batch_size: int | None = None
@@ -121,6 +125,7 @@ class Plan:
         area: the polygons outside of which the map is nodata; None for all.
         choice: engine, device and precision.
         batch_size: windows scored at once.
+        legend: of the map.
         why: the model was taken, where it was not named and is not the default.
     """
 
@@ -131,6 +136,7 @@ class Plan:
     area: Area | None
     choice: EngineChoice
     batch_size: int
+    legend: Legend
     why: str = ""
 
     @cached_property
@@ -140,6 +146,12 @@ class Plan:
         return make_scaling(
             [b.scale for b in bands], [b.offset for b in bands], [s.mean for s in stats], [s.stddev for s in stats]
         )
+
+    @property
+    def class_ids(self) -> tuple[int, ...]:
+        """The number in the map of each of the model's classes."""
+        numbers = {c.name: c.id for c in self.legend.classes}
+        return tuple(numbers[name] for name in self.model.spec.legend.names)
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
@@ -167,9 +179,9 @@ class Plan:
                 dtype="uint8",
                 nodata=MAP_NODATA,
                 bands=("class",),
-                legend=spec.legend,
+                legend=self.legend,
                 overviews="mode",
-                tags=self._tags(legend=spec.legend.model_dump_json()),
+                tags=self._tags(legend=self.legend.model_dump_json()),
             )
         }
         if options.confidence is not None:
@@ -287,6 +299,7 @@ class Plan:
             "engine": [self.choice.engine, self.choice.device.partition(":")[0], self.choice.precision],
             "windows": [[a.tile, a.step] for a in (grid.rows, grid.cols)] + [self.batch_size],
             "region": [region.row0, region.row1, region.col0, region.col1, len(self.panels)],
+            "legend": self.legend.model_dump_json(),
             "area of interest": self.area.sha256 if self.area else None,
             "outputs": list(self.layers),
         }
@@ -348,6 +361,7 @@ def make_plan(options: Options) -> Plan:
             f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
         )
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
+    legend = map_legend(options.legend, model)
     _check_outputs(options)
     _check_inputs_are_kept(options)
     place = scene.transform, scene.crs, (scene.height, scene.width)
@@ -361,7 +375,26 @@ def make_plan(options: Options) -> Plan:
         stride=model.stride,
         region=_region(options, scene, area),
     )
-    return Plan(options, model, scene, grid, area, choice, _batch_size(options, choice, grid, model.factor), why)
+    batch_size = _batch_size(options, choice, grid, model.factor)
+    return Plan(options, model, scene, grid, area, choice, batch_size, legend, why)
+
+
+def map_legend(given: Legend | dict[str, Any] | str | None, model: Model) -> Legend:
+    """The legend of a map: the one that is given, as `Options.legend`, or the model's own.
+
+    Raises:
+        ConfigError: it is not known, or lacks a class of the model.
+    """
+    own = model.spec.legend
+    if given is None:
+        return own
+    legend = load_legend(given) if isinstance(given, str) else Legend.model_validate(given)
+    if missing := [name for name in own.names if name not in legend.names]:
+        raise ConfigError(
+            f"the legend '{legend.name}' has no class '{missing[0]}', which the model '{model.spec.name}' maps; it has "
+            f"{', '.join(legend.names)}: name its classes as the model does"
+        )
+    return legend
 
 
 def _identity(path: str) -> list[Any]:

@@ -296,7 +296,7 @@ def _score(engine: Engine, batches: Iterator[Batch], cutter: Cutter) -> Generato
 def _classify(plan: Plan, engine: Engine, box: Box, window: Window, part: tuple[slice, slice]) -> Block:
     """Turn the finished scores of a box, which is a part of a window, into what every layer stores."""
     scores, wanted = window.scores[:, *part], window.wanted[part]
-    ids = np.array(plan.model.spec.legend.ids, np.uint8)
+    ids = np.array(plan.class_ids, np.uint8)
     labels = ids.take(engine.best(scores), mode="clip")  # nothing is clipped, but it takes half the time
     layers = {"map": np.where(wanted, labels, MAP_NODATA)[None]}
     if "confidence" in plan.layers:

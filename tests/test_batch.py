@@ -581,6 +581,33 @@ def test_what_is_made_of_all_maps_follows_them_and_the_options(
     assert mosaic("confidence") != after
 
 
+def test_maps_of_a_batch_have_the_legend_that_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """What it says goes to the workers, not where it lies; scenes are mapped again when it says something else."""
+    legend = tmp_path / "national.toml"
+    classes = [f'{{ id = {10 * k}, name = "{name}", color = "#00000{k}" }}' for k, name in enumerate("abc", 1)]
+    legend.write_text(f'name = "national"\nclasses = [{", ".join(classes)}]')
+    out = tmp_path / "out"
+    assert batch(capsys, scenes, out, pointwise, "--legend", legend).code == 0
+    for name in SIZES:
+        wanted = predicted(
+            capsys, scenes / f"{name}.tif", tmp_path / "m.tif", pointwise, "--legend", legend, "--overwrite"
+        )
+        assert map_of(out, name).read_bytes() == wanted
+        assert set(read_map(map_of(out, name)).flat) <= {10, 20, 30}
+    before = map_of(out, "two").read_bytes()
+    written = map_of(out, "two").stat().st_mtime_ns
+    assert batch(capsys, scenes, out, pointwise, "--legend", legend).code == 0
+    assert map_of(out, "two").stat().st_mtime_ns == written
+    legend.write_text(legend.read_text().replace("#000001", "#ff0000"))
+    assert batch(capsys, scenes, out, pointwise, "--legend", legend).code == 0
+    assert map_of(out, "two").read_bytes() != before
+    refused = batch(capsys, scenes, tmp_path / "other", pointwise, "--legend", "default")
+    assert refused.code == 3
+    assert "has no class 'a'" in refused.err
+
+
 def test_an_option_of_mapping_that_is_none(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
     with pytest.raises(ConfigError, match="mapping has no option 'band': did you mean 'bands'"):
         planned(scenes / "two.tif", tmp_path / "out", pointwise, mapping={"band": {"red": "1"}})

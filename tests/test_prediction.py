@@ -14,8 +14,9 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from shapely import Polygon
 
+import landcover
 from landcover import journal
-from landcover.errors import SceneError
+from landcover.errors import ConfigError, SceneError, StaleError
 from landcover.grid import TILE_SIZE, Box
 from landcover.journal import kept_engines
 from landcover.models import Model, init_model
@@ -580,3 +581,50 @@ def test_the_default_engine_is_exact_for_a_network_of_one_pixel(tmp_path: Path, 
     np.testing.assert_array_equal(
         read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((333, 257), bool))
     )
+
+
+LEGEND = """
+name = "national"
+classes = [
+    { id = 31, name = "water", color = "#0000ff" },
+    { id = 7, name = "c", color = "#00ff00" },
+    { id = 9, name = "a", color = "#aabbcc" },
+    { id = 4, name = "b", color = "#112233" },
+]
+"""
+
+
+def test_a_map_in_the_numbers_and_colours_of_another_legend(tmp_path: Path, pointwise: Model) -> None:
+    """Its classes are known by their names, whatever their order, and it may have more of them."""
+    assert pointwise.spec.legend.names == ("a", "b", "c")
+    scene = write_scene(tmp_path / "scene.tif", with_holes(60, 70), nodata=0)
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    national = tmp_path / "national.toml"
+    national.write_text(LEGEND)
+    predict(scene, tmp_path / "own.tif", **how)
+    predict(scene, tmp_path / "map.tif", legend=str(national), **how)
+    own = read_map(tmp_path / "own.tif")
+    np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), np.array([0, 9, 4, 7], np.uint8)[own])
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.colormap(1)[9][:3] == (0xAA, 0xBB, 0xCC)
+    polygons = landcover.vectorize(tmp_path / "map.tif", tmp_path / "map.fgb")
+    assert {c.class_name for c in polygons.classes if c.polygons} == {"a", "b", "c"}
+
+
+def test_a_legend_without_the_model_s_classes_is_refused(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
+    with pytest.raises(ConfigError, match="has no class 'a', which the model .* maps; it has forest, water"):
+        predict(scene, tmp_path / "map.tif", legend="default", model=pointwise, allow_untrained=True)
+
+
+def test_a_stopped_run_does_not_go_on_with_another_legend(tmp_path: Path, pointwise: Model) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(200, 40))
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "tile_size": 32, "overlap": 0}
+    started = map_scene(make_plan(Options(scene, tmp_path / "map.tif", **how)))
+    while next(started) < 100 * 40:
+        pass
+    started.close()
+    national = tmp_path / "national.toml"
+    national.write_text(LEGEND)
+    with pytest.raises(StaleError, match="legend"):
+        predict(scene, tmp_path / "map.tif", legend=str(national), **how)

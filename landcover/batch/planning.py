@@ -27,7 +27,7 @@ from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
 from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
-from landcover.planning import Options
+from landcover.planning import Options, map_legend
 from landcover.products import is_local
 from landcover.provenance import without_secrets
 from landcover.vectorfiles import FORMATS
@@ -89,7 +89,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     scenes = _scenes(options)
     told = {e.name: e.datetime for e in scenes}  # what is found out by looking at a scene is no change of it
     entries = choose(scenes, **{**options.choose, "limit": limit})
-    mapping = _mapping(options)
+    mapping = _mapping(options, model)
     same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex)
     done, left, broken = [], [], []
     for entry in entries:
@@ -150,7 +150,7 @@ def items_for_workers(plan: BatchPlan) -> Iterator[None]:
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
     """Find now what is wrong with the options of polygons, not with every scene."""
-    legend = (model or load_model()).spec.legend
+    legend = map_legend(options.mapping.get("legend"), model or load_model())
     for vectors in (options.vectors, options.merged):
         if vectors is not None:
             if options.suffix not in FORMATS:
@@ -160,14 +160,16 @@ def _check_vectors(options: BatchOptions, model: Model | None) -> None:
                 legend.id_of(name)
 
 
-def _mapping(options: BatchOptions) -> dict[str, Any]:
+def _mapping(options: BatchOptions, model: Model | None) -> dict[str, Any]:
     """How scenes are mapped, as their workers see it: elsewhere, and one of this machine sees its own card alone."""
     known = {f.name for f in fields(Options)} - {"scene", "out", "model", "overwrite"}
     for name in options.mapping.keys() - known:
         raise ConfigError(f"mapping has no option '{name}': {nearest(name, sorted(known))}")
     one_card = options.scheduler is None and options.device.startswith("cuda:")
     sensor = options.mapping.get("sensor")
-    at = {"sensor": str(Path(sensor).absolute())} if sensor and sensor.endswith(".toml") else {}
+    at: dict[str, Any] = {"sensor": str(Path(sensor).absolute())} if sensor and sensor.endswith(".toml") else {}
+    if (legend := options.mapping.get("legend")) is not None:
+        at["legend"] = map_legend(legend, model or load_model()).model_dump(mode="json")
     return options.mapping | at | ({"device": "cuda"} if one_card else {})
 
 

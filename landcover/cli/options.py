@@ -8,6 +8,12 @@ from typer import Option
 ModelName = Annotated[
     str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
 ]
+MapLegend = Annotated[
+    str | None,
+    Option(
+        "--legend", help="A legend's name or TOML file: numbers and colours for the model's classes, by their names."
+    ),
+]
 TileSize = Annotated[int, Option(help="Side of a window, in pixels.")]
 Overlap = Annotated[int, Option(help="Pixels that neighbouring windows share.")]
 BatchSize = Annotated[int | None, Option(help="Windows scored at once.", show_default="by device")]
