@@ -613,7 +613,7 @@ def test_a_map_in_the_numbers_and_colours_of_another_legend(tmp_path: Path, poin
 
 def test_a_legend_without_the_model_s_classes_is_refused(tmp_path: Path, pointwise: Model) -> None:
     scene = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
-    with pytest.raises(ConfigError, match="has no class 'a', which the model .* maps; it has forest, water"):
+    with pytest.raises(ConfigError, match=r"has no class 'a', which the model .* maps; it has forest, water"):
         predict(scene, tmp_path / "map.tif", legend="default", model=pointwise, allow_untrained=True)
 
 

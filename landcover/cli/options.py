@@ -10,9 +10,7 @@ ModelName = Annotated[
 ]
 MapLegend = Annotated[
     str | None,
-    Option(
-        "--legend", help="A legend's name or TOML file: numbers and colours for the model's classes, by their names."
-    ),
+    Option("--legend", help="Numbers and colours of the map, by names of classes: a legend's name or TOML file."),
 ]
 TileSize = Annotated[int, Option(help="Side of a window, in pixels.")]
 Overlap = Annotated[int, Option(help="Pixels that neighbouring windows share.")]
