@@ -7,18 +7,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
+from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from landcover.accuracy import estimated_ratio
-from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster, strips
+from landcover.classmap import (
+    MAP_NODATA,
+    check_areas,
+    check_values,
+    narrow_strips,
+    open_map,
+    open_raster,
+    read_legend,
+)
 from landcover.errors import ConfigError, MapError, nearest
-from landcover.ground import Ground
+from landcover.ground import Ground, coordinates
+from landcover.products import is_local
+from landcover.provenance import legend_tag
 from landcover.regions import read_vectors
 from landcover.sampling import REFERENCE, STRATUM, STRATUM_HECTARES
 from landcover.specs import Legend
@@ -58,9 +71,9 @@ class ClassAssessment:
         class_id, class_name: of the legend.
         mapped_hectares: its area on the map.
         hectares: its area in truth.
-        users: which share of what is mapped as it is it.
-        producers: which share of what is it is mapped as it.
-        f1: of the two, without an interval.
+        users: of the land mapped as the class, the share that really is it.
+        producers: of the land that really is the class, the share mapped as it.
+        f1: the harmonic mean of the two.
     """
 
     class_id: int
@@ -70,6 +83,14 @@ class ClassAssessment:
     users: Figure
     producers: Figure
     f1: Figure
+
+    def told(self) -> list[str]:
+        """As cells of a table: mapped hectares, hectares, and user's, producer's accuracy and F1 in percent."""
+        return [f"{self.mapped_hectares:,.2f}", self.hectares.told(1, 2), *(f.told() for f in self._shares)]
+
+    @property
+    def _shares(self) -> tuple[Figure, Figure, Figure]:
+        return self.users, self.producers, self.f1
 
 
 @dataclass(frozen=True)
@@ -106,9 +127,9 @@ def assess(
 ) -> Assessment:
     """Compare a class map with a reference.
 
-    Points are taken for a random sample: drawn by `sample`, of this map or of another one, or at random within each
-    class of the map. Accuracy and areas are then estimated for the whole map, with confidence intervals. A raster is
-    compared pixel by pixel, and the figures hold for the pixels where it has a class.
+    Points are taken for a random sample: drawn by `sample`, of this map or of another one that covers it, or at random
+    within each class of the map. Accuracy and areas are then estimated for the whole map, with confidence intervals. A
+    raster is compared pixel by pixel, and the figures hold for the pixels where it has a class.
 
     Args:
         map_path: a class map with a CRS.
@@ -121,18 +142,22 @@ def assess(
         MapError: the map or the raster cannot be read as one, or the map has no CRS.
         ConfigError: the reference or an option cannot be used.
     """
-    if not 0.5 <= level < 1:
+    if not 0.5 <= level <= 0.9999:
         raise ConfigError(f"--level {level:g} is no level of confidence; write for example 0.95")
-    if not Path(reference).exists():
+    if is_local(str(reference)) and not Path(reference).exists():
         raise ConfigError(f"the reference {reference} does not exist; give labelled points, or a raster of classes")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
             raise MapError(f"{dataset.name} has no CRS, so its pixels have no area; assign one with gdal_edit -a_srs")
         if Path(reference).suffix.lower() in _VECTORS:
-            return _by_points(dataset, known, _read_points(Path(reference), column, known, dataset), level)
+            points = _read_points(Path(reference), column, known, dataset)
+            return _by_points(dataset, known, points, level)
         if column is not None:
-            raise ConfigError(f"--column is given, but {reference} is a raster; leave it out")
-        return _by_raster(dataset, known, reference, level)
+            raise ConfigError(
+                f"--column is given, but {reference} is not a vector file ({' '.join(sorted(_VECTORS))}) and so a "
+                "raster; leave it out"
+            )
+        return _by_raster(dataset, known, reference)
 
 
 @dataclass(frozen=True)
@@ -143,35 +168,60 @@ class _Points:
         name: of their file.
         row, col: of the map's pixels that they lie in, which may be beyond the map.
         classes: numbers of the legend's classes, from 0; -1 where nobody has said.
-        strata: of each point, 0 to k - 1, and the areas (k,) in hectares, if they tell; else None.
+        strata: what they were drawn from, if they tell.
     """
 
     name: str
     row: np.ndarray
     col: np.ndarray
     classes: np.ndarray
-    strata: tuple[np.ndarray, np.ndarray] | None
+    strata: "_Strata | None"
+
+
+class _Strata(NamedTuple):
+    """What points were drawn from.
+
+    Attributes:
+        of: each point, 0 to k - 1.
+        names, hectares: of the strata, (k,).
+    """
+
+    of: np.ndarray
+    names: tuple[str, ...]
+    hectares: np.ndarray
 
 
 def _read_points(path: Path, column: str | None, legend: Legend, dataset: rasterio.DatasetReader) -> _Points:
-    table, name = read_vectors(path, f"the reference {path}"), f"the reference {path}"
-    kinds = set(table.geom_type.dropna()) if hasattr(table, "geom_type") else {"no geometry"}
+    from geopandas import GeoDataFrame
+
+    name = f"the reference {path}"
+    table = read_vectors(path, name)
+    if isinstance(table, GeoDataFrame):
+        table = table[~(table.geometry.isna() | table.geometry.is_empty)].explode(ignore_index=True)
+    kinds = set(table.geom_type) if isinstance(table, GeoDataFrame) else {"no geometry"}
     if kinds != {"Point"}:
         raise ConfigError(f"{name} holds {', '.join(sorted(kinds)) or 'nothing'}; give points, or a raster of classes")
     if table.crs is None:
         raise ConfigError(f"{name} has no CRS, so its place is unknown; assign one")
-    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
     classes = _classes(table, _column(table, column, name), legend, name)
     try:
         points = table.geometry.to_crs(dataset.crs.to_wkt())
-    except Exception as e:
+    except (ProjError, ValueError) as e:
         raise ConfigError(f"{name} cannot be brought to the CRS of the map: {e}") from e
-    x, y = points.x.to_numpy(), points.y.to_numpy()
+    row, col = _places(points.x.to_numpy(), points.y.to_numpy(), dataset, name)
+    return _Points(name, row, col, classes, _strata(table, name))
+
+
+def _places(x: np.ndarray, y: np.ndarray, dataset: rasterio.DatasetReader, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of a map at coordinates, row and column; -1 beside it."""
     if not np.isfinite([x, y]).all():
         raise ConfigError(f"{name} has points that the CRS of the map cannot show; leave them out")
-    inverse = ~dataset.transform
-    col, row = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
-    return _Points(name, np.floor(row).astype(int), np.floor(col).astype(int), classes, _strata(table, name))
+    if dataset.crs.is_geographic:  # longitudes of the map may go on above 180°
+        west = min(dataset.bounds.left, dataset.bounds.right)
+        x = west + (x - west) % 360
+    col, row = (np.floor(v) for v in coordinates(~dataset.transform, x, y))
+    inside = (row >= 0) & (row < dataset.height) & (col >= 0) & (col < dataset.width)
+    return np.where(inside, row, -1).astype(int), np.where(inside, col, -1).astype(int)
 
 
 def _column(table: "GeoDataFrame", column: str | None, name: str) -> str:
@@ -186,9 +236,11 @@ def _column(table: "GeoDataFrame", column: str | None, name: str) -> str:
 
 def _classes(table: "GeoDataFrame", column: str, legend: Legend, name: str) -> np.ndarray:
     """Numbers of the classes, from 0 on; -1 where there is none."""
-    numbers = {text: k for k, c in enumerate(legend.classes) for text in (str(c.id), c.name)}
-    texts = ["" if missing else _text(v) for v, missing in zip(table[column], table[column].isna(), strict=True)]
-    unknown = Counter(t for t in texts if t not in numbers and t not in ("", "0"))
+    ids = {str(c.id): k for k, c in enumerate(legend.classes)}
+    known = ids | {c.name: k for k, c in enumerate(legend.classes)}  # a text is a name before it is a number
+    given = zip(table[column], table[column].isna(), strict=True)
+    texts = [("", known) if none else (_text(v), known if isinstance(v, str) else ids) for v, none in given]
+    unknown = Counter(t for t, numbers in texts if t not in numbers and t not in ("", "0"))
     if unknown:
         listed = ", ".join(f"'{text}' ({n} ×)" for text, n in unknown.most_common(_LISTED))
         more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
@@ -196,7 +248,7 @@ def _classes(table: "GeoDataFrame", column: str, legend: Legend, name: str) -> n
             f"{name} has classes in '{column}' that the legend '{legend.name}' does not know: {listed}{more}; "
             f"known are: {', '.join(legend.names)}"
         )
-    classes = np.array([numbers.get(t, -1) for t in texts], int)
+    classes = np.array([numbers.get(t, -1) for t, numbers in texts], int)
     if (classes < 0).all():
         raise ConfigError(f"{name} has no class in '{column}'; write into it what is there: {', '.join(legend.names)}")
     return classes
@@ -207,11 +259,13 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def _strata(table: "GeoDataFrame", name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the points were drawn from, if the file tells, and the areas in hectares."""
+def _strata(table: "GeoDataFrame", name: str) -> _Strata | None:
+    """What the points were drawn from, if the file tells."""
     if not {STRATUM, STRATUM_HECTARES} <= set(table.columns):
         return None
-    names, strata = np.unique(table[STRATUM].astype(str), return_inverse=True)
+    if silent := int(table[STRATUM].isna().sum()):
+        raise ConfigError(f"{name}: {silent} points have no '{STRATUM}'; remove them, or both columns '{STRATUM}…'")
+    names, strata = np.unique(table[STRATUM].astype(str).to_numpy(), return_inverse=True)
     try:
         hectares = table[STRATUM_HECTARES].astype(float).to_numpy()
     except (TypeError, ValueError) as e:
@@ -219,29 +273,53 @@ def _strata(table: "GeoDataFrame", name: str) -> tuple[np.ndarray, np.ndarray] |
     sizes = np.array([hectares[strata == k][0] for k in range(len(names))])
     if not (np.isfinite(sizes).all() and (sizes > 0).all() and np.allclose(hectares, sizes[strata], rtol=1e-6)):
         raise ConfigError(f"{name}: '{STRATUM_HECTARES}' is not the area of '{STRATUM}', the same for all its points")
-    return strata, sizes
+    return _Strata(strata, tuple(map(str, names)), sizes)
 
 
 def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points, level: float) -> Assessment:
     mapped, hectares = _look_up(dataset, legend, points)
-    used = (mapped >= 0) & (points.classes >= 0)
-    if not used.any():
+    labelled, known = points.classes >= 0, mapped >= 0
+    again = _again(points, labelled & known)
+    # A point of another map that lies where this one has nothing tells how much of its stratum this one has.
+    used = ~again & (known & labelled | (~known if points.strata else False))
+    compared = used & known
+    if not compared.any():
         raise ConfigError(
             f"{points.name} has no labelled point where the map has a class; do both show the same place?"
         )
-    strata, sizes = points.strata or (mapped, hectares)
-    drawn = _Sample(mapped[used], points.classes[used], strata[used], sizes, level)
-    classes = []
+    strata = points.strata or _Strata(mapped, legend.names, hectares)
+    drawn = _Sample(mapped[used], points.classes[used], strata.of[used], strata.hectares, level)
+    total, classes = hectares.sum(), []
     for k, c in enumerate(legend.classes):
-        users = drawn.ratio(drawn.right & (drawn.mapped == k), drawn.mapped == k)
-        producers = drawn.ratio(drawn.right & (drawn.truth == k), drawn.truth == k)
-        share = drawn.share(drawn.truth == k)
-        area = Figure(share.value * sizes.sum(), share.within * sizes.sum())
-        f1 = _harmonic(users.value, producers.value)
+        here, there = drawn.mapped == k, drawn.known & (drawn.truth == k)
+        share = drawn.share(there)
+        area = Figure(share.value * total, share.within * total)
+        users, producers = drawn.ratio(here & there, here), drawn.ratio(here & there, there)
+        f1 = drawn.ratio(2.0 * (here & there), 1.0 * here + there)
         classes.append(ClassAssessment(c.id, c.name, float(hectares[k]), area, users, producers, f1))
-    counts = _counts(drawn.mapped, drawn.truth, len(legend.classes))
-    notes = (*_left_out(points, mapped), *_origin(points, hectares), *drawn.shortage())
-    return Assessment(True, level, int(used.sum()), drawn.share(drawn.right), tuple(classes), _plain(counts), notes)
+    counts = np.bincount(mapped[compared] * len(classes) + points.classes[compared], minlength=len(classes) ** 2)
+    overall = drawn.share(drawn.known & (drawn.mapped == drawn.truth))
+    notes = [*_left_out(points, mapped, again), *_origin(points, total), *drawn.shortage(strata.names)]
+    if overall.within == 0 or any(f.within == 0 for c in classes for f in (c.users, c.producers)):
+        notes.append("± 0.0 says that no point shows an error, not that there is none")
+    rows = _plain(counts.reshape(len(classes), -1))
+    return Assessment(True, level, int(compared.sum()), overall, tuple(classes), rows, tuple(notes))
+
+
+def _again(points: _Points, counting: np.ndarray) -> np.ndarray:
+    """Which points lie in a pixel that an earlier one of those that count lies in.
+
+    Raises:
+        ConfigError: they say that something else is there.
+    """
+    pixels = np.stack([points.row, points.col], axis=1)[counting]
+    _, first, same = np.unique(pixels, axis=0, return_index=True, return_inverse=True)
+    classes, numbers = points.classes[counting], np.flatnonzero(counting)
+    if (classes != classes[first][same.ravel()]).any():
+        raise ConfigError(f"{points.name} has points with different classes in one pixel of the map; decide on one")
+    again = np.zeros(len(counting), bool)
+    again[np.delete(numbers, first)] = True
+    return again
 
 
 @dataclass(frozen=True)
@@ -249,7 +327,7 @@ class _Sample:
     """Points drawn at random within strata.
 
     Attributes:
-        mapped, truth: their classes on the map and in truth, numbers from 0 on, (n,).
+        mapped, truth: their classes on the map and in truth, numbers from 0 on, (n,); -1 where the map has none.
         strata: what they were drawn from, 0 to k - 1, (n,).
         sizes: areas of the strata, (k,); those of no area have no points.
         level: of confidence intervals.
@@ -262,102 +340,120 @@ class _Sample:
     level: float
 
     @property
-    def right(self) -> np.ndarray:
-        return self.mapped == self.truth
+    def known(self) -> np.ndarray:
+        """Whether the map has a class there, bool (n,)."""
+        return self.mapped >= 0
 
     def ratio(self, above: np.ndarray, below: np.ndarray) -> Figure:
-        """Which share of the land where `below` is True has `above` True, both bool (n,)."""
+        """The sum of one value over all land, as a share of that of another; (n,) each."""
         present = self.sizes > 0
         strata = (np.cumsum(present) - 1)[self.strata]
         found = estimated_ratio(strata, self.sizes[present], above.astype(float), below.astype(float))
         return Figure(found.value, NormalDist().inv_cdf(0.5 + self.level / 2) * found.error)
 
     def share(self, here: np.ndarray) -> Figure:
-        """Which share of all land has `here` True."""
-        return self.ratio(here, np.ones(len(here), bool))
+        """Which share of the land that the map knows has `here` True."""
+        return self.ratio(here, self.known)
 
-    def shortage(self) -> Iterator[str]:
+    def shortage(self, names: tuple[str, ...]) -> Iterator[str]:
         """A note on strata of too few points."""
-        present, drawn = self.sizes > 0, np.bincount(self.strata, minlength=len(self.sizes))
-        if few := np.count_nonzero(present & (drawn < 2)):
+        drawn = np.bincount(self.strata, minlength=len(self.sizes))
+        few = [name for name, n, size in zip(names, drawn, self.sizes, strict=True) if size > 0 and n < 2]
+        if few:
             yield (
-                f"{few} of {np.count_nonzero(present)} classes that points are drawn from have fewer than two labelled "
-                "ones, so no error can be told, and no figure where there is none: label more"
+                f"fewer than two points drawn from {', '.join(few)} are labelled, so no error can be told, and no "
+                "figure where there is none: label more of them"
             )
 
 
-def _left_out(points: _Points, mapped: np.ndarray) -> Iterator[str]:
+def _left_out(points: _Points, mapped: np.ndarray, again: np.ndarray) -> Iterator[str]:
     """Notes on points that do not count."""
-    if unlabelled := np.count_nonzero(points.classes < 0):
+    labelled, known = points.classes >= 0, mapped >= 0
+    if unlabelled := np.count_nonzero(~labelled):
         yield f"{unlabelled} points have no reference class and are left out"
-    if lost := np.count_nonzero((mapped < 0) & (points.classes >= 0)):
-        yield f"{lost} points lie where the map has no class, or beside it, and are left out"
+    if lost := np.count_nonzero(~known & labelled):
+        yield f"{lost} points lie where the map has no class, or beside it, and are not compared"
+    if twice := np.count_nonzero(again):
+        yield f"{twice} points lie in a pixel that another one lies in, and are left out"
 
 
-def _origin(points: _Points, hectares: np.ndarray) -> Iterator[str]:
-    """A note on what the points were drawn from, where that is not clear, or not the map."""
+def _origin(points: _Points, hectares: float) -> Iterator[str]:
+    """A note on what the points were drawn from, where that is not clear, or less than the map."""
     if points.strata is None:
         yield "the points do not tell how they were drawn: taken as drawn at random within each class of the map"
-    elif abs((drawn := points.strata[1].sum()) / hectares.sum() - 1) > _ELSEWHERE:
-        yield f"the figures are of the {drawn:,.0f} ha that points were drawn from; the map has {hectares.sum():,.0f}"
+    elif hectares > (1 + _ELSEWHERE) * (drawn := points.strata.hectares.sum()):
+        yield f"the points were drawn from {drawn:,.0f} ha, and tell nothing of the rest of the map's {hectares:,.0f}"
 
 
 def _look_up(dataset: rasterio.DatasetReader, legend: Legend, points: _Points) -> tuple[np.ndarray, np.ndarray]:
     """The map's class at each point, a number from 0 on, or -1; and the area of each class in hectares."""
-    inside = (points.row >= 0) & (points.row < dataset.height) & (points.col >= 0) & (points.col < dataset.width)
     values = np.full(len(points.row), MAP_NODATA, np.uint8)
     pixels, square, ground = np.zeros(256, np.int64), np.zeros(256), Ground.of(dataset)
-    for start, block in strips(dataset):
+    for start, block in narrow_strips(dataset):
         flat, areas = block.ravel(), ground.pixel_areas(start, start + len(block)).ravel()
         pixels += np.bincount(flat, minlength=256)
         square += np.bincount(flat, areas, minlength=256)
-        here = inside & (points.row >= start) & (points.row < start + len(block))
+        here = (points.row >= start) & (points.row < start + len(block))
         values[here] = block[points.row[here] - start, points.col[here]]
     check_values(pixels, legend, dataset.name)
-    return _numbers(legend)[values], square[list(legend.ids)] / 1e4
+    hectares = square[list(legend.ids)] / 1e4
+    check_areas(hectares, legend, dataset.name)
+    return _numbers(legend)[values], hectares
 
 
-def _by_raster(dataset: rasterio.DatasetReader, legend: Legend, reference: str | Path, level: float) -> Assessment:
-    classes, ground, number = len(legend.classes), Ground.of(dataset), _numbers(legend)
-    counts, square = np.zeros((classes, classes), np.int64), np.zeros((classes, classes))
-    with _on_grid_of(dataset, reference) as read:
-        for start, block in strips(dataset):
-            found = read(start, len(block))
-            check_values(np.bincount(found.ravel(), minlength=256), legend, str(reference), exact=False)
-            check_values(np.bincount(block.ravel(), minlength=256), legend, dataset.name, exact=False)
-            mapped, truth = number[block], number[found]
-            both = (mapped >= 0) & (truth >= 0)
-            pairs = mapped[both] * classes + truth[both]
-            areas = ground.pixel_areas(start, start + len(block))[both]
-            counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-            square += np.bincount(pairs, areas, minlength=classes**2).reshape(classes, classes)
+def _by_raster(dataset: rasterio.DatasetReader, legend: Legend, reference: str | Path) -> Assessment:
+    pixels, square, ground = np.zeros(1 << 16, np.int64), np.zeros(1 << 16), Ground.of(dataset)
+    with _on_grid_of(dataset, reference) as (read, other):
+        for start, block in narrow_strips(dataset):
+            pairs = (block.astype(np.uint16) << 8 | read(start, len(block))).ravel()
+            pixels += np.bincount(pairs, minlength=1 << 16)
+            square += np.bincount(pairs, ground.pixel_areas(start, start + len(block)).ravel(), minlength=1 << 16)
+        theirs = _legend_of(other, legend)
+    counts = pixels.reshape(256, 256)
+    check_values(counts.sum(axis=1), legend, dataset.name)
+    check_values(counts.sum(axis=0), theirs, str(reference), exact=False)
+    at = np.ix_(legend.ids, [theirs.id_of(name) for name in legend.names])
+    counts, areas = counts[at], square.reshape(256, 256)[at] / 1e4
     if not counts.any():
         raise ConfigError(f"the reference {reference} has no class where the map has one; do both show the same place?")
-    right, here, there = square.diagonal(), square.sum(axis=1), square.sum(axis=0)
+    right, here, there = areas.diagonal(), areas.sum(axis=1), areas.sum(axis=0)
+    check_areas(here, legend, dataset.name)
     with np.errstate(invalid="ignore", divide="ignore"):
-        users, producers = right / here, right / there
-    rows = [
-        ClassAssessment(
-            c.id,
-            c.name,
-            here[k] / 1e4,
-            _exact(there[k] / 1e4),
-            _exact(users[k]),
-            _exact(producers[k]),
-            _harmonic(users[k], producers[k]),
-        )
+        users, producers, f1 = right / here, right / there, 2 * right / (here + there)
+    rows = tuple(
+        ClassAssessment(c.id, c.name, float(here[k]), *map(_exact, (there[k], users[k], producers[k], f1[k])))
         for k, c in enumerate(legend.classes)
-    ]
+    )
     note = (
         "a raster is no random sample: the figures hold for the pixels compared, not for the whole map, and have no "
         "confidence interval; for that, label the points of landcover sample"
     )
-    overall = _exact(right.sum() / square.sum())
-    return Assessment(False, level, int(counts.sum()), overall, tuple(rows), _plain(counts), (note,))
+    return Assessment(
+        False, math.nan, int(counts.sum()), _exact(right.sum() / here.sum()), rows, _plain(counts), (note,)
+    )
+
+
+def _legend_of(reference: rasterio.DatasetReader, legend: Legend) -> Legend:
+    """What the numbers of a reference mean: what it says itself, or the map's legend.
+
+    Raises:
+        ConfigError: it has other classes than the map.
+    """
+    if legend_tag(reference.tags()) is None:
+        return legend
+    own = read_legend(reference)
+    if missing := [name for name in legend.names if name not in own.names]:
+        raise ConfigError(
+            f"the reference {reference.name} has a legend of its own without the map's class '{missing[0]}': it has "
+            f"{', '.join(own.names)}"
+        )
+    return own
 
 
 @contextmanager
-def _on_grid_of(dataset: rasterio.DatasetReader, reference: str | Path) -> Iterator[Callable[[int, int], np.ndarray]]:
+def _on_grid_of(
+    dataset: rasterio.DatasetReader, reference: str | Path
+) -> Iterator[tuple[Callable[[int, int], np.ndarray], rasterio.DatasetReader]]:
     """Reads rows of a raster of class ids on the grid of a map: its nearest pixels, uint8, 0 where there is none."""
     with open_raster(reference) as other:
         if other.count != 1 or other.dtypes[0] != "uint8":
@@ -365,13 +461,17 @@ def _on_grid_of(dataset: rasterio.DatasetReader, reference: str | Path) -> Itera
         if other.crs is None:
             raise MapError(f"{reference} has no CRS, so its place is unknown; assign one with gdal_edit -a_srs")
         grid = {"crs": dataset.crs, "transform": dataset.transform, "height": dataset.height, "width": dataset.width}
-        with WarpedVRT(other, **grid, resampling=Resampling.nearest, add_alpha=other.nodata is None) as view:
+        try:
+            view = WarpedVRT(other, **grid, resampling=Resampling.nearest, add_alpha=other.nodata is None)
+        except (RasterioError, CPLE_BaseError) as e:
+            raise MapError(f"{reference} cannot be brought to the grid of the map: {e}") from e
 
-            def read(start: int, rows: int) -> np.ndarray:
-                window = Window(0, start, dataset.width, rows)
-                return view.read(1, window=window, masked=True).filled(MAP_NODATA)
+        def read(start: int, rows: int) -> np.ndarray:
+            window = Window(0, start, dataset.width, rows)
+            return view.read(1, window=window, masked=True).filled(MAP_NODATA)
 
-            yield read
+        with view:
+            yield read, other
 
 
 def _numbers(legend: Legend) -> np.ndarray:
@@ -381,17 +481,9 @@ def _numbers(legend: Legend) -> np.ndarray:
     return number
 
 
-def _counts(mapped: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    return np.bincount(mapped * classes + truth, minlength=classes**2).reshape(classes, classes)
-
-
 def _plain(counts: np.ndarray) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, counts.tolist()))
 
 
 def _exact(value: float) -> Figure:
     return Figure(float(value), float("nan"))
-
-
-def _harmonic(one: float, other: float) -> Figure:
-    return _exact(2 * one * other / (one + other) if one + other else 0.0)

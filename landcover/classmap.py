@@ -82,6 +82,26 @@ def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
         yield start, ids if marked else ids.filled(MAP_NODATA)
 
 
+def narrow_strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
+    """The same in strips of at most STRIP_PIXELS, or of one row, for whoever holds more than a byte a pixel."""
+    return restripped(strips(dataset), max(1, STRIP_PIXELS // dataset.width))
+
+
+def check_areas(square: np.ndarray, legend: Legend, name: str) -> None:
+    """Refuse a map that has classes where the earth is not.
+
+    Args:
+        square: area of each class of the legend; nan where a pixel of it is no place on the earth.
+        legend: the classes.
+        name: of the map.
+
+    Raises:
+        MapError: an area is not a number.
+    """
+    if lost := [n for n, area in zip(legend.names, square, strict=True) if not np.isfinite(area)]:
+        raise MapError(f"{name} has pixels of '{lost[0]}' that lie off the earth, so its area is unknown; cut them off")
+
+
 def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[tuple[int, np.ndarray]]:
     """The same rows in strips of `rows`, the last of what is left."""
     waiting: list[np.ndarray] = []

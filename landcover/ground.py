@@ -132,7 +132,8 @@ class Ground:
         place = np.interp(np.arange(start, stop), knots, np.arange(len(knots)))
         above = place.astype(int)
         below = np.minimum(above + 1, len(knots) - 1)
-        return wide[above] + (place - above)[:, None] * (wide[below] - wide[above])
+        with np.errstate(invalid="ignore"):  # infinite, off the earth
+            return wide[above] + (place - above)[:, None] * (wide[below] - wide[above])
 
     def scales(self, start: int, stop: int) -> Scales:
         """What areas and edges measure in rows [start, stop), which may be none, and on the lines that bound them."""

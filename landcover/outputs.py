@@ -51,11 +51,15 @@ def publish_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.new")
     with disk_errors(path):
-        with partial.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("w", encoding="utf-8") as f:
+                f.write(text)
+                f.flush()
+                os.fsync(f.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

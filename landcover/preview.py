@@ -83,7 +83,7 @@ def preview(
     if legend is not None or _is_map(opened):
         if bands and scene is None:
             raise ConfigError(f"--bands is given, but {path} is a class map; add its --scene, or leave --bands out")
-        picture = _map_picture(opened, size, scene, bands, legend)
+        picture = map_picture(opened, size, scene=scene, bands=bands, legend=legend)
     elif scene is not None:
         raise ConfigError(f"{path} is not a class map, so no scene can be shown beside it; leave --scene out")
     else:
@@ -140,14 +140,15 @@ def _is_map(path: str | Path) -> bool:
         return legend_tag(dataset.tags()) is not None or (alone and dataset.colorinterp[0] == ColorInterp.palette)
 
 
-def _map_picture(
+def map_picture(
     path: str | Path,
     size: int,
-    scene: str | Path | None,
-    bands: Mapping[str, str] | None,
-    legend: Legend | str | None,
+    *,
+    scene: str | Path | None = None,
+    bands: Mapping[str, str] | None = None,
+    legend: Legend | str | None = None,
 ) -> Image.Image:
-    """The map, the scene to its left if there is one, and the legend below, at most `size` on a side."""
+    """The map, the scene to its left if there is one, and the legend below, at most `size` on a side; see `preview`."""
     with open_map(path, legend) as (dataset, known), ExitStack() as stack:
         beside, shown = None, None
         if scene is not None:

@@ -1,19 +1,20 @@
 """A page about a map: its picture, how much land each class covers, how good it is, and what made it."""
 
 import base64
+import io
 import json
-import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from landcover.assessment import Assessment, assess
 from landcover.classmap import open_map
-from landcover.errors import ConfigError
+from landcover.errors import ConfigError, is_text
 from landcover.outputs import check_destination, publish_text
-from landcover.preview import preview
-from landcover.provenance import PREFIX, inherited
+from landcover.preview import map_picture
+from landcover.provenance import PREFIX, inherited, without_secrets
 from landcover.specs import Legend
 from landcover.stats import AreaTable, stats
 
@@ -32,7 +33,9 @@ img {{ max-width: 100%; }}
 table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }}
 th, td {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }}
-.facts td {{ text-align: left; overflow-wrap: anywhere; }}
+.numbers td {{ white-space: nowrap; }}
+.facts td {{ text-align: left; }}
+.facts td:last-child {{ overflow-wrap: anywhere; }}
 .swatch {{ display: inline-block; width: .9em; height: .9em; margin-right: .5em; }}
 </style>
 </head>
@@ -83,12 +86,10 @@ def report(
     if column is not None and reference is None:
         raise ConfigError("--column is given without --reference; add the reference, or leave it out")
     check_destination(out, overwrite=overwrite)
-    tables = stats(map_path, zones=zones, zone_name=zone_name, legend=legend)
+    picture = io.BytesIO()  # first, for it is quick, and tells what is wrong with the scene
+    map_picture(map_path, _PICTURE, scene=scene, legend=legend).save(picture, "PNG")
     assessed = assess(map_path, reference, column=column, legend=legend) if reference is not None else None
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "picture.png"
-        preview(map_path, picture, size=_PICTURE, scene=scene, legend=legend)
-        pixels = base64.b64encode(picture.read_bytes()).decode()
+    tables = stats(map_path, zones=zones, zone_name=zone_name, legend=legend)
     with open_map(map_path, legend) as (dataset, known):
         grid = {
             "pixels": f"{dataset.width:,} × {dataset.height:,}",
@@ -98,11 +99,11 @@ def report(
         made = {k.removeprefix(PREFIX).lower(): _fact(v) for k, v in inherited(dataset.tags()).items()}
     colours = {c.name: c.color for c in known.classes}
     page = _PAGE.format(
-        title=escape(Path(map_path).name),
-        picture=pixels,
+        title=_escaped(Path(without_secrets(str(map_path))).name),
+        picture=base64.b64encode(picture.getvalue()).decode(),
         areas="\n".join(_areas(table, colours) for table in tables),
         accuracy=_accuracy(assessed, colours) if assessed else _UNKNOWN,
-        facts=_table([], [[escape(k), escape(v)] for k, v in (grid | made).items()], kind="facts"),
+        facts=_table([], [[_escaped(k), _escaped(v)] for k, v in (grid | made).items()], kind="facts"),
     )
     publish_text(out, page)
 
@@ -115,10 +116,15 @@ _UNKNOWN = (
 
 def _fact(tag: str) -> str:
     """A tag as people read it: what is JSON, without braces and quotes."""
-    try:
-        return _plain(json.loads(tag))
-    except (ValueError, RecursionError):
-        return tag
+    with suppress(ValueError, RecursionError):
+        value = json.loads(tag)
+        return _plain(value) if is_text(value) else tag
+    return tag
+
+
+def _escaped(text: str) -> str:
+    """A text in which nothing is taken for markup, without signs that a page cannot hold."""
+    return escape("".join(c for c in text if c.isprintable() or c.isspace()))
 
 
 def _plain(value: Any) -> str:
@@ -140,34 +146,24 @@ def _areas(table: AreaTable, colours: dict[str, str]) -> str:
         for c in table.classes
     ]
     rows.append(["no data", f"{table.nodata_pixels:,}", f"{table.nodata_hectares:,.2f}", ""])
-    title = "" if table.zone is None else f"<h3>{escape(table.zone)}</h3>\n"
+    title = "" if table.zone is None else f"<h3>{_escaped(table.zone)}</h3>\n"
     return title + _table(["class", "pixels", "hectares", "percent"], rows)
 
 
 def _accuracy(found: Assessment, colours: dict[str, str]) -> str:
     what, area = ("points", "hectares") if found.sampled else ("pixels", "reference hectares")
-    interval = f", with intervals of {found.level:.0%} confidence" if found.sampled else ""
+    interval = f", with intervals of {100 * found.level:g} % confidence" if found.sampled else ""
     headers = ["class", "mapped hectares", area, "user’s %", "producer’s %", "F1 %"]
-    rows = [
-        [
-            _named(c.class_name, colours),
-            f"{c.mapped_hectares:,.2f}",
-            c.hectares.told(1, 2),
-            c.users.told(),
-            c.producers.told(),
-            c.f1.told(),
-        ]
-        for c in found.classes
-    ]
+    rows = [[_named(c.class_name, colours), *c.told()] for c in found.classes]
     counts = [
         [_named(c.class_name, colours), *(f"{n:,}" for n in row)]
         for c, row in zip(found.classes, found.counts, strict=True)
     ]
-    names = [escape(c.class_name) for c in found.classes]
+    names = [_escaped(c.class_name) for c in found.classes]
     return "\n".join(
         [
             f"<p>Overall accuracy {found.overall.told()} %, from {found.compared:,} {what}{interval}.</p>",
-            *(f"<p>{escape(note)}.</p>" for note in found.notes),
+            *(f"<p>{_escaped(note)}.</p>" for note in found.notes),
             _table(headers, rows),
             f"<p>{what.capitalize()} by class of the map (down) and of the reference (across):</p>",
             _table(["", *names], counts),
@@ -176,7 +172,7 @@ def _accuracy(found: Assessment, colours: dict[str, str]) -> str:
 
 
 def _named(name: str, colours: dict[str, str]) -> str:
-    return f'<span class="swatch" style="background:{colours[name]}"></span>{escape(name)}'
+    return f'<span class="swatch" style="background:{colours[name]}"></span>{_escaped(name)}'
 
 
 def _table(headers: list[str], rows: Iterable[list[Any]], kind: str = "numbers") -> str:

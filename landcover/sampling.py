@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
@@ -10,16 +11,19 @@ import shapely
 from pyproj import CRS
 
 from landcover import __version__
-from landcover.classmap import check_values, open_map, strips
+from landcover.classmap import check_areas, check_values, narrow_strips, open_map
 from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, bounds_column, geometry_field
 from landcover.ground import Ground, coordinates
-from landcover.provenance import inherited, tags
+from landcover.provenance import inherited, tags, without_secrets
 from landcover.specs import Legend
 from landcover.vectorfiles import check_layer, write_layer
 
 STRATUM, STRATUM_HECTARES, REFERENCE = "stratum", "stratum_ha", "reference"
 """Columns: the class that a point was drawn from, the area that this had on the map, and what is really there."""
+
+MOST = 1_000_000
+"""Points; nobody labels more."""
 
 _SPARE = 4
 """How many times as many places are drawn as points are wanted, for two may fall into one pixel."""
@@ -76,95 +80,123 @@ def sample(
     """
     out = Path(out)
     check_layer(out, overwrite=overwrite)
+    if not 2 <= at_least <= count <= MOST:
+        raise ConfigError(
+            f"{count} points with at least {at_least} in a class cannot be drawn: give --at-least 2 or more, so that "
+            f"an error can be told, and --count no less than that and no more than {MOST:,}"
+        )
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
             raise MapError(f"{dataset.name} has no CRS, so its points have no place; assign one with gdal_edit -a_srs")
-        ground = Ground.of(dataset)
-        areas = _areas(dataset, ground, known)
-        present = [k for k, name in enumerate(known.names) if areas[:, k].any()]
-        if not present:
+        ground, rng = Ground.of(dataset), np.random.default_rng(seed)
+        census = _census(dataset, ground, known)
+        present = np.flatnonzero(census.pixels.any(axis=0))
+        if not len(present):
             raise MapError(f"{map_path} is all nodata: there is nothing to draw from")
-        wanted = allocate(areas[:, present].sum(axis=0), count, at_least)
-        rng = np.random.default_rng(seed)
-        places = {k: rng.random(_SPARE * n) * areas[:, k].sum() for k, n in zip(present, wanted.tolist(), strict=True)}
-        found = _pixels(dataset, ground, known, areas, places)
-        drawn = {k: _first_distinct(found[k], n) for k, n in zip(present, wanted.tolist(), strict=True)}
-        hectares = {k: float(areas[:, k].sum() / 1e4) for k in present}
+        wanted = allocate(census.areas[:, present].sum(axis=0), census.pixels[:, present].sum(axis=0), count, at_least)
+        places = {k: _places(census, k, n, rng) for k, n in zip(present.tolist(), wanted.tolist(), strict=True)}
+        found = _pixels(dataset, ground, known, census, places)
+        drawn = {k: _first_distinct(found[k], n) for k, n in zip(places, wanted.tolist(), strict=True)}
+        hectares = {k: float(census.areas[:, k].sum() / 1e4) for k in drawn}
         table = _table(dataset, known, drawn, hectares, rng)
-        facts = tags(sample={"version": __version__, "map": Path(dataset.name).name, "seed": seed}) | inherited(
-            dataset.tags()
-        )
+        drawn_from = Path(without_secrets(str(map_path))).name
+        facts = tags(sample={"version": __version__, "map": drawn_from, "seed": seed}) | inherited(dataset.tags())
     write_layer(iter([table]), out, known, facts, "Point")
-    return tuple(Stratum(known.names[k], hectares[k], len(drawn[k])) for k in present)
+    return tuple(Stratum(known.names[k], hectares[k], len(drawn[k])) for k in drawn)
 
 
-def allocate(areas: np.ndarray, count: int, at_least: int) -> np.ndarray:
+def allocate(areas: np.ndarray, pixels: np.ndarray, count: int, at_least: int) -> np.ndarray:
     """How many of `count` points each class gets, by its area, but `at_least` so many; integers (classes,).
+
+    A class of fewer pixels gets them all; the points that it cannot take go to the others.
+
+    Args:
+        areas: of the classes, all above 0.
+        pixels: of the classes.
+        count, at_least: altogether, and in each class.
 
     Raises:
         ConfigError: there are too few.
     """
-    classes = len(areas)
-    if at_least < 2:
-        raise ConfigError(f"--at-least {at_least} is too few: an error can be told from 2 points of a class on")
-    if count < classes * at_least:
+    fewest = np.minimum(at_least, pixels)
+    if count < fewest.sum():
         raise ConfigError(
-            f"--count {count} is too few for {classes} classes of at least {at_least} points: give "
-            f"{classes * at_least} or more, or lower --at-least"
+            f"--count {count} is too few for {len(areas)} classes of at least {at_least} points: give {fewest.sum()} "
+            "or more, or lower --at-least"
         )
-    fixed = np.zeros(classes, bool)
-    while True:
-        left = count - at_least * np.count_nonzero(fixed)
-        share = np.where(fixed, at_least, left * areas / (areas[~fixed].sum() or 1.0))
-        rare = ~fixed & (share < at_least)
-        if not rare.any():
+    count = min(count, int(pixels.sum()))
+    points, open_ = np.zeros(len(areas)), np.ones(len(areas), bool)
+    while open_.any():  # what is out of bounds is fixed there, and the rest shared anew; too much comes before too few
+        left = count - points[~open_].sum()
+        points[open_] = left * areas[open_] / areas[open_].sum()
+        bounded = np.clip(points, fewest, pixels)
+        excess = (bounded - points)[open_].sum()
+        out = open_ & ((bounded < points) if excess < 0 else (bounded > points) if excess > 0 else bounded != points)
+        points[out] = bounded[out]
+        if not out.any():
             break
-        fixed |= rare
-    points = np.floor(share).astype(int)
-    points[np.argsort(points - share, kind="stable")[: count - points.sum()]] += 1
-    return points
+        open_ &= ~out
+    whole = np.floor(points + 1e-9).astype(int)
+    room = np.where(whole < pixels, points - whole, -1.0)
+    whole[np.argsort(-room, kind="stable")[: count - whole.sum()]] += 1
+    return whole
 
 
-def _areas(dataset: rasterio.DatasetReader, ground: Ground, legend: Legend) -> np.ndarray:
-    """Area in m² of each class in each strip of the map, (strips, classes)."""
-    pixels, square = np.zeros(256, np.int64), []
-    for start, block in strips(dataset):
+class _Census(NamedTuple):
+    """What each class has in each strip of the map, (strips, classes): area in m², and pixels."""
+
+    areas: np.ndarray
+    pixels: np.ndarray
+
+
+def _census(dataset: rasterio.DatasetReader, ground: Ground, legend: Legend) -> _Census:
+    areas, pixels = [], []
+    for start, block in narrow_strips(dataset):
         flat = block.ravel()
-        pixels += np.bincount(flat, minlength=256)
-        square.append(np.bincount(flat, ground.pixel_areas(start, start + len(block)).ravel(), minlength=256))
-    check_values(pixels, legend, dataset.name)
-    return np.array(square)[:, list(legend.ids)]
+        pixels.append(np.bincount(flat, minlength=256))
+        areas.append(np.bincount(flat, ground.pixel_areas(start, start + len(block)).ravel(), minlength=256))
+    check_values(np.sum(pixels, axis=0), legend, dataset.name)
+    ids = list(legend.ids)
+    census = _Census(np.array(areas)[:, ids], np.array(pixels)[:, ids])
+    check_areas(census.areas.sum(axis=0), legend, dataset.name)
+    return census
+
+
+def _places(census: _Census, k: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Where to draw from class k: places along its pixels in m², or, of few pixels, the numbers of some, integers."""
+    pixels = int(census.pixels[:, k].sum())
+    if pixels < 2 * count:
+        return rng.permutation(pixels)[:count]
+    return rng.random(_SPARE * count) * census.areas[:, k].sum()
 
 
 def _pixels(
     dataset: rasterio.DatasetReader,
     ground: Ground,
     legend: Legend,
-    areas: np.ndarray,
+    census: _Census,
     places: dict[int, np.ndarray],
 ) -> dict[int, np.ndarray]:
-    """The pixels that places fall into, counted along the rows of the map, by class.
-
-    Args:
-        areas: of each class in each strip.
-        places: by class, in m², counted along its pixels.
-    """
+    """The pixels that places fall into, counted along the rows of the map, by class."""
     found = {k: np.zeros(len(at), np.int64) for k, at in places.items()}
-    before = np.zeros(areas.shape[1])
-    for (start, block), square in zip(strips(dataset), areas, strict=True):
+    passed = {k: at.dtype.type(0) for k, at in places.items()}
+    for strip, (start, block) in enumerate(narrow_strips(dataset)):
+        areas = ground.pixel_areas(start, start + len(block)).ravel()
         for k, at in places.items():
-            here = (at >= before[k]) & (at < before[k] + square[k])
-            if here.any():
+            here = (census.areas if at.dtype.kind == "f" else census.pixels)[strip, k]
+            inside = (at >= passed[k]) & (at < passed[k] + here)
+            if inside.any():
                 mine = np.flatnonzero(block == legend.ids[k])
-                ends = np.cumsum(ground.pixel_areas(start, start + len(block)).ravel()[mine])
-                which = np.searchsorted(ends, at[here] - before[k], side="right")
-                found[k][here] = mine[np.minimum(which, len(mine) - 1)] + start * dataset.width
-        before += square
+                which = at[inside] - passed[k]
+                if at.dtype.kind == "f":
+                    which = np.minimum(np.searchsorted(np.cumsum(areas[mine]), which, side="right"), len(mine) - 1)
+                found[k][inside] = mine[which] + start * dataset.width
+            passed[k] += here
     return found
 
 
 def _first_distinct(pixels: np.ndarray, count: int) -> np.ndarray:
-    """The first so many different pixels, in the order they were drawn in; fewer where there are not so many."""
+    """The first so many different pixels, in the order they were drawn in."""
     _, first = np.unique(pixels, return_index=True)
     return pixels[np.sort(first)[:count]]
 

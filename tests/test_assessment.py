@@ -5,6 +5,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
 import pyproj
 import pytest
 import rasterio
@@ -19,6 +20,7 @@ from landcover.accuracy import estimated_ratio
 from landcover.assessment import assess
 from landcover.errors import ConfigError, LandcoverError
 from landcover.sampling import allocate, sample
+from landcover.specs import LandClass, Legend
 from tests.commands import landcover as run
 from tests.commands import refused
 from tests.maps import NORTH_UP, UTM, write_map
@@ -133,14 +135,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say(drawn_from: str) -> None:
         assert np.mean(values[name]) == pytest.approx(real[name], abs=0.01)
 
 
-@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8), st.integers(2, 60), st.integers(0, 1000))
-def test_points_are_shared_by_area_but_none_goes_short(areas: list[float], at_least: int, more: int) -> None:
-    count = at_least * len(areas) + more
-    points = allocate(np.array(areas), count, at_least)
-    assert points.sum() == count
-    assert points.min() >= at_least
-    if (points > at_least + 1).all():  # nobody was topped up: all by area
-        np.testing.assert_allclose(points, count * np.array(areas) / sum(areas), atol=1)
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 1e6), st.integers(1, 300)), min_size=1, max_size=8),
+    st.integers(2, 60),
+    st.integers(0, 1000),
+)
+def test_points_are_shared_by_area_within_bounds(classes: list[tuple[float, int]], at_least: int, more: int) -> None:
+    areas, pixels = (np.array(values) for values in zip(*classes, strict=True))
+    fewest = np.minimum(at_least, pixels)
+    count = int(fewest.sum()) + more
+    points = allocate(areas, pixels, count, at_least)
+    assert points.sum() == min(count, pixels.sum())
+    assert (points >= fewest).all()
+    assert (points <= pixels).all()
+    free = (points > fewest + 1) & (points < pixels - 1)  # those that no bound holds have points as they have land
+    if free.sum() > 1:
+        density = areas[free] / areas[free].sum() * points[free].sum()
+        np.testing.assert_allclose(points[free], density, atol=1.01)
+    with pytest.raises(ConfigError, match="too few"):
+        allocate(areas, pixels, int(fewest.sum()) - 1, at_least)
 
 
 def test_points_lie_in_their_class_and_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +175,13 @@ def test_points_lie_in_their_class_and_are_the_same_again(tmp_path: Path, monkey
         assert found == pytest.approx(hectares[name], rel=2e-3)  # the scale of UTM
     monkeypatch.setattr(landcover.classmap, "STRIP_PIXELS", 1)
     sample(path, tmp_path / "b.gpkg", count=300, at_least=40)
-    assert table.equals(geopandas.read_file(tmp_path / "b.gpkg"))
+    again = geopandas.read_file(tmp_path / "b.gpkg")
+    assert table.drop(columns="stratum_ha").equals(again.drop(columns="stratum_ha"))
+    np.testing.assert_allclose(again["stratum_ha"], table["stratum_ha"], rtol=1e-12)
     sample(path, tmp_path / "c.gpkg", count=300, at_least=40, seed=1)
     assert not table.geometry.equals(geopandas.read_file(tmp_path / "c.gpkg").geometry)
+    in_turn = table["stratum"].to_numpy()
+    assert np.count_nonzero(in_turn[1:] != in_turn[:-1]) > 100, "their order does not give the class away"
 
 
 def test_land_is_equally_likely_whatever_its_latitude(tmp_path: Path) -> None:
@@ -180,8 +197,11 @@ def test_land_is_equally_likely_whatever_its_latitude(tmp_path: Path) -> None:
 def test_a_small_class_is_drawn_whole(tmp_path: Path) -> None:
     ids = np.ones((60, 60), np.uint8)
     ids[3, 3:9] = 2
+    ids[20, :45] = 3
     strata = sample(write_map(tmp_path / "map.tif", ids), tmp_path / "points.gpkg", count=200)
-    assert [s.points for s in strata] == [150, 6]
+    assert [s.points for s in strata] == [149, 6, 45], "and what it cannot take goes to the others"
+    everything = sample(tmp_path / "map.tif", tmp_path / "all.gpkg", count=100_000)
+    assert [s.points for s in everything] == [np.count_nonzero(ids == k) for k in (1, 2, 3)]
 
 
 def test_from_the_map_to_areas_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +213,8 @@ def test_from_the_map_to_areas_with_intervals(tmp_path: Path, capsys: pytest.Cap
     labelled(points, truth).to_file(points, layer="landcover")
     outcome = run(capsys, "assess", path, "--reference", points, "--json")
     found = json.loads(outcome.out)
-    assert (found["sampled"], found["compared"], found["notes"]) == (True, 400, [])
+    assert (found["sampled"], found["compared"]) == (True, 400)
+    assert all("± 0.0" in note for note in found["notes"])
     assert np.sum(found["counts"]) == 400
     near = 1.5  # the interval of 95 % is left by one in twenty, three halves of it by one in three hundred
     overall = found["overall"]
@@ -209,7 +230,7 @@ def test_from_the_map_to_areas_with_intervals(tmp_path: Path, capsys: pytest.Cap
     told = run(capsys, "assess", path, "--reference", points).out
     assert "overall accuracy" in told
     assert "±" in told
-    assert "(95% confidence), from 400 points" in told
+    assert "(95 % confidence), from 400 points" in told
 
 
 def test_a_perfect_map_has_no_error(tmp_path: Path) -> None:
@@ -245,31 +266,149 @@ def test_points_of_one_map_judge_another(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = blotches(11)
-    ids = truth.copy()
-    path = write_map(tmp_path / "map.tif", ids)
-    sample(path, tmp_path / "points.gpkg", count=200)
+    path = write_map(tmp_path / "map.tif", truth)
+    sample(path, tmp_path / "points.gpkg", count=250)
     table = labelled(tmp_path / "points.gpkg", truth)
     urban = table["stratum"] == "urban"
     table.loc[urban, "reference"] = None
     table.loc[np.flatnonzero(~urban)[:3], "reference"] = ""
-    ids[:60] = 0
     table.to_file(tmp_path / "points.gpkg", layer="landcover")
-    found = assess(write_map(tmp_path / "half.tif", ids), tmp_path / "points.gpkg")
+    found = assess(path, tmp_path / "points.gpkg")
     told = " / ".join(found.notes)
     assert f"{urban.sum() + 3} points have no reference class" in told
-    assert "points lie where the map has no class" in told
-    assert "1 of 4 classes that points are drawn from have fewer than two labelled" in told
-    assert "ha that points were drawn from; the map has 72" in told
+    assert "fewer than two points drawn from urban are labelled" in told
     assert np.isnan(found.overall.value)
-    json_ = json.loads(run(capsys, "assess", tmp_path / "half.tif", "-r", tmp_path / "points.gpkg", "--json").out)
+    json_ = json.loads(run(capsys, "assess", path, "-r", tmp_path / "points.gpkg", "--json").out)
     assert json_["overall"] == {"value": None, "within": None}
-    assert "–" in run(capsys, "assess", tmp_path / "half.tif", "-r", tmp_path / "points.gpkg").out
+    assert "–" in run(capsys, "assess", path, "-r", tmp_path / "points.gpkg").out
+
+
+def test_points_of_a_larger_map_judge_what_a_smaller_one_has(tmp_path: Path) -> None:
+    """Where it has no class counts for nothing; to leave such points out would give its strata too much weight."""
+    truth = np.kron(np.array([[1, 2]]), np.ones((200, 100), int)).astype(np.uint8)
+    smaller = mistaken(truth, 21, share=0.2)
+    smaller[20:, 100:] = 0
+    known = smaller > 0
+    real = np.mean((smaller == truth)[known])
+    path = write_map(tmp_path / "smaller.tif", smaller)
+    whole = write_map(tmp_path / "whole.tif", truth)
+    values = []
+    for seed in range(8):
+        sample(whole, tmp_path / "points.gpkg", count=600, seed=seed, overwrite=True)
+        table = labelled(tmp_path / "points.gpkg", truth)
+        table.to_file(tmp_path / "labelled.gpkg")
+        found = assess(path, tmp_path / "labelled.gpkg")
+        values.append(found.overall.value)
+        assert abs(found.overall.value - real) < 2 * found.overall.within
+        assert found.compared == sum(map(sum, found.counts)) < 600
+    assert np.mean(values) == pytest.approx(real, abs=0.02)
+    water = np.count_nonzero(truth[known] == 2) / 100
+    assert abs(found.classes[1].hectares.value - water) < 2 * found.classes[1].hectares.within
+
+
+def test_all_figures_of_the_worked_example_through_a_file(tmp_path: Path) -> None:
+    ids = np.repeat([1, 2, 3, 4], [200, 150, 3200, 6450]).reshape(100, 100).astype(np.uint8)
+    path = write_map(tmp_path / "map.tif", ids)
+    mapped, truth = points_of(OLOFSSON)
+    places = [np.flatnonzero(ids.ravel() == k + 1)[np.cumsum(mapped == k)[i] - 1] for i, k in enumerate(mapped)]
+    row, col = np.divmod(places, 100)
+    x, y = NORTH_UP @ (col + 0.5, row + 0.5)
+    table = geopandas.GeoDataFrame({"class": NAMES[truth + 1]}, geometry=shapely.points(x, y), crs=UTM)
+    table.to_file(tmp_path / "points.fgb")
+    found = assess(path, tmp_path / "points.fgb", level=0.9)
+    z = 1.645 / 1.96
+    assert (found.overall.value, found.overall.within) == pytest.approx((0.947, 0.0185 * z), abs=5e-4)
+    users = [(0.88, 0.07), (0.73, 0.10), (0.93, 0.04), (0.96, 0.02)]
+    producers = [(0.75, 0.21), (0.85, 0.25), (0.93, 0.03), (0.96, 0.02)]
+    for c, user, producer in zip(found.classes, users, producers, strict=True):
+        assert (c.users.value, c.users.within / z) == pytest.approx(user, abs=0.0055)
+        assert (c.producers.value, c.producers.within / z) == pytest.approx(producer, abs=0.0055)
+        harmonic = 2 * c.users.value * c.producers.value / (c.users.value + c.producers.value)
+        assert c.f1.value == pytest.approx(harmonic)
+    assert found.classes[0].hectares.value == pytest.approx(21_158 / 900_000 * 100, rel=2e-3)
+    assert found.counts == tuple(map(tuple, OLOFSSON.tolist()))
+
+
+def test_a_pixel_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = blotches(22)
+    path = write_map(tmp_path / "map.tif", mistaken(truth, 23))
+    sample(path, tmp_path / "points.gpkg", count=300)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    table.to_file(tmp_path / "once.gpkg")
+    repeated = type(table)(pandas.concat([table] * 5, ignore_index=True), crs=table.crs)
+    repeated.to_file(tmp_path / "often.gpkg")
+    once, often = assess(path, tmp_path / "once.gpkg"), assess(path, tmp_path / "often.gpkg")
+    assert (often.overall, often.compared) == (once.overall, 300)
+    assert "1200 points lie in a pixel that another one lies in" in often.notes[0]
+    repeated.loc[0, "reference"] = "water" if table["reference"][0] != "water" else "urban"
+    repeated.to_file(tmp_path / "torn.gpkg")
+    assert "different classes in one pixel" in refused(capsys, tmp_path, "assess", path, "-r", tmp_path / "torn.gpkg")
+
+
+def test_a_text_is_a_name_before_it_is_a_number(tmp_path: Path) -> None:
+    """Names of classes may be the codes of another nomenclature."""
+    names = {1: "2", 2: "1", 3: "11"}
+    legend = Legend(name="codes", classes=tuple(LandClass(id=k, name=n, color="#112233") for k, n in names.items()))
+    ids = np.repeat([1, 2, 3], 40).reshape(12, 10).astype(np.uint8)
+    path = write_map(tmp_path / "map.tif", ids, legend=legend)
+    row, col = np.divmod(np.arange(120), 10)
+    places = shapely.points(*(NORTH_UP @ (col + 0.5, row + 0.5)))
+    for values in ([names[k] for k in ids.ravel()], ids.ravel().astype(int)):
+        geopandas.GeoDataFrame({"class": values}, geometry=places, crs=UTM).to_file(tmp_path / "points.gpkg")
+        assert assess(path, tmp_path / "points.gpkg").overall.value == 1
+        (tmp_path / "points.gpkg").unlink()
+
+
+def test_a_raster_in_another_legend_is_compared_by_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def legend(*names: str) -> Legend:
+        classes = tuple(LandClass(id=k, name=n, color="#112233") for k, n in enumerate(names, 1))
+        return Legend(name="other", classes=classes)
+
+    ids = blotches(24)
+    path = write_map(tmp_path / "map.tif", ids)
+    swapped = np.array([0, 3, 4, 1, 2], np.uint8)[ids]
+    reference = write_map(tmp_path / "b.tif", swapped, legend=legend("urban", "other", "forest", "water"))
+    assert assess(path, reference).overall.value == 1
+    other = write_map(tmp_path / "c.tif", swapped, legend=legend("urban", "other", "forest", "sea"))
+    assert "without the map's class 'water'" in refused(capsys, tmp_path, "assess", path, "-r", other)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet", ".shp"])
+def test_every_format_brings_back_all_points_also_across_the_antimeridian(tmp_path: Path, suffix: str) -> None:
+    ids = np.tile(np.repeat([1, 2], 20), (30, 1)).astype(np.uint8)
+    path = write_map(tmp_path / "map.tif", ids, crs="EPSG:4326", transform=Affine(0.1, 0, 178, 0, -0.1, 10))
+    out = tmp_path / f"points{suffix}"
+    sample(path, out, count=200)
+    table = geopandas.read_parquet(out) if suffix == ".parquet" else geopandas.read_file(out)
+    table["reference"] = table["stratum"]
+    table.to_file(tmp_path / "labelled.gpkg")
+    found = assess(path, tmp_path / "labelled.gpkg")
+    assert (found.compared, found.overall.value) == (200, 1)
+
+
+def test_areas_of_pixels_count_not_pixels(tmp_path: Path) -> None:
+    ids = np.ones((140, 4), np.uint8)
+    truth = ids.copy()
+    truth[:40] = 2  # beyond 40° north
+    place = {"crs": "EPSG:4326", "transform": Affine(1, 0, 0, 0, -1, 80)}
+    path = write_map(tmp_path / "map.tif", ids, **place)
+    found = assess(path, write_map(tmp_path / "truth.tif", truth, **place))
+    north, all_ = (np.sin(np.radians(80)) + np.sin(np.radians(south)) for south in (-40, 60))
+    assert found.overall.value == pytest.approx(1 - north / all_, abs=0.003)
+
+
+def test_pixels_off_the_earth_have_no_area(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_map(
+        tmp_path / "map.tif", np.ones((181, 360), np.uint8), crs="ESRI:54009",
+        transform=Affine(1e5, 0, -1.8e7, 0, -1e5, 9.05e6),
+    )  # fmt: skip
+    assert "off the earth" in refused(capsys, tmp_path, "sample", path, "-o", tmp_path / "points.gpkg")
 
 
 def test_ids_and_names_in_any_crs(tmp_path: Path) -> None:
     ids = blotches(12)
     path = write_map(tmp_path / "map.tif", ids)
-    rows, cols = np.random.default_rng(0).integers(0, len(ids), (2, 60))
+    rows, cols = np.divmod(np.random.default_rng(0).permutation(ids.size)[:60], len(ids))
     x, y = NORTH_UP @ (cols + 0.3, rows + 0.7)
     places = geopandas.GeoSeries(shapely.points(x, y), crs=UTM)
     for name, values in {"class_id": ids[rows, cols].astype(float), "label": NAMES[ids[rows, cols]]}.items():
@@ -322,6 +461,7 @@ def points_file(folder: Path, name: str = "points.gpkg", crs: str | None = UTM, 
         ({"reference": ["forest"] * 2, "stratum": ["a"] * 2, "stratum_ha": [1.0, 2.0]}, "is not the area of"),
         ({"reference": ["forest"], "stratum": ["a"], "stratum_ha": [-1.0]}, "is not the area of"),
         ({"reference": ["forest"], "stratum": ["a"], "stratum_ha": ["many"]}, "does not hold numbers"),
+        ({"reference": ["forest"] * 2, "stratum": ["a", None], "stratum_ha": [1.0] * 2}, "1 points have no 'stratum'"),
     ],
 )
 def test_references_that_cannot_be_used(
@@ -341,7 +481,7 @@ def test_more_that_cannot_be_assessed(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert "does not exist" in said(path, "-r", tmp_path / "none.gpkg")
     assert "did you mean 'reference'" in said(path, "-r", points, "--column", "referense")
-    assert "is a raster; leave it out" in said(path, "-r", path, "--column", "reference")
+    assert "and so a raster; leave it out" in said(path, "-r", path, "--column", "reference")
     assert "no level of confidence" in said(path, "-r", points, "--level", "95")
     square = geopandas.GeoDataFrame({"reference": ["forest"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=UTM)
     square.to_file(tmp_path / "square.gpkg")
@@ -384,7 +524,8 @@ def test_what_cannot_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         return refused(capsys, tmp_path, "sample", *args)
 
     assert "give 200 or more" in said(path, "-o", out, "--count", "100")
-    assert "too few" in said(path, "-o", out, "--at-least", "1")
+    assert "so that an error can be told" in said(path, "-o", out, "--at-least", "1")
+    assert "no more than 1,000,000" in said(path, "-o", out, "--count", "1000000000000")
     assert "gives the format" in said(path, "-o", tmp_path / "points.txt")
     empty = write_map(tmp_path / "empty.tif", np.zeros((9, 9), np.uint8))
     assert "all nodata" in said(empty, "-o", out)
@@ -403,5 +544,5 @@ def test_points_tell_where_they_come_from(tmp_path: Path) -> None:
     assert geopandas.read_parquet(tmp_path / "points.parquet").crs == pyproj.CRS(UTM)
     with pytest.raises(LandcoverError):
         sample(path, tmp_path / "points.parquet")
-    with pytest.raises(ConfigError, match="too few"):
+    with pytest.raises(ConfigError, match="cannot be drawn"):
         sample(path, tmp_path / "again.parquet", count=10)

@@ -28,7 +28,7 @@ BORDERS = {
     "torch": {"network", "weights", "engines", "models", "inspection", "training", "export", "cli"},
     "openvino": {"engines", "export"},
     "segmentation_models_pytorch": {"network", "engines", "training"},
-    "geopandas": {"vectorization", "regions", "stats", "training"},
+    "geopandas": {"vectorization", "regions", "stats", "assessment", "training"},
     "typer": {"cli"},
     "rich": {"cli"},
     "numba": {"outlines", "sieve"},

@@ -1,7 +1,6 @@
 """`landcover assess`: accuracy and areas of a map, with confidence intervals."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, echo
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 def assess(
     map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
     reference: Annotated[
-        Path, Option("--reference", "-r", help="Points with their true class, or a raster of class ids.")
+        str, Option("--reference", "-r", help="Points with their true class, or a raster of class ids.")
     ],
     column: Annotated[
         str | None,
@@ -39,27 +38,16 @@ def assess(
     for note in found.notes:
         say(f"Note: {note}")
     if json_:
-        print_json({"map": map_, "reference": str(reference), **asdict(found)})
+        print_json({"map": map_, "reference": reference, **asdict(found)})
         return
     area = "hectares" if found.sampled else "reference ha"
     headers = ["class", "mapped ha", area, "user's %", "producer's %", "F1 %"]
-    rows = [
-        [
-            c.class_name,
-            f"{c.mapped_hectares:,.2f}",
-            c.hectares.told(1, 2),
-            c.users.told(),
-            c.producers.told(),
-            c.f1.told(),
-        ]
-        for c in found.classes
-    ]
-    print_table(headers, rows)
+    print_table(headers, [[c.class_name, *c.told()] for c in found.classes])
     echo()
     print_table(["map \\ reference", *(c.class_name for c in found.classes)], _matrix(found))
     echo()
     what = "points" if found.sampled else "pixels"
-    interval = f" ({found.level:.0%} confidence)" if found.sampled else ""
+    interval = f" ({100 * found.level:g} % confidence)" if found.sampled else ""
     echo(f"overall accuracy {found.overall.told()} %{interval}, from {found.compared:,} {what}")
 
 

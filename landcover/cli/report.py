@@ -13,7 +13,7 @@ def report(
     out: Annotated[Path, Option("--out", "-o", help="The HTML file to write.")],
     scene: Annotated[str | None, Option(help="Show this scene beside the map.")] = None,
     reference: Annotated[
-        Path | None,
+        str | None,
         Option("--reference", "-r", help="Labelled points, or a raster of class ids, to tell how good it is."),
     ] = None,
     column: Annotated[str | None, Option(help="The column of the points with the class.")] = None,

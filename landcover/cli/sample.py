@@ -36,4 +36,7 @@ def sample(
     else:
         rows = [[s.class_name, f"{s.hectares:,.2f}", str(s.points)] for s in strata]
         print_table(["class", "hectares", "points"], rows)
-    say(f"Wrote {out}: {sum(s.points for s in strata)} points; fill in their column 'reference'")
+    points = sum(s.points for s in strata)
+    if points < count:
+        say(f"Note: the map has no more than {points} pixels to draw")
+    say(f"Wrote {out}: {points} points; fill in their column 'reference'")
