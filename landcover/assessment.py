@@ -46,6 +46,9 @@ _VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".geoparquet", ".s
 _LISTED = 5
 """How many unknown values are named in an error."""
 
+_FAR = 1 << 40
+"""Pixels; farther away from a map no place is told from another."""
+
 _ELSEWHERE = 0.01
 """By how much the area that points were drawn from may differ from the map's before it is told."""
 
@@ -213,15 +216,15 @@ def _read_points(path: Path, column: str | None, legend: Legend, dataset: raster
 
 
 def _places(x: np.ndarray, y: np.ndarray, dataset: rasterio.DatasetReader, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of a map at coordinates, row and column; -1 beside it."""
+    """The pixels of a map at coordinates, row and column, which may be beyond it."""
     if not np.isfinite([x, y]).all():
         raise ConfigError(f"{name} has points that the CRS of the map cannot show; leave them out")
     if dataset.crs.is_geographic:  # longitudes of the map may go on above 180°
-        west = min(dataset.bounds.left, dataset.bounds.right)
-        x = west + (x - west) % 360
-    col, row = (np.floor(v) for v in coordinates(~dataset.transform, x, y))
-    inside = (row >= 0) & (row < dataset.height) & (col >= 0) & (col < dataset.width)
-    return np.where(inside, row, -1).astype(int), np.where(inside, col, -1).astype(int)
+        width, height = dataset.width, dataset.height
+        corners, _ = coordinates(dataset.transform, np.array([0, width, 0, width]), np.array([0, 0, height, height]))
+        x = corners.min() + (x - corners.min()) % 360
+    col, row = (np.floor(v).clip(-_FAR, _FAR).astype(int) for v in coordinates(~dataset.transform, x, y))
+    return row, col
 
 
 def _column(table: "GeoDataFrame", column: str | None, name: str) -> str:
@@ -279,9 +282,10 @@ def _strata(table: "GeoDataFrame", name: str) -> _Strata | None:
 def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points, level: float) -> Assessment:
     mapped, hectares = _look_up(dataset, legend, points)
     labelled, known = points.classes >= 0, mapped >= 0
-    again = _again(points, labelled & known)
     # A point of another map that lies where this one has nothing tells how much of its stratum this one has.
-    used = ~again & (known & labelled | (~known if points.strata else False))
+    counting = known & labelled | (~known if points.strata else False)
+    again = _again(points, counting, known)
+    used = counting & ~again
     compared = used & known
     if not compared.any():
         raise ConfigError(
@@ -306,8 +310,8 @@ def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points,
     return Assessment(True, level, int(compared.sum()), overall, tuple(classes), rows, tuple(notes))
 
 
-def _again(points: _Points, counting: np.ndarray) -> np.ndarray:
-    """Which points lie in a pixel that an earlier one of those that count lies in.
+def _again(points: _Points, counting: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of the points that count lie in a pixel that an earlier one lies in; `known` is where the map has a class.
 
     Raises:
         ConfigError: they say that something else is there.
@@ -315,7 +319,7 @@ def _again(points: _Points, counting: np.ndarray) -> np.ndarray:
     pixels = np.stack([points.row, points.col], axis=1)[counting]
     _, first, same = np.unique(pixels, axis=0, return_index=True, return_inverse=True)
     classes, numbers = points.classes[counting], np.flatnonzero(counting)
-    if (classes != classes[first][same.ravel()]).any():
+    if (classes != classes[first][same.ravel()])[known[counting]].any():
         raise ConfigError(f"{points.name} has points with different classes in one pixel of the map; decide on one")
     again = np.zeros(len(counting), bool)
     again[np.delete(numbers, first)] = True
@@ -387,13 +391,14 @@ def _origin(points: _Points, hectares: float) -> Iterator[str]:
 
 def _look_up(dataset: rasterio.DatasetReader, legend: Legend, points: _Points) -> tuple[np.ndarray, np.ndarray]:
     """The map's class at each point, a number from 0 on, or -1; and the area of each class in hectares."""
+    inside = (points.col >= 0) & (points.col < dataset.width)
     values = np.full(len(points.row), MAP_NODATA, np.uint8)
     pixels, square, ground = np.zeros(256, np.int64), np.zeros(256), Ground.of(dataset)
     for start, block in narrow_strips(dataset):
         flat, areas = block.ravel(), ground.pixel_areas(start, start + len(block)).ravel()
         pixels += np.bincount(flat, minlength=256)
         square += np.bincount(flat, areas, minlength=256)
-        here = (points.row >= start) & (points.row < start + len(block))
+        here = inside & (points.row >= start) & (points.row < start + len(block))
         values[here] = block[points.row[here] - start, points.col[here]]
     check_values(pixels, legend, dataset.name)
     hectares = square[list(legend.ids)] / 1e4

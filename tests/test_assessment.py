@@ -301,6 +301,8 @@ def test_points_of_a_larger_map_judge_what_a_smaller_one_has(tmp_path: Path) -> 
         values.append(found.overall.value)
         assert abs(found.overall.value - real) < 2 * found.overall.within
         assert found.compared == sum(map(sum, found.counts)) < 600
+    pandas.concat([table, table], ignore_index=True).to_file(tmp_path / "twice.gpkg")
+    assert assess(path, tmp_path / "twice.gpkg").overall == found.overall
     assert np.mean(values) == pytest.approx(real, abs=0.02)
     water = np.count_nonzero(truth[known] == 2) / 100
     assert abs(found.classes[1].hectares.value - water) < 2 * found.classes[1].hectares.within
