@@ -364,10 +364,13 @@ def test_a_scene_vanishes_and_another_batch_is_refused(
     out = tmp_path / "out"
     batch = start_batch(mine, out, pointwise, "--workers", "1")
     wait_for(lambda: begun(out))
-    (mine / "a.tif").unlink()  # the smallest comes last
-    code, said = end(start_batch(mine, out, pointwise))
-    assert code == 3
-    assert "another batch is at work" in said
+    os.killpg(batch.pid, signal.SIGSTOP)  # so that it is at work for as long as the other one takes to begin
+    try:
+        (mine / "a.tif").unlink()  # the smallest comes last
+        code, said = end(start_batch(mine, out, pointwise))
+    finally:
+        os.killpg(batch.pid, signal.SIGCONT)
+    assert (code, "another batch is at work" in said) == (3, True), said
     code, said = end(batch)
     assert code == 4, said
     assert "a.tif does not exist" in said
