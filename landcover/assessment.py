@@ -103,7 +103,7 @@ class Assessment:
     Attributes:
         sampled: whether the figures are estimates for the whole map from random points; else they hold for the pixels
             that were compared, and have no interval.
-        level: of the confidence intervals.
+        level: of the confidence intervals; nan where there are none.
         compared: points or pixels.
         overall: overall accuracy.
         classes: in the order of the legend.
@@ -136,7 +136,8 @@ def assess(
 
     Args:
         map_path: a class map with a CRS.
-        reference: a vector file of points with a class, or a raster of class ids of the same legend on any grid.
+        reference: a vector file of points with a class, or a raster of class ids on any grid, of the same legend or
+            with one of its own, of the same names.
         column: of the points, with the names or ids of classes; by default the first of `COLUMNS` that is there.
         legend: a legend, its name or its file, for maps that carry none.
         level: of the confidence intervals.
@@ -417,7 +418,9 @@ def _by_raster(dataset: rasterio.DatasetReader, legend: Legend, reference: str |
     counts = pixels.reshape(256, 256)
     check_values(counts.sum(axis=1), legend, dataset.name)
     check_values(counts.sum(axis=0), theirs, str(reference), exact=False)
-    at = np.ix_(legend.ids, [theirs.id_of(name) for name in legend.names])
+    numbers = {c.name: c.id for c in theirs.classes}
+    at = np.ix_(legend.ids, [numbers[name] for name in legend.names])
+    unlike = int(counts[np.ix_(legend.ids, theirs.ids)].sum() - counts[at].sum())
     counts, areas = counts[at], square.reshape(256, 256)[at] / 1e4
     if not counts.any():
         raise ConfigError(f"the reference {reference} has no class where the map has one; do both show the same place?")
@@ -433,9 +436,9 @@ def _by_raster(dataset: rasterio.DatasetReader, legend: Legend, reference: str |
         "a raster is no random sample: the figures hold for the pixels compared, not for the whole map, and have no "
         "confidence interval; for that, label the points of landcover sample"
     )
-    return Assessment(
-        False, math.nan, int(counts.sum()), _exact(right.sum() / here.sum()), rows, _plain(counts), (note,)
-    )
+    notes = (note, *([f"{unlike:,} pixels of classes that the map's legend lacks are left out"] if unlike else []))
+    overall = _exact(right.sum() / here.sum())
+    return Assessment(False, math.nan, int(counts.sum()), overall, rows, _plain(counts), notes)
 
 
 def _legend_of(reference: rasterio.DatasetReader, legend: Legend) -> Legend:

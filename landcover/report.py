@@ -135,17 +135,7 @@ def _plain(value: Any) -> str:
 
 
 def _areas(table: AreaTable, colours: dict[str, str]) -> str:
-    total = table.hectares
-    rows = [
-        [
-            _named(c.class_name, colours),
-            f"{c.pixels:,}",
-            f"{c.hectares:,.2f}",
-            f"{100 * c.hectares / total:.2f}" if total else "–",
-        ]
-        for c in table.classes
-    ]
-    rows.append(["no data", f"{table.nodata_pixels:,}", f"{table.nodata_hectares:,.2f}", ""])
+    rows = [[_named(name, colours), *cells] for name, *cells in table.told()]
     title = "" if table.zone is None else f"<h3>{_escaped(table.zone)}</h3>\n"
     return title + _table(["class", "pixels", "hectares", "percent"], rows)
 
@@ -172,7 +162,8 @@ def _accuracy(found: Assessment, colours: dict[str, str]) -> str:
 
 
 def _named(name: str, colours: dict[str, str]) -> str:
-    return f'<span class="swatch" style="background:{colours[name]}"></span>{_escaped(name)}'
+    """A class with its colour; nodata has none."""
+    return f'<span class="swatch" style="background:{colours.get(name, "none")}"></span>{_escaped(name)}'
 
 
 def _table(headers: list[str], rows: Iterable[list[Any]], kind: str = "numbers") -> str:

@@ -50,6 +50,15 @@ class AreaTable:
         """Area that has a class."""
         return math.fsum(c.hectares for c in self.classes)
 
+    def told(self) -> list[list[str]]:
+        """As rows of a table: class, pixels, hectares and percent of what has a class, and nodata as the last."""
+        total = self.hectares
+        rows = [
+            [c.class_name, f"{c.pixels:,}", f"{c.hectares:,.2f}", f"{100 * c.hectares / total:.2f}" if total else "–"]
+            for c in self.classes
+        ]
+        return [*rows, ["nodata", f"{self.nodata_pixels:,}", f"{self.nodata_hectares:,.2f}", ""]]
+
 
 def stats(
     map_path: str | Path,

@@ -371,6 +371,12 @@ def test_a_raster_in_another_legend_is_compared_by_names(tmp_path: Path, capsys:
     swapped = np.array([0, 3, 4, 1, 2], np.uint8)[ids]
     reference = write_map(tmp_path / "b.tif", swapped, legend=legend("urban", "other", "forest", "water"))
     assert assess(path, reference).overall.value == 1
+    swapped[0, :5] = 5
+    more = write_map(tmp_path / "m.tif", swapped, legend=legend("urban", "other", "forest", "water", "1"))
+    found = assess(path, more)
+    assert (found.compared, found.overall.value) == (ids.size - 5, 1), "though a class is called like a number"
+    assert "5 pixels of classes that the map's legend lacks" in found.notes[1]
+    swapped[0, :5] = 1
     other = write_map(tmp_path / "c.tif", swapped, legend=legend("urban", "other", "forest", "sea"))
     assert "without the map's class 'water'" in refused(capsys, tmp_path, "assess", path, "-r", other)
 

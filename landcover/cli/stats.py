@@ -36,9 +36,9 @@ def stats(
         return
     headers = ["class", "pixels", "hectares", "percent"]
     if zones is None:
-        print_table(headers, _rows(tables[0]))
+        print_table(headers, tables[0].told())
         return
-    named = [[t.zone if t.zone is not None else "(whole map)", *row] for t in tables for row in _rows(t)]
+    named = [[t.zone if t.zone is not None else "(whole map)", *row] for t in tables for row in t.told()]
     print_table(["zone", *headers], named)
 
 
@@ -46,12 +46,3 @@ def _plain(table: "AreaTable") -> dict:
     nodata = {"pixels": table.nodata_pixels, "hectares": table.nodata_hectares}
     zone = {} if table.zone is None else {"zone": table.zone}
     return {**zone, "hectares": table.hectares, "classes": [asdict(c) for c in table.classes], "nodata": nodata}
-
-
-def _rows(table: "AreaTable") -> list[list[str]]:
-    total = table.hectares
-    rows = [
-        [c.class_name, f"{c.pixels:,}", f"{c.hectares:,.2f}", f"{100 * c.hectares / total:.2f}" if total else "–"]
-        for c in table.classes
-    ]
-    return [*rows, ["nodata", f"{table.nodata_pixels:,}", f"{table.nodata_hectares:,.2f}", ""]]
