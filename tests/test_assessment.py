@@ -359,6 +359,7 @@ def test_a_text_is_a_name_before_it_is_a_number(tmp_path: Path) -> None:
         geopandas.GeoDataFrame({"class": values}, geometry=places, crs=UTM).to_file(tmp_path / "points.gpkg")
         assert assess(path, tmp_path / "points.gpkg").overall.value == 1
         (tmp_path / "points.gpkg").unlink()
+    assert assess(path, path).overall.value == 1
 
 
 def test_a_raster_in_another_legend_is_compared_by_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
