@@ -16,13 +16,16 @@ from pydantic import ValidationError
 
 from landcover.errors import ModelError, is_text, nearest
 from landcover.scaling import CLIP
-from landcover.specs import ModelSpec, explain
+from landcover.specs import Legend, ModelSpec, explain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
+CONFIG = "config.json"
+"""What segmentation-models-pytorch writes beside its weights, in place of a card; see `landcover.pretrained`."""
+
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "landcover-6band"
 EMBEDDED_BY_RANK = (DEFAULT_MODEL, "landcover-rgbn", "landcover-rgb", "landcover-aerial")
@@ -153,7 +156,7 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     folder = _find(str(name_or_folder))
     card = _read_card(folder / CARD)
     spec = _spec_from_card(card, folder / CARD)
-    sha256 = hashlib.sha256(_read_bytes(folder / WEIGHTS)).hexdigest()
+    sha256 = hashlib.sha256(read_bytes(folder / WEIGHTS)).hexdigest()
     if sha256 != _declared_checksum(card, folder / CARD):
         raise ModelError(
             f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says "
@@ -214,6 +217,11 @@ def _find(name: str) -> Path:
             f"model '{name}' is neither a folder nor the name of an embedded model: {nearest(name, embedded_models())}"
         )
     missing = [f for f in (CARD, WEIGHTS) if not (folder / f).is_file()]
+    if missing == [CARD] and (folder / CONFIG).is_file():
+        raise ModelError(
+            f"{folder} was saved by segmentation-models-pytorch and does not say which bands it sees and what its "
+            f"classes are; say it once with `landcover models import {folder} --bands … --classes … --out FOLDER`"
+        )
     if missing:
         hint = f"; of a cross-validation name one model, such as {folder / 'fold-1'}"
         raise ModelError(
@@ -239,18 +247,27 @@ def _agree(expected: dict[str, Any], found: dict[str, Any], folder: Path) -> Non
 
 
 def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path} is not valid JSON: {e}") from e
-    if not isinstance(card, dict) or not isinstance(card.get("properties"), dict):
+    card = read_object(path)
+    if not isinstance(card.get("properties"), dict):
         raise ModelError(f"{path} is not a STAC Item: it has no 'properties'")
-    if not is_text(card):
-        raise ModelError(f"{path} holds half a character, which is no text; correct the card")
     return card
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that describes a model; a ModelError if it is none."""
+    try:
+        found = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not valid JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} does not describe a model: it is not a JSON object")
+    if not is_text(found):
+        raise ModelError(f"{path} holds half a character, which is no text; correct it")
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a model; a ModelError if it cannot be."""
     try:
         return path.read_bytes()
     except OSError as e:
@@ -421,6 +438,23 @@ def _check_array(path: Path, what: str, told: dict, channels: int | None) -> Non
         raise ModelError(f"{path}: the {what} has {number!r} channels, and {channels} bands")
 
 
+def named_classes(classes: tuple[str, ...], name: str = "classes") -> Legend:
+    """A legend of names alone: ids count from 1, and colours are as unlike as they can be.
+
+    Raises:
+        ModelError: a class has no name, or occurs twice, or there are too many.
+    """
+    import colorsys
+
+    hues = [colorsys.hsv_to_rgb(i / len(classes), 0.65, 0.85) for i in range(len(classes))]
+    colors = ["#" + bytes(round(255 * v) for v in rgb).hex() for rgb in hues]
+    known = [{"id": i, "name": n, "color": c} for i, (n, c) in enumerate(zip(classes, colors, strict=True), 1)]
+    try:
+        return Legend.model_validate({"name": name, "classes": known})
+    except ValidationError as e:
+        raise ModelError(f"the classes {', '.join(classes)[:100]} make no legend: {explain(e)}") from e
+
+
 def init_model(
     folder: Path,
     *,
@@ -445,16 +479,12 @@ def init_model(
     Raises:
         ModelError: the architecture is not known, or a model is there already.
     """
-    import colorsys
-
     import torch
 
     from landcover.network import build_network, total_stride
 
     if (folder / CARD).exists() and not overwrite:
         raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
-    hues = [colorsys.hsv_to_rgb(i / len(classes), 0.65, 0.85) for i in range(len(classes))]
-    colors = ["#" + bytes(round(255 * v) for v in rgb).hex() for rgb in hues]
     try:
         spec = ModelSpec.model_validate(
             {
@@ -464,13 +494,7 @@ def init_model(
                 "hyperparameters": hyperparameters or {},
                 "bands": bands,
                 "stats": [{"mean": 0.15, "stddev": 0.1}] * len(bands),
-                "legend": {
-                    "name": "untrained",
-                    "classes": [
-                        {"id": i, "name": name, "color": color}
-                        for i, (name, color) in enumerate(zip(classes, colors, strict=True), 1)
-                    ],
-                },
+                "legend": named_classes(classes, "untrained"),
                 "trained": False,
                 "licence": "CC0-1.0",
             }

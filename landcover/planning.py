@@ -349,10 +349,12 @@ def make_plan(options: Options) -> Plan:
     Raises:
         LandcoverError: the scene, the model, an option or the output cannot be used.
     """
+    given = read_legend(options.legend)
     model, scene, why = select_model(
         options.model,
         str(options.scene),
         Choice(options.sensor, options.bands, options.scale, options.offset),
+        legend=given,
         allow_no_crs=options.allow_no_crs,
         allow_resolution=options.allow_resolution,
     )
@@ -361,7 +363,7 @@ def make_plan(options: Options) -> Plan:
             f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
         )
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
-    legend = map_legend(options.legend, model)
+    legend = map_legend(given, model)
     _check_outputs(options)
     _check_inputs_are_kept(options)
     place = scene.transform, scene.crs, (scene.height, scene.width)
@@ -379,16 +381,20 @@ def make_plan(options: Options) -> Plan:
     return Plan(options, model, scene, grid, area, choice, batch_size, legend, why)
 
 
-def map_legend(given: Legend | dict[str, Any] | str | None, model: Model) -> Legend:
-    """The legend of a map: the one that is given, as `Options.legend`, or the model's own.
+def read_legend(given: Legend | dict[str, Any] | str | None) -> Legend | None:
+    """The legend that is given, as `Options.legend`; a ConfigError if it is not known."""
+    return load_legend(given) if isinstance(given, str) else Legend.model_validate(given) if given else None
+
+
+def map_legend(legend: Legend | None, model: Model) -> Legend:
+    """The legend of a map: the one that is given, or the model's own.
 
     Raises:
-        ConfigError: it is not known, or lacks a class of the model.
+        ConfigError: it lacks a class of the model.
     """
     own = model.spec.legend
-    if given is None:
+    if legend is None:
         return own
-    legend = load_legend(given) if isinstance(given, str) else Legend.model_validate(given)
     if missing := [name for name in own.names if name not in legend.names]:
         raise ConfigError(
             f"the legend '{legend.name}' has no class '{missing[0]}', which the model '{model.spec.name}' maps; it has "

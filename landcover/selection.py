@@ -5,7 +5,9 @@ from pathlib import Path
 from landcover.bands import Choice
 from landcover.errors import OtherBandsError, ResolutionError
 from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
+from landcover.pretrained import adopt_for, is_pretrained
 from landcover.scene import Scene, open_scene
+from landcover.specs import Legend
 
 
 def select_model(
@@ -13,6 +15,7 @@ def select_model(
     source: str,
     choice: Choice,
     *,
+    legend: Legend | None = None,
     allow_no_crs: bool = False,
     allow_resolution: bool = False,
 ) -> tuple[Model, Scene, str]:
@@ -22,11 +25,13 @@ def select_model(
         model: a loaded one, a name or a folder; None for the first embedded one that the scene suits.
         source: the scene.
         choice: what the user says about bands and scaling.
+        legend: what the user says about classes; a folder of segmentation-models-pytorch needs it.
         allow_no_crs: accept a scene that is not placed on the earth.
         allow_resolution: accept a scene far from the resolution the model was trained for.
 
     Returns:
-        The model, the scene with the bands it wants, and why it was taken if it is not the default: a sentence, or "".
+        The model, the scene with the bands it wants, and a sentence, or "": why it was taken if it is not the default,
+        or what was assumed of it.
 
     Raises:
         ModelError: the model cannot be used.
@@ -34,11 +39,11 @@ def select_model(
             model it has the bands for, or else the default model's.
     """
     if model is not None:
-        named = model if isinstance(model, Model) else load_model(model)
+        named, assumed = _named(model, choice, legend)
         scene = open_scene(source, named.spec.bands, choice, allow_no_crs=allow_no_crs)
         if not allow_resolution:
             _check_resolution(scene, named)
-        return named, scene, ""
+        return named, scene, assumed
     errors: list[OtherBandsError | ResolutionError] = []
     others: list[tuple[Model, Scene]] = []  # that it has the bands for, and other pixels
     for embedded in (load_model(name) for name in EMBEDDED_BY_RANK if name in embedded_models()):
@@ -55,6 +60,15 @@ def select_model(
         embedded, scene = others[0]
         return embedded, scene, f"{_worth(embedded)} ({error})"
     raise error
+
+
+def _named(model: Model | str | Path, choice: Choice, legend: Legend | None) -> tuple[Model, str]:
+    """A model that the user names, and what is assumed of it."""
+    if isinstance(model, Model):
+        return model, ""
+    if is_pretrained(Path(model)):
+        return adopt_for(Path(model), choice, legend)
+    return load_model(model), ""
 
 
 def _check_resolution(scene: Scene, model: Model) -> None:

@@ -27,7 +27,7 @@ from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
 from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
-from landcover.planning import Options, map_legend
+from landcover.planning import Options, map_legend, read_legend
 from landcover.products import is_local
 from landcover.provenance import without_secrets
 from landcover.vectorfiles import FORMATS
@@ -150,7 +150,7 @@ def items_for_workers(plan: BatchPlan) -> Iterator[None]:
 
 def _check_vectors(options: BatchOptions, model: Model | None) -> None:
     """Find now what is wrong with the options of polygons, not with every scene."""
-    legend = map_legend(options.mapping.get("legend"), model or load_model())
+    legend = map_legend(read_legend(options.mapping.get("legend")), model or load_model())
     for vectors in (options.vectors, options.merged):
         if vectors is not None:
             if options.suffix not in FORMATS:
@@ -169,7 +169,7 @@ def _mapping(options: BatchOptions, model: Model | None) -> dict[str, Any]:
     sensor = options.mapping.get("sensor")
     at: dict[str, Any] = {"sensor": str(Path(sensor).absolute())} if sensor and sensor.endswith(".toml") else {}
     if (legend := options.mapping.get("legend")) is not None:
-        at["legend"] = map_legend(legend, model or load_model()).model_dump(mode="json")
+        at["legend"] = map_legend(read_legend(legend), model or load_model()).model_dump(mode="json")
     return options.mapping | at | ({"device": "cuda"} if one_card else {})
 
 

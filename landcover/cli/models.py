@@ -1,13 +1,16 @@
 """`landcover models`: which models there are, what they are, and how to export one or make an empty one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
 from landcover.cli.parsing import parse_bands
+
+if TYPE_CHECKING:
+    from landcover.specs import Legend
 
 app = typer.Typer(no_args_is_help=True, help="List, show and make models. Example: landcover models list")
 
@@ -104,6 +107,39 @@ def init(
     say(f"Wrote the untrained model {out}")
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[Path, Argument(help="A folder that save_pretrained of segmentation-models-pytorch wrote.")],
+    bands: Annotated[str, Option(help="Common names, in the order of the network's channels, as red,green,blue.")],
+    out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
+    classes: Annotated[str | None, Option(help="Class names, in the order of the scores; ids count from 1.")] = None,
+    legend: Annotated[str | None, Option(help="In place of --classes: a legend's name or TOML file.")] = None,
+    mean: Annotated[str | None, Option(help="Of each band's reflectance, as the network was trained.")] = None,
+    stddev: Annotated[str | None, Option(help="Likewise; without both, it sees reflectance as it is.")] = None,
+    gsd: Annotated[str | None, Option(help="Metres per pixel it was trained for, the finest and the coarsest.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
+) -> None:
+    """Make a model of a network that segmentation-models-pytorch saved, by saying what its folder does not say.
+
+    Example: landcover models import my-unet --bands red,green,blue --classes forest,water,other
+    --mean .485,.456,.406 --stddev .229,.224,.225 --gsd 10,10 --out model
+    """
+    from landcover.pretrained import import_model
+
+    made = import_model(
+        folder,
+        out,
+        _names(bands),
+        _legend(legend, classes),
+        mean=_numbers("--mean", mean),
+        stddev=_numbers("--stddev", stddev),
+        gsd=_numbers("--gsd", gsd),
+        overwrite=overwrite,
+    )
+    seen, named = ", ".join(made.spec.bands), ", ".join(made.spec.legend.names)
+    say(f"Wrote the model {out}: {made.spec.architecture}, {seen} → {named}")
+
+
 @app.command()
 def export(
     model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
@@ -131,6 +167,27 @@ def export(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _legend(legend: str | None, classes: str | None) -> "Legend":
+    """The classes that are named, or those of a legend."""
+    from landcover.errors import ConfigError
+    from landcover.models import named_classes
+    from landcover.specs import load_legend
+
+    if (legend is None) == (classes is None):
+        raise ConfigError("the classes have to be named, by either --classes or --legend")
+    return load_legend(legend) if legend is not None else named_classes(_names(classes or ""))
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read numbers with commas between."""
+    from landcover.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} '{text}' is not numbers with commas between; write for example .1,.2") from None
 
 
 def _arguments(pairs: list[str]) -> dict[str, object]:

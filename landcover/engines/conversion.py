@@ -31,11 +31,13 @@ _CONVERSION = 6
 """Counts the ways in which networks were converted, so that none of an earlier way is taken from the cache."""
 
 _CHILD = """
-import dataclasses, json, sys
+import json, sys
+from pathlib import Path
 from landcover.engines.conversion import keep
-from landcover.models import load_model
-model, factor, shape, precision, key = json.load(sys.stdin)
-keep(dataclasses.replace(load_model(model), factor=factor), tuple(shape), precision, key)
+from landcover.models import Model
+from landcover.specs import ModelSpec
+spec, folder, sha256, factor, shape, precision, key = json.load(sys.stdin)
+keep(Model(ModelSpec.model_validate(spec), Path(folder), sha256, factor), tuple(shape), precision, key)
 """
 
 
@@ -102,7 +104,8 @@ def _convert_apart(model: "Model", shape: tuple[int, ...], precision: str, key: 
 
     If that fails, it is done in this process, where it fails again with a message.
     """
-    given = json.dumps([str(model.folder), model.factor, shape, precision, key]).encode()
+    spec = model.spec.model_dump(mode="json")
+    given = json.dumps([spec, str(model.folder), model.sha256, model.factor, shape, precision, key]).encode()
     with contextlib.suppress(OSError):
         subprocess.run([sys.executable, "-P", "-c", _CHILD], input=given, capture_output=True, check=False)
 
