@@ -126,9 +126,11 @@ def write(table: geopandas.GeoDataFrame, path: Path, driver: str | None) -> None
 
 def memory(predicted: Path, folder: Path) -> Iterator[Row]:
     """Whatever the number of rows."""
-    tall = folder / "tall.tif"
+    tall, part = folder / "tall.tif", folder / "part.tif"
     height, width = apart(repeat, predicted, tall)
+    apart(cropped, predicted, part)
     for title, how in (("as traced", ()), (" ".join(SIMPLER), SIMPLER)):
+        run("vectorize", part, "-o", folder / "m.gpkg", "-f", *how)  # compiles what is not yet, which takes memory too
         short, long = (run("vectorize", m, "-o", folder / "m.gpkg", "-f", *how) for m in (predicted, tall))
         more = long.peak / short.peak - 1
         yield Row(
