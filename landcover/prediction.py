@@ -23,8 +23,12 @@ from landcover.journal import Progress, Run, finished_part, keep_raw, kept_engin
 from landcover.outputs import disk_errors
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
+from landcover.scaling import Lookout
 
 _log = logging.getLogger(__name__)
+
+_MOST, _SOME = 0.5, 0.01
+"""Shares of strange pixels that are told: at once, and at the end."""
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
@@ -263,15 +267,30 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
 
 def _read(plan: Plan, box: Box, pixels: Pool, valid: Pool) -> Iterator[Chunk]:
     """Read a box of the scene once, from top to bottom, some rows at a time."""
+    lookout, told = Lookout(plan.scaling), False
     with plan.scene.open(box.width) as reader:
         row = box.row0
         while row < box.row1:
             rows = Box(row, min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1), box.col0, box.col1)
             dn, usable = pixels.take()[:, : rows.height], valid.take()[: rows.height]
             reader.read_into(rows, dn, usable)
+            lookout.look(dn, usable)
+            if not told and lookout.share > (_MOST if rows.row1 < box.row1 else _SOME):
+                told = True
+                _log.warning("%s", _strangeness(plan, lookout))
             wanted = usable & plan.area.mask(rows) if plan.area else usable
             yield Chunk(rows, dn, usable, wanted, np.asarray(wanted.any(axis=0)))
             row = rows.row1
+
+
+def _strangeness(plan: Plan, lookout: Lookout) -> str:
+    """What is to be said of pixels that look like nothing the model learned from."""
+    band, stats = plan.scene.bands[0], plan.model.spec.stats[0]
+    return (
+        f"{lookout.share:.0%} of the pixels of {plan.scene.name} look like nothing the model learned from: their "
+        f"{band.name} is {lookout.number * band.scale + band.offset:.3g}, where it learned {stats.mean:.3g} ± "
+        f"{stats.stddev:.2g}; check --sensor, --scale and --offset, and that missing pixels are declared as nodata"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pyproj
+from pyproj import Transformer
+from pyproj.exceptions import CRSError
 
 from landcover.errors import ConfigError, OutputError
 from landcover.features import BOUNDS, CORNERS
@@ -109,10 +112,11 @@ def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: d
     from pyogrio.errors import DataLayerError, DataSourceError
 
     driver = FORMATS[path.suffix.lower()]
-    first = _arrow(next(tables), driver)
+    tables = iter(_up_to_some(tables))
+    first = next(tables)
+    crs = _kept_crs(first, driver, path)
+    first = _arrow(first, driver)
     given = _Stream(itertools.chain([first], (_arrow(t, driver) for t in tables)))
-    told = _crs(first)
-    crs = None if told is None else pyproj.CRS.from_json_dict(told).to_wkt()
     options = {"ESRI Shapefile": {"ENCODING": "UTF-8"}}.get(driver, {})
     if driver == "GeoJSON" and crs is not None:
         options = {"RFC7946": "YES"}
@@ -137,6 +141,62 @@ def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: d
         raise _UnwrittenError(str(e)) from e
     if not arrived:
         raise _UnwrittenError("not all polygons arrived")
+
+
+def _kept_crs(table: pyarrow.Table, driver: str, path: Path) -> str | None:
+    """The CRS of a table, in words of which GDAL's driver makes the same CRS again.
+
+    Drivers look up a CRS without a code by its name, projection and datum, and overlook its unit or prime meridian.
+
+    Raises:
+        OutputError: none are found; the polygons would come to lie elsewhere.
+    """
+    told = _crs(table)
+    if told is None:
+        return None
+    crs = pyproj.CRS.from_json_dict(told)
+    if driver == "GeoJSON" or not len(table) or crs.to_authority(min_confidence=100):
+        return crs.to_wkt()
+    for version in ("WKT2_2019", "WKT1_GDAL"):
+        with suppress(CRSError):
+            words = crs.to_wkt(version)
+            if words and _keeps(words, crs, table, driver, path):
+                return words
+    raise OutputError(
+        f"{driver} cannot hold the coordinate reference system '{crs.name}', in it the polygons would lie elsewhere; "
+        "write .parquet, or name another one with --crs, such as EPSG:4326"
+    )
+
+
+def _keeps(words: str, crs: pyproj.CRS, table: pyarrow.Table, driver: str, path: Path) -> bool:
+    """Whether a file with a CRS in these words has its first row where it is to lie."""
+    import pyogrio
+
+    trial = path.with_name(f"trial{path.suffix}")
+    first = _arrow(table.slice(0, 1), driver)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what the words cannot say: it is looked at what becomes of them
+        pyogrio.raw.write_arrow(
+            first, trial, driver=driver, geometry_name="geometry", geometry_type="Unknown", crs=words
+        )
+        found = pyogrio.read_info(trial)["crs"]
+    for part in path.parent.glob("trial.*"):
+        part.unlink()
+    if found is None:
+        return False
+    bounds = table[BOUNDS].combine_chunks()
+    x, y = (np.array([bounds.field(corner)[0].as_py() for corner in pair]) for pair in (CORNERS[::2], CORNERS[1::2]))
+    there = Transformer.from_crs(crs, found, always_xy=True).transform(x, y)
+    return bool(np.allclose(there, (x, y), rtol=1e-9, atol=1e-6))
+
+
+def _up_to_some(tables: Iterator[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+    """Tables without the empty ones before the first that holds anything; an empty one where none does."""
+    table = next(tables)
+    while not len(table) and (after := next(tables, None)) is not None:
+        table = after
+    yield table
+    yield from tables
 
 
 class _Stream:
