@@ -1,7 +1,6 @@
 """Which band of a product is which, and how its numbers become reflectance: told, proven by pixels, or refused."""
 
 import math
-import os
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,18 +12,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import BandError, OtherBandsError, SceneError, check_name
-from landcover.processors import own_threads
-from landcover.products import BandSource, Product
+from landcover.products import BandSource, Product, gdal_options
 from landcover.specs import Sensor, band_key, load_sensor
-
-_GDAL_OPTIONS = {
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
-}
-"""How files are asked for again where a network fails or stalls."""
 
 _IMPOSSIBLE = 0.05
 """Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
@@ -257,16 +246,6 @@ def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: W
         return file.read(indexes, window=window, masked=True)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
-
-
-def gdal_options() -> dict[str, str]:
-    """GDAL's settings for reading scenes; those of the user's environment go first.
-
-    Raises:
-        ConfigError: LANDCOVER_THREADS or LANDCOVER_CORES is not what it must be.
-    """
-    options = {"GDAL_NUM_THREADS": str(own_threads())} | _GDAL_OPTIONS
-    return {name: os.environ.get(name, value) for name, value in options.items()}
 
 
 def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:

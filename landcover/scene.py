@@ -19,11 +19,11 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, gdal_options, open_file, resolve_bands
+from landcover.bands import Band, Choice, open_file, resolve_bands
 from landcover.errors import SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, is_local, read_product
+from landcover.products import Product, gdal_options, is_local, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
@@ -273,6 +273,12 @@ def open_scene(
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
+        if finest.crs is None and not allow_no_crs and (finest.gcps[0] or finest.rpcs):
+            points, how = ("control points", "") if finest.gcps[0] else ("rational polynomials (RPCs)", "-rpc ")
+            raise SceneError(
+                f"{source} is placed on the earth by {points}, not by a grid; warp it first "
+                f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
+            )
         if finest.crs is None and not allow_no_crs:
             raise SceneError(
                 f"{source} has no coordinate reference system, so its map could not be placed on the earth; "

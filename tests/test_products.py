@@ -16,10 +16,11 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from landcover.bands import Choice, resolve_bands
-from landcover.errors import SceneError
-from landcover.products import Product, read_product
+from landcover.bands import Band, Choice, resolve_bands
+from landcover.errors import BandError, SceneError
+from landcover.products import Product, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
+from tests.scenes import digital_numbers, write_scene
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 
@@ -712,3 +713,146 @@ def test_the_reference_lies_on_the_sample_scene() -> None:
     ):
         assert (scene.transform, scene.shape) == (labels.transform, labels.shape)
         assert np.bincount(labels.read(1).ravel()).tolist()[1:] == [907, 200, 427, 915]
+
+
+def test_offsets_of_bands_that_there_are_not_are_passed_over(tmp_path: Path) -> None:
+    safe = make_safe(tmp_path, "L1C", baseline="04.00", offsets=ALL_OFFSETS | {13: -1, 99: -1})
+    assert {b.offset for b in read_product(str(safe)).bands} == {-0.1}
+
+
+def test_surface_reflectance_goes_before_the_level_1_files_beside_it(tmp_path: Path) -> None:
+    for name in ("B4", "B5", "sr_band4", "sr_band5"):
+        raster(tmp_path / f"LC08_L1TP_045033_20180715_20180730_01_T1_{name}.tif")
+    product = read_product(str(tmp_path))
+    assert (product.sensor, labels(product)) == ("landsat-sr", ["sr_band4", "sr_band5"])
+
+
+def test_a_finer_copy_goes_before_a_quicker_one(tmp_path: Path) -> None:
+    assets = {
+        "fine": asset("fine.jp2", "B04", "red", type="image/jp2", gsd=10),
+        "coarse": asset("c.tif", "B04", "red", gsd=20),
+    }
+    assert [Path(b.path).name for b in read_product(str(save(tmp_path, item(assets)))).bands] == ["fine.jp2"]
+
+
+def test_what_is_too_large_for_an_item_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, item({"a": asset("a.tif", "B04", "red")}))
+    monkeypatch.setattr(stac, "_LARGEST", path.stat().st_size)
+    assert labels(read_product(str(path))) == ["B04"]
+    monkeypatch.setattr(stac, "_LARGEST", path.stat().st_size - 1)
+    refused(path, "is larger than")
+
+
+def test_of_earth_search_what_lists_no_offset_is_left_to_its_pixels(tmp_path: Path) -> None:
+    told = {"earthsearch:boa_offset_applied": False, "s2:processing_baseline": "05.09"}
+    content = item({"red": asset("red.tif", "red", "red")}, "sentinel-2-l2a", **told)
+    [red] = read_product(str(save(tmp_path, content))).bands
+    assert (red.scale, red.offset) == (None, None)
+
+
+def test_what_is_data_too_is_no_mere_picture(tmp_path: Path) -> None:
+    content = item({"red": asset("red.tif", "B04", "red", roles=["data", "overview"])})
+    assert labels(read_product(str(save(tmp_path, content)))) == ["B04"]
+
+
+def test_a_band_with_and_without_a_resolution_is_there_twice(tmp_path: Path) -> None:
+    raster(tmp_path / "T33_B04.tif")
+    raster(tmp_path / "T33_B04_10m.tif")
+    refused(tmp_path, "holds band B04 twice")
+
+
+# What is told of bands and scaling
+
+
+def told(path: Path, choice: Choice | None = None) -> tuple[Band, ...]:
+    """Red and near infrared of a product."""
+    return resolve_bands(read_product(str(path)), ("red", "nir"), choice or Choice())
+
+
+def test_a_few_dark_pixels_in_a_hundred_prove_that_the_offset_is_absent(tmp_path: Path) -> None:
+    """Water is a small part of most scenes."""
+    pixels = np.full((2, 64, 64), 3000, np.uint16)
+    pixels[:, :4] = 100  # 6 % of the pixels, which with an offset of -0.1 would reflect less than nothing
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False)
+    assert [b.offset for b in told(path, Choice("sentinel2-l2a"))] == [0, 0]
+
+
+def test_an_offset_that_the_scene_says_is_taken(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8))
+    with rasterio.open(path, "r+") as file:
+        file.offsets = (-0.1, -0.2)
+    assert [b.offset for b in told(path)] == [-0.1, -0.2]
+    assert [b.offset for b in told(path, Choice("sentinel2-l2a"))] == [-0.1, -0.2]
+
+
+def test_undeclared_nodata_proves_no_offset(tmp_path: Path) -> None:
+    pixels = digital_numbers(200, 200) + np.uint16(1300)
+    pixels[:, :, :60] = 0
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False)
+    with pytest.raises(BandError, match="does not say which offset"):
+        told(path, Choice("sentinel2-l2a"))
+
+
+def test_bands_are_counted_from_one(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8))
+    with pytest.raises(BandError, match=r"red=0: .* has no such band"):
+        told(path, Choice(bands={"red": "0"}))
+
+
+def test_the_sensor_that_is_named_goes_before_the_scene(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8), names=("SR_B4", "SR_B5"))
+    assert {(b.scale, b.offset) for b in told(path, Choice("landsat-c2-l2"))} == {(0.0000275, -0.2)}
+
+
+def test_a_common_name_alone_goes_before_the_usual_order(tmp_path: Path) -> None:
+    """The usual files of the sensor have red first; this item says what its bands are."""
+    bands = [{"common_name": name} for name in ("nir", "red", "green", "blue")]
+    content = item({"image": {"href": "a.tif", "roles": ["data"], "eo:bands": bands}}, "naip")
+    product = read_product(str(save(tmp_path, content)))
+    found = resolve_bands(product, ("red", "nir"), Choice("naip"))
+    assert [b.source.index for b in found] == [2, 1]
+
+
+def test_what_an_asset_says_of_itself_holds_for_its_bands(tmp_path: Path) -> None:
+    said = {"eo:common_name": "red", "raster:scale": 1e-4, "raster:offset": -0.1, "nodata": 0}
+    [red] = read_product(str(save(tmp_path, item({"a": {"href": "a.tif", "roles": ["data"], **said}})))).bands
+    assert (red.common_name, red.scale, red.offset, red.nodata) == ("red", 1e-4, -0.1, 0)
+    raster_alone = {"href": "a.tif", "eo:common_name": "red", "raster:bands": [{"scale": 1e-4}]}
+    [red] = read_product(str(save(tmp_path, item({"a": raster_alone})))).bands
+    assert (red.common_name, red.scale) == ("red", 1e-4)
+
+
+@pytest.mark.parametrize("name", [["red"], 5, {}])
+def test_a_common_name_that_is_no_text_is_refused(tmp_path: Path, name: Any) -> None:
+    content = item({"a": {"href": "a.tif", "eo:common_name": name, "bands": [{}, {}]}})
+    refused(save(tmp_path, content), "band name that is not a text")
+
+
+def test_bands_that_share_a_common_name_are_all_there(tmp_path: Path) -> None:
+    assets = {key: {"href": f"{key}.tif", "eo:bands": [{"common_name": "rededge"}]} for key in ("B05", "B06", "B07")}
+    assert labels(read_product(str(save(tmp_path, item(assets))))) == ["B05", "B06", "B07"]
+
+
+def test_of_an_item_that_says_nothing_of_bands_the_file_tells_them(tmp_path: Path) -> None:
+    described(tmp_path / "stack.tif", "red", "nir")
+    product = read_product(str(save(tmp_path, item({"image": {"href": "stack.tif", "roles": ["data"]}}))))
+    assert names(product) == ["red", "nir"]
+
+
+def test_an_href_may_be_percent_encoded(tmp_path: Path) -> None:
+    """As URIs are; a name that has a percent sign in it is a name all the same."""
+    for href, name in (("./a%20b.tif", "a b.tif"), ("./50%25.tif", "50%25.tif")):
+        raster(tmp_path / name)
+        content = item({"a": asset(href, "B04", "red")})
+        assert Path(read_product(str(save(tmp_path, content))).bands[0].path) == tmp_path / name
+
+
+def test_metadata_that_is_not_there_is_no_folder(tmp_path: Path) -> None:
+    raster(tmp_path / "x_B04.tif")
+    refused(tmp_path / "MTD_MSIL2A.xml", "does not exist")
+
+
+def test_a_zarr_store_is_named_as_gdal_names_it(tmp_path: Path) -> None:
+    (tmp_path / "cube.zarr" / "Band1").mkdir(parents=True)
+    (tmp_path / "cube.zarr" / ".zgroup").write_text("{}")
+    refused(tmp_path / "cube.zarr", "it is a Zarr store")

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "landcover"
 
 RANKS = [
     {"errors", "accuracy"},
-    {"grid", "specs", "pipeline", "processors", "outputs", "products", "ground"},
+    {"processors"},
+    {"grid", "specs", "pipeline", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes", "footprints"},
     {"scene", "classmap", "cog", "weights", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines", "sieve", "features"},

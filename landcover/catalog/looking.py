@@ -14,12 +14,21 @@ from typing import TypeVar
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from landcover.bands import gdal_options, open_file
+from landcover.bands import open_file
 from landcover.catalog.entry import Entry
 from landcover.errors import LandcoverError, MapError, SceneError
 from landcover.footprints import footprint
 from landcover.ground import Ground, ground_resolution
-from landcover.products import SUFFIXES, Product, is_local, item_product, parse_datetime, read_product, time_taken
+from landcover.products import (
+    SUFFIXES,
+    Product,
+    gdal_options,
+    is_local,
+    item_product,
+    parse_datetime,
+    read_product,
+    time_taken,
+)
 
 T = TypeVar("T")
 

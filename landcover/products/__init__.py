@@ -6,7 +6,7 @@ from landcover.errors import SceneError
 from landcover.products.folder import is_product, read_folder
 from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import SUFFIXES, is_local, read_raster
+from landcover.products.raster import SUFFIXES, gdal_options, is_local, read_raster
 from landcover.products.stac import (
     OTHER_TIME,
     absolute_href,
@@ -29,6 +29,7 @@ __all__ = [
     "absolute_href",
     "bundled",
     "check_item",
+    "gdal_options",
     "is_item",
     "is_local",
     "is_product",
@@ -55,9 +56,9 @@ def read_product(source: str) -> Product:
     if not is_local(source):
         return read_item(source) if is_item(source) else read_raster(source)
     path = Path(source)
-    if path.name.startswith("MTD_MSI") or path.name.upper().endswith("_MTL.TXT"):
-        path = path.parent
     try:
+        if (path.name.startswith("MTD_MSI") or path.name.upper().endswith("_MTL.TXT")) and path.is_file():
+            path = path.parent
         if path.is_dir():
             return read_folder(path)
         return read_item(source) if is_item(source) else read_raster(source)

@@ -89,6 +89,8 @@ def _read_any(folder: Path, files: list[Path]) -> Product:
 
 
 def _hint(folder: Path) -> str:
+    if any((folder / name).is_file() for name in (".zgroup", "zarr.json", ".zattrs")):
+        return f"; it is a Zarr store, so name it as GDAL does: 'ZARR:\"{folder}\"'"
     inside = sorted(p.name for p in folder.iterdir() if p.is_dir())
     return f"; it holds folders, so give one of them: {_listed(inside)}" if inside else "; give the folder of the bands"
 

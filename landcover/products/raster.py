@@ -1,5 +1,6 @@
 """One raster that GDAL opens, local or remote: its bands, and what it says of them."""
 
+import os
 import re
 import warnings
 from dataclasses import replace
@@ -10,11 +11,21 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from landcover.errors import SceneError, check_name
+from landcover.processors import own_threads
 from landcover.products.names import common_name, time_taken
 from landcover.products.product import BandSource, Product
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 """Of raster files in folders and catalogs, in lower case."""
+
+_GDAL_OPTIONS = {
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+}
+"""How files are asked for again where a network fails or stalls."""
 
 _REMOTE = {"http": "/vsicurl/{url}", "https": "/vsicurl/{url}", "s3": "/vsis3/{rest}", "gs": "/vsigs/{rest}"}
 _SENTINEL_DESCRIPTION = re.compile(r"^(B\d{1,2}A?), central wavelength")
@@ -40,6 +51,16 @@ def gdal_path(source: str) -> str:
     return pattern.format(url=source, rest=rest) if pattern else source
 
 
+def gdal_options() -> dict[str, str]:
+    """GDAL's settings for reading scenes; those of the user's environment go first.
+
+    Raises:
+        ConfigError: LANDCOVER_THREADS or LANDCOVER_CORES is not what it must be.
+    """
+    options = {"GDAL_NUM_THREADS": str(own_threads())} | _GDAL_OPTIONS
+    return {name: os.environ.get(name, value) for name, value in options.items()}
+
+
 def raster_bands(path: str) -> tuple[BandSource, ...]:
     """The bands of one raster, with what it says of each.
 
@@ -49,16 +70,17 @@ def raster_bands(path: str) -> tuple[BandSource, ...]:
     check_name(path, SceneError)
     if is_local(path):
         _check_file(Path(path))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            file = rasterio.open(path)
-    except RasterioError as e:
-        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
-    with file:
-        _check_content(file, path)
-        described = any(file.descriptions)
-        return tuple(_band(file, path, i, described) for i in file.indexes)
+    with rasterio.Env(**gdal_options()):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                file = rasterio.open(path)
+        except RasterioError as e:
+            raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+        with file:
+            _check_content(file, path)
+            described = any(file.descriptions)
+            return tuple(_band(file, path, i, described) for i in file.indexes)
 
 
 def only_band(path: Path, label: str) -> BandSource:
@@ -89,7 +111,10 @@ def _check_file(path: Path) -> None:
 def _check_content(file: rasterio.DatasetReader, path: str) -> None:
     if file.subdatasets:
         listed = ", ".join(file.subdatasets[:20]) + (", …" if len(file.subdatasets) > 20 else "")
-        raise SceneError(f"{path} holds {len(file.subdatasets)} rasters; name one of them as the scene: {listed}")
+        raise SceneError(
+            f"{path} holds {len(file.subdatasets)} rasters; name one of them as the scene: {listed}; where each is a "
+            "band, stack them first (gdalbuildvrt -separate scene.vrt …)"
+        )
     if file.count == 0:
         raise SceneError(f"{path} is a raster without bands; give the file that holds the pixels")
     complex_bands = [i for i, dtype in zip(file.indexes, file.dtypes, strict=True) if dtype.startswith("complex")]

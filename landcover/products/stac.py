@@ -3,18 +3,19 @@
 import datetime as dt
 import http.client
 import json
+import os
 import re
 import urllib.request
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from landcover.errors import SceneError, is_text
 from landcover.products.names import common_name
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import SUFFIXES, gdal_path
+from landcover.products.raster import SUFFIXES, gdal_path, raster_bands
 
 OTHER_TIME = "landcover:datetime_is"
 """The property of an Item that says of what its time is, where it is not that of the scene."""
@@ -55,7 +56,8 @@ class _Asset:
     @property
     def name(self) -> str:
         """What tells its first band from others. Common names do not where a catalog calls three bands `rededge`."""
-        return str(self.bands[0].get("name") or self.bands[0].get("eo:common_name") or self.key)
+        common = self.bands[0].get("eo:common_name")
+        return str(self.bands[0].get("name") or (common if common != "rededge" else None) or self.key)
 
     def repeats(self, singles: Collection["_Asset"]) -> bool:
         """True if each of its bands, by name or common name, is an asset of its own."""
@@ -95,10 +97,9 @@ def item_product(item: dict[str, Any], source: str) -> Product:
         raise SceneError(f"{source} has no raster assets with bands; known are: {', '.join(item['assets']) or 'none'}")
     sensor = _sensor(item)
     bands = [
-        _with_offset(_band(asset, i, path), asset, item, sensor)
+        _with_offset(band, asset, item, sensor)
         for asset in assets
-        for path in [gdal_path(absolute_href(asset.href, source))]
-        for i in range(len(asset.bands))
+        for band in _bands(asset, gdal_path(absolute_href(asset.href, source)), alone=len(assets) == 1)
     ]
     return Product(source, tuple(bands), sensor, item_datetime(item))
 
@@ -224,13 +225,21 @@ def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
             continue
         if bands or "data" in roles or "reflectance" in roles:
             kind = str(asset.get("type") or "").lower()
-            found.append(_Asset(key, asset["href"], bands or ({},), kind, _resolution(bands, asset)))
+            found.append(_Asset(key, asset["href"], bands or (_own(asset),), kind, _resolution(bands, asset)))
     return found
+
+
+def _own(asset: dict[str, Any]) -> dict[str, Any]:
+    """What an asset says of all its bands."""
+    own = {k: asset[k] for k in _OWN if asset.get(k) is not None}
+    if not isinstance(own.get("eo:common_name", ""), str):
+        raise SceneError(f"the STAC asset at '{asset['href'][:200]}' has a band name that is not a text; repair it")
+    return own
 
 
 def _described_bands(asset: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """What is said of each band, in the words of STAC 1.1."""
-    own = {k: asset[k] for k in _OWN if k in asset}
+    own = _own(asset)
     if bands := _objects(asset, "bands"):
         return tuple(own | b for b in bands)
     eo, raster = _objects(asset, "eo:bands"), _objects(asset, "raster:bands")
@@ -239,9 +248,9 @@ def _described_bands(asset: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         said = own | (raster[i] if i < len(raster) else {})
         said |= {f"raster:{k}": said[k] for k in ("scale", "offset") if k in said}
         optical = eo[i] if i < len(eo) else {}
-        said |= {"name": optical.get("name"), "eo:common_name": optical.get("common_name")}
+        said |= {to: optical[k] for k, to in (("name", "name"), ("common_name", "eo:common_name")) if k in optical}
         merged.append(said)
-    return tuple(merged)
+    return tuple(merged) or ((own,) if "eo:common_name" in own else ())
 
 
 def _objects(asset: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -285,9 +294,16 @@ def _rank(asset: _Asset) -> tuple[float, bool]:
     return asset.gsd, asset.is_jp2
 
 
+def _bands(asset: _Asset, path: str, *, alone: bool) -> tuple[BandSource, ...]:
+    """The bands of an asset; as its file tells them where the item has that file alone and says nothing of bands."""
+    if alone and asset.bands == ({},) and len(told := raster_bands(path)) > 1:
+        return told
+    return tuple(_band(asset, i, path) for i in range(len(asset.bands)))
+
+
 def _band(asset: _Asset, i: int, path: str) -> BandSource:
     said = asset.bands[i]
-    label = said.get("name") or (asset.key if len(asset.bands) == 1 else "")
+    label = said.get("name") or (asset.key if len(asset.bands) == 1 else said.get("eo:common_name") or "")
     scale, offset = _number(said.get("raster:scale")), _number(said.get("raster:offset"))
     if scale is not None or offset is not None:
         scale, offset = 1.0 if scale is None else scale, offset or 0.0
@@ -363,8 +379,11 @@ def _target(href: str, source: str) -> str | None:
     if remote:
         joined = urljoin(source, href) if _scheme(href) is not None else ""
         return joined if _is_remote(joined) else None
-    # one letter is a drive of Windows
-    return str(Path(source).parent / href) if len(_scheme(href) or "") <= 1 and not href.startswith("<") else None
+    if len(_scheme(href) or "") > 1 or href.startswith("<"):  # one letter is a drive of Windows
+        return None
+    path, decoded = (Path(source).parent / name for name in (href, unquote(href)))
+    encoded = "%" in href and not os.path.exists(path) and os.path.exists(decoded)  # noqa: PTH110 - long names
+    return str(decoded if encoded else path)
 
 
 def _is_remote(address: str) -> bool:

@@ -1,11 +1,13 @@
 """Scenes that cannot be mapped: each is one sentence, exit code 3, and nothing left behind."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.control
 import rasterio.shutil
 from affine import Affine
 
@@ -226,6 +228,56 @@ def test_reflectance_that_is_taken_for_digital_numbers(tmp_path: Path, predict: 
 def test_a_scaling_that_is_none(tmp_path: Path, predict: Refuse, options: tuple[str, str]) -> None:
     path = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
     assert "is no scaling" in predict(path, *options)
+
+
+def test_a_scene_that_lies_by_control_points_has_to_be_warped(tmp_path: Path, predict: Refuse) -> None:
+    corners = [rasterio.control.GroundControlPoint(r, c, 15 + c / 1e4, 45 - r / 1e4) for r in (0, 20) for c in (0, 20)]
+    path = write_scene(tmp_path / "raw.tif", digital_numbers(20, 20), transform=None, gcps=corners)
+    assert re.search("control points.*gdalwarp", predict(path))
+
+
+SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "s2_eastern_shore.tif"
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ((), None),
+        (("--scale", "1"), 100),
+        (("--scale", "-1"), 100),
+        (("--sensor", "landsat-c2-l2"), 90),
+        (("--sensor", "naip"), 90),
+    ],
+)
+def test_a_scene_unlike_any_that_was_learned_from_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    options: tuple[str, ...],
+    share: int | None,
+) -> None:
+    """As it is with another sensor's scale: its map is worth nothing, whatever its classes look like."""
+    where = ("--bbox", "441000,4172000,444000,4175000", "--out", tmp_path / "map.tif", "--device", "cpu")
+    told = landcover(capsys, "predict", SAMPLE, *where, *options)
+    assert told.code == 0, told.err
+    found = re.search(r"(\d+)% of the pixels of \S+ look like nothing the model learned from", caplog.text)
+    assert (found is None) == (share is None)
+    assert found is None or int(found[1]) >= share
+
+
+def test_fill_that_nobody_declared_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the map is finished it is a small share of what was read; so at the end."""
+    with rasterio.open(SAMPLE) as file:
+        pixels, profile = file.read(), file.profile | {"nodata": None}
+        told = file.descriptions, file.scales, file.offsets
+    pixels[:, -40:] = 65535
+    with rasterio.open(tmp_path / "scene.tif", "w", **profile) as file:
+        file.write(pixels)
+        file.descriptions, file.scales, file.offsets = told
+    assert not landcover(capsys, "predict", tmp_path / "scene.tif", "-o", tmp_path / "map.tif", "--device", "cpu").code
+    assert re.search(r"[56]% of the pixels of .* missing pixels are declared as nodata", caplog.text)
 
 
 def test_a_crs_that_is_tied_to_no_place_is_mapped(

@@ -24,10 +24,10 @@ HEADER = 16 << 10
 
 
 class Server:
-    """Serves one file in ranges; `trouble` befalls the next `times` requests for pixels."""
+    """Serves one file in ranges; `trouble` befalls the next `times` requests for bytes beyond the `first`."""
 
     def __init__(self, content: bytes) -> None:
-        self.trouble, self.times, self.requests = "none", 0, 0
+        self.trouble, self.times, self.requests, self.first = "none", 0, 0, HEADER
         self.over = threading.Event()
         server = self
 
@@ -43,7 +43,7 @@ class Server:
             def answer(self, *, body: bool) -> None:
                 asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
                 start, stop = (int(asked[1]), min(int(asked[2]) + 1, len(content))) if asked else (0, len(content))
-                troubled = stop > HEADER and asked and server.next_is_troubled()
+                troubled = stop > server.first and asked and server.next_is_troubled()
                 if troubled and server.trouble == "503":
                     self.send_error(503)
                     return
@@ -117,6 +117,16 @@ def test_a_passing_trouble_is_not_noticed(
     predict(server.url, tmp_path / "map.tif", model=pointwise, **HOW)
     assert server.requests > times
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "wanted.tif").read_bytes()
+
+
+def test_a_server_that_is_busy_at_first_is_asked_again(
+    tmp_path: Path, server: Server, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the very first request, for the header."""
+    monkeypatch.delenv("GDAL_HTTP_MAX_RETRY")
+    server.trouble, server.times, server.first = "503", 2, 0
+    predict(server.url, tmp_path / "map.tif", model=pointwise, **HOW)
+    assert server.requests > 2
 
 
 @pytest.mark.parametrize("trouble", ["503", "cut", "stall"])
