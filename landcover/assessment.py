@@ -173,6 +173,7 @@ class _Points:
         row, col: of the map's pixels that they lie in, which may be beyond the map.
         classes: numbers of the legend's classes, from 0; -1 where nobody has said.
         strata: what they were drawn from, if they tell.
+        placeless: how many more there are, without a place.
     """
 
     name: str
@@ -180,6 +181,7 @@ class _Points:
     col: np.ndarray
     classes: np.ndarray
     strata: "_Strata | None"
+    placeless: int = 0
 
 
 class _Strata(NamedTuple):
@@ -200,8 +202,10 @@ def _read_points(path: Path, column: str | None, legend: Legend, dataset: raster
 
     name = f"the reference {path}"
     table = read_vectors(path, name)
+    placeless = 0
     if isinstance(table, GeoDataFrame):
-        table = table[~(table.geometry.isna() | table.geometry.is_empty)].explode(ignore_index=True)
+        missing = table.geometry.isna() | table.geometry.is_empty
+        placeless, table = int(missing.sum()), table[~missing].explode(ignore_index=True)
     kinds = set(table.geom_type) if isinstance(table, GeoDataFrame) else {"no geometry"}
     if kinds != {"Point"}:
         raise ConfigError(f"{name} holds {', '.join(sorted(kinds)) or 'nothing'}; give points, or a raster of classes")
@@ -213,7 +217,7 @@ def _read_points(path: Path, column: str | None, legend: Legend, dataset: raster
     except (ProjError, ValueError) as e:
         raise ConfigError(f"{name} cannot be brought to the CRS of the map: {e}") from e
     row, col = _places(points.x.to_numpy(), points.y.to_numpy(), dataset, name)
-    return _Points(name, row, col, classes, _strata(table, name))
+    return _Points(name, row, col, classes, _strata(table, name), placeless)
 
 
 def _places(x: np.ndarray, y: np.ndarray, dataset: rasterio.DatasetReader, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -234,7 +238,10 @@ def _column(table: "GeoDataFrame", column: str | None, name: str) -> str:
         raise ConfigError(f"{name} has no column '{column}': {nearest(column, there)}")
     found = column or next((c for c in COLUMNS if c in there), None)
     if found is None:
-        raise ConfigError(f"{name} has none of the columns {', '.join(COLUMNS)}; say with --column which has classes")
+        raise ConfigError(
+            f"{name} has none of the columns {', '.join(COLUMNS)}; say with --column which has classes: it has "
+            f"{', '.join(there) or 'none'}"
+        )
     return found
 
 
@@ -374,6 +381,8 @@ class _Sample:
 def _left_out(points: _Points, mapped: np.ndarray, again: np.ndarray) -> Iterator[str]:
     """Notes on points that do not count."""
     labelled, known = points.classes >= 0, mapped >= 0
+    if points.placeless:
+        yield f"{points.placeless} points have no place and are left out"
     if unlabelled := np.count_nonzero(~labelled):
         yield f"{unlabelled} points have no reference class and are left out"
     if lost := np.count_nonzero(~known & labelled):

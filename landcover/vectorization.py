@@ -25,7 +25,7 @@ from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, Tracer
 from landcover.pipeline import read_ahead
-from landcover.provenance import inherited, tags
+from landcover.provenance import inherited, legend_tag, tags
 from landcover.regions import Area, read_area
 from landcover.sieve import sieved
 from landcover.specs import Legend
@@ -428,8 +428,10 @@ def _confidence(path: str | Path, like: rasterio.DatasetReader) -> Iterator[Call
     It returns percent, float64 (rows, width), nan where it is not known.
     """
     with open_raster(path) as dataset:
-        if dataset.count != 1 or dataset.dtypes[0] != "uint8":
-            raise MapError(f"{path} is not a confidence raster: it must have one band of uint8, 0–100 %")
+        if dataset.count != 1 or dataset.dtypes[0] != "uint8" or legend_tag(dataset.tags()) is not None:
+            raise MapError(
+                f"{path} is not a confidence raster: it must have one band of uint8, 0–100 %, and no classes"
+            )
         size, wanted = (dataset.height, dataset.width), (like.height, like.width)
         if size != wanted:
             raise MapError(f"{path} is not on the grid of {like.name}: {size} rows and columns, not {wanted}")

@@ -555,3 +555,95 @@ def test_points_tell_where_they_come_from(tmp_path: Path) -> None:
         sample(path, tmp_path / "points.parquet")
     with pytest.raises(ConfigError, match="cannot be drawn"):
         sample(path, tmp_path / "again.parquet", count=10)
+
+
+HALVES = np.repeat([1, 2], 50).reshape(10, 10).astype(np.uint8)
+"""Class ids: forest above, water below."""
+
+
+def at(rows: object, cols: object) -> np.ndarray:
+    """Points in pixels of a map, by row and column, which may be fractions."""
+    return shapely.points(*(NORTH_UP @ (np.asarray(cols, float), np.asarray(rows, float))))
+
+
+def test_half_of_a_class_is_found_without_drawing_again(tmp_path: Path) -> None:
+    """Places fall into one pixel twice, so of a class little larger than its points pixels are drawn instead."""
+    ids = np.ones((40, 40), np.uint8)
+    ids[0] = 2
+    ids[1, 0] = 2
+    strata = sample(write_map(tmp_path / "map.tif", ids), tmp_path / "points.gpkg", count=200, at_least=40)
+    assert [s.points for s in strata] == [160, 40]
+
+
+def test_a_single_point_tells_no_error(tmp_path: Path) -> None:
+    truth = blotches(11)
+    path = write_map(tmp_path / "map.tif", truth)
+    sample(path, tmp_path / "points.gpkg", count=250)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    urban = np.flatnonzero(table["stratum"] == "urban")
+    table.loc[urban[1:], "reference"] = None
+    table.to_file(tmp_path / "points.gpkg", layer="landcover")
+    found = assess(path, tmp_path / "points.gpkg")
+    assert "fewer than two points drawn from urban are labelled" in " / ".join(found.notes)
+    assert (found.overall.value, np.isnan(found.overall.within)) == (1, True)
+
+
+@pytest.mark.parametrize("level", [0.49, 0.99991, float("nan")])
+def test_levels_that_are_none(tmp_path: Path, level: float) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(17))
+    with pytest.raises(ConfigError, match="no level of confidence"):
+        assess(path, points_file(tmp_path, reference=["forest"]), level=level)
+
+
+def test_several_points_may_be_one_feature_and_what_has_no_place_is_left_out(tmp_path: Path) -> None:
+    points = at([0.5, 0.5, 0.5, 9.5, 9.5, 9.5], [0.5, 1.5, 2.5] * 2)
+    shapes = [shapely.MultiPoint(points[:3]), shapely.MultiPoint(points[3:]), None, shapely.Point()]
+    table = geopandas.GeoDataFrame({"class_id": [1, 2, 1, 2]}, geometry=shapes, crs=UTM)
+    table.to_file(tmp_path / "points.gpkg")
+    found = assess(write_map(tmp_path / "map.tif", HALVES), tmp_path / "points.gpkg")
+    assert (found.compared, found.overall.value) == (6, 1)
+    assert "2 points have no place and are left out" in found.notes
+
+
+def test_points_beside_the_map_need_not_agree(tmp_path: Path) -> None:
+    """Two points of a finer map, in one pixel where this one has nothing."""
+    ids = np.repeat([1, 0], 50).reshape(10, 10).astype(np.uint8)
+    points = at([0.5, 0.5, 9.5, 9.5], [0.5, 1.5, 0.3, 0.6])
+    columns = {"reference": ["forest", "forest", "forest", "water"], "stratum": ["a"] * 4, "stratum_ha": [1.0] * 4}
+    geopandas.GeoDataFrame(columns, geometry=points, crs=UTM).to_file(tmp_path / "points.gpkg")
+    assert assess(write_map(tmp_path / "map.tif", ids), tmp_path / "points.gpkg").compared == 2
+
+
+def test_a_class_of_the_legend_that_is_nowhere_on_the_map_needs_no_points(tmp_path: Path) -> None:
+    points = at(np.arange(10) + 0.5, np.arange(10) + 0.5)
+    table = geopandas.GeoDataFrame({"class": np.repeat(["forest", "water"], 5)}, geometry=points, crs=UTM)
+    table.to_file(tmp_path / "points.gpkg")
+    found = assess(write_map(tmp_path / "map.tif", HALVES), tmp_path / "points.gpkg")
+    assert (found.overall.value, found.overall.within) == (1, 0)
+    assert not any("fewer than two" in note for note in found.notes)
+
+
+def test_a_class_without_an_error_among_its_points_is_told(tmp_path: Path) -> None:
+    """Also where other classes have errors."""
+    points = at(np.arange(10) + 0.5, np.arange(10) + 0.5)
+    real = ["water", *["forest"] * 4, *["water"] * 5]
+    geopandas.GeoDataFrame({"class": real}, geometry=points, crs=UTM).to_file(tmp_path / "points.gpkg")
+    found = assess(write_map(tmp_path / "map.tif", HALVES), tmp_path / "points.gpkg")
+    assert found.overall.within > 0
+    assert any("± 0.0 says" in note for note in found.notes)
+
+
+def test_zero_is_no_class(tmp_path: Path) -> None:
+    """As on the map, whether it is written as a number or as a text."""
+    path = write_map(tmp_path / "map.tif", np.ones((10, 10), np.uint8))
+    for i, values in enumerate(([1, 1, 0], ["forest", "forest", "0"])):
+        points = at(np.arange(3) + 0.5, np.arange(3) + 0.5)
+        geopandas.GeoDataFrame({"class": values}, geometry=points, crs=UTM).to_file(tmp_path / f"{i}.gpkg")
+        found = assess(path, tmp_path / f"{i}.gpkg")
+        assert found.compared == 2
+        assert "1 points have no reference class" in found.notes[0]
+
+
+def test_the_columns_that_there_are_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it has Klasse"):
+        assess(write_map(tmp_path / "map.tif", blotches(17)), points_file(tmp_path, Klasse=["forest"]))

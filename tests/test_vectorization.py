@@ -843,12 +843,18 @@ def test_a_crs_without_a_code_is_kept_or_refused(tmp_path: Path, suffix: str, cr
     try:
         vectorize(source, out)
     except OutputError as e:
-        assert suffix == ".fgb" and "polygons would lie elsewhere" in str(e)  # noqa: PT017
+        assert (suffix, "polygons would lie elsewhere" in str(e)) == (".fgb", True)  # noqa: PT017
         assert not list(tmp_path.glob("*polygons*"))
         return
     found = geopandas.read_parquet(out) if suffix == ".parquet" else geopandas.read_file(out, layer=0)
     nodes = shapely.get_coordinates(found.geometry.to_crs("EPSG:4326"))
     assert np.abs(nodes - (west, north)).max(axis=1).min() < 1e-6
+
+
+def test_a_map_is_no_confidence(tmp_path: Path) -> None:
+    source = write_map(tmp_path / "map.tif", np.full((20, 30), 2, np.uint8))
+    with pytest.raises(MapError, match="is not a confidence raster"):
+        vectorize(source, tmp_path / "polygons.gpkg", confidence=source)
 
 
 def test_another_crs_moves_nothing_and_changes_no_area(scene: Path) -> None:
