@@ -13,11 +13,11 @@ from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, open_file, resolve_bands
 from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster
-from landcover.errors import ConfigError, OutputError, SceneError, nearest
+from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
-from landcover.products import read_product
+from landcover.products import Product, read_product
 from landcover.provenance import legend_tag
-from landcover.specs import LandClass, Legend, band_key
+from landcover.specs import LandClass, Legend, band_key, load_sensor
 
 SMALLEST = 64
 """Pixels; below this a legend cannot be read."""
@@ -31,6 +31,8 @@ _LINE = 22
 _SWATCH = 14
 _INK = (32, 32, 32, 255)
 _PAPER = (255, 255, 255, 255)
+_LISTED = 12
+"""How many bands are named in an error."""
 
 
 def preview(
@@ -62,6 +64,7 @@ def preview(
         Width and height of the picture in pixels.
 
     Raises:
+        BandError: the folder or item does not tell which of its bands are red, green and blue.
         ConfigError: `out` is no PNG, `size` is too small or too large, or `scene` is given beside what is no map.
         MapError: the map cannot be read.
         SceneError: the scene cannot be read, or does not touch the map.
@@ -105,9 +108,16 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
     if not (Path(source).is_dir() or str(source).endswith(".json")):
         return source, bands
     product = read_product(str(source))
-    # Of bands that are known by number alone, 4, 3 and 2 are red, green and blue for Sentinel-2 and Landsat 8 alike.
-    choice = Choice(sensor=product.sensor or "sentinel2-l2a", bands=dict(bands) if bands else None, scale=1, offset=0)
-    found = resolve_bands(product, _COLOURS, choice)
+    choice = Choice(sensor=_fallback(product), bands=dict(bands) if bands else None, scale=1, offset=0)
+    try:
+        found = resolve_bands(product, _COLOURS, choice)
+    except OtherBandsError as e:
+        names = ", ".join(b.label or b.common_name or "unnamed" for b in product.bands[:_LISTED])
+        more = f" and {len(product.bands) - _LISTED} more" if len(product.bands) > _LISTED else ""
+        raise BandError(
+            f"{source} does not tell which of its bands ({names}{more}) are red, green and blue; say it with "
+            "landcover preview --bands red=3,green=2,blue=1, or show one of its files"
+        ) from e
     with ExitStack() as stack:
         files = [open_file(b.source.path, stack) for b in found]
         first = files[0]
@@ -124,6 +134,16 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
         place = ",".join(map(repr, first.transform.to_gdal()))
         size = f'rasterXSize="{first.width}" rasterYSize="{first.height}"'
         return f"<VRTDataset {size}>{srs}<GeoTransform>{place}</GeoTransform>{views}</VRTDataset>", None
+
+
+def _fallback(product: Product) -> str | None:
+    """The sensor by which to take bands of a product that tells none and has no other names for them, else None.
+
+    Of bands that are known by number alone, 4, 3 and 2 are red, green and blue for Sentinel-2 and Landsat 8 alike.
+    """
+    usual = load_sensor("sentinel2-l2a")
+    otherwise = any(b.common_name not in (None, usual.common_name(b.label)) for b in product.bands)
+    return None if product.sensor or otherwise else usual.name
 
 
 def _nodata(value: float | None) -> str:

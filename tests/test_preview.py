@@ -1,5 +1,6 @@
 """Pictures: the right colours in the right place, no larger than asked for, and no file after an error."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from landcover.cli import preview as command
-from landcover.errors import ConfigError, LandcoverError, MapError, OutputError, SceneError
+from landcover.errors import BandError, ConfigError, LandcoverError, MapError, OutputError, SceneError
 from landcover.preview import draw_legend, preview, stretch
 from landcover.specs import LandClass, Legend, load_legend
 from tests.maps import NORTH_UP, UTM, write_map
@@ -154,6 +155,52 @@ def test_bands_of_a_folder_are_chosen_by_number_or_label_and_zero_is_a_value(tmp
     far = write_map(tmp_path / "far.tif", quarters(10), transform=Affine(10, 0, 7e5, 0, -10, 5e6))
     with pytest.raises(SceneError, match=rf"^{folder} does not touch"):
         preview(far, tmp_path / "far.png", scene=folder)
+
+
+def write_item(folder: Path, values: np.ndarray, bands: dict[str, str | None], **about: str) -> Path:
+    """Write values (bands, rows, cols) as a STAC Item, one file a band; `bands` is name → common name."""
+    assets = {}
+    for (name, common), layer in zip(bands.items(), values, strict=True):
+        write_scene(folder / f"{name}.tif", layer[None])
+        said = {"name": name, "common_name": common} if common else {"name": name}
+        assets[name] = {"href": f"./{name}.tif", "type": "image/tiff", "roles": ["data"], "eo:bands": [said]}
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": "item", "collection": about.pop("collection", "scenes")}
+    path = folder / "item.json"
+    path.write_text(json.dumps(item | {"properties": about, "links": [], "assets": assets}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bands", "about"),
+    [
+        ({"B1": "blue", "B2": "green", "B3": "red", "B4": "nir"}, {"platform": "landsat-7"}),
+        ({"B02": "blue", "B03": "green", "B04": "red", "B05": "nir"}, {}),
+        ({"B00": "blue", "B01": "green", "B02": "red", "B04": None}, {}),
+        (dict.fromkeys(("B1", "B2", "B3", "B4")), {"collection": "landsat-c2-l2", "platform": "landsat-7"}),
+        (dict.fromkeys(("B02", "B03", "B04", "B08")), {}),
+        ({"B02": None, "B03": None, "B04": None, "nir": "nir"}, {}),
+    ],
+)
+def test_an_item_is_shown_by_the_names_it_tells_else_by_numbers(tmp_path: Path, bands: dict, about: dict) -> None:
+    """Whether it tells names or its sensor; where it tells neither, 4, 3 and 2 are red, green and blue."""
+    values = np.random.default_rng(0).integers(1, 4, (4, 20, 30)).astype(np.uint16) * 1000
+    write_scene(tmp_path / "stack.tif", values, names=("blue", "green", "red", "nir"))
+    preview(tmp_path / "stack.tif", tmp_path / "stack.png")
+    item = write_item(tmp_path, values, bands, **about)
+    preview(item, tmp_path / "item.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "item.png"), pixels(tmp_path / "stack.png"))
+    chosen = dict(zip(("red", "green", "blue"), reversed([*bands][:3]), strict=True))
+    preview(item, tmp_path / "item.png", bands=chosen, overwrite=True)
+    np.testing.assert_array_equal(pixels(tmp_path / "item.png"), pixels(tmp_path / "stack.png"))
+
+
+def test_a_band_with_another_name_is_not_taken_for_blue_by_its_number(tmp_path: Path) -> None:
+    """Landsat's Multispectral Scanner had none that is blue; its B2 was red."""
+    values = np.ones((4, 20, 30), np.uint8)
+    item = write_item(tmp_path, values, {"B1": "green", "B2": "red", "B3": "nir08", "B4": "nir09"})
+    with pytest.raises(BandError, match=r"which of its bands \(B1, B2, B3, B4\) are red, green and blue") as caught:
+        preview(item, tmp_path / "item.png")
+    assert "--sensor" not in str(caught.value), "the command has no such option"
 
 
 def test_pixels_of_a_scene_are_transparent_only_where_no_band_has_data(tmp_path: Path) -> None:
