@@ -1,5 +1,6 @@
 """Pictures of maps and scenes, small enough to look at."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 from PIL import Image, ImageDraw, ImageFont
 from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, open_file, resolve_bands
@@ -296,7 +298,8 @@ def _on_grid_of(
             raise SceneError(
                 f"{scene} is not on the grid of {target.name}, and without a CRS it cannot be brought there"
             )
-        has_mask = dataset.nodata is not None or ColorInterp.alpha in dataset.colorinterp
+        # Outside of the scene is nan, for to GDAL an alpha band is a mask only beside one or three bands.
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=NodataShadowWarning))
         warped = stack.enter_context(
             WarpedVRT(
                 dataset,
@@ -305,7 +308,9 @@ def _on_grid_of(
                 height=target.height,
                 width=target.width,
                 resampling=Resampling.bilinear,
-                add_alpha=not has_mask,
+                dtype="float32",
+                nodata=np.nan,
+                SRC_ALPHA_MAX="1",  # whatever is not 0 is usable
             )
         )
         if not warped.dataset_mask(out_shape=_fit(target, 256, 256)).any():

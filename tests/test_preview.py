@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
 from landcover.cli import preview as command
@@ -41,15 +42,18 @@ def write_scene(
     *,
     names: tuple[str, ...] = (),
     nodata: float | None = None,
+    alpha: bool = False,
     crs: str = UTM,
     transform: Affine = NORTH_UP,
 ) -> Path:
-    """Write values (bands, rows, cols) as a scene."""
+    """Write values (bands, rows, cols) as a scene; `alpha` True flags the last band so."""
     bands, height, width = values.shape
     profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
     with rasterio.open(
         path, "w", crs=crs, transform=transform, nodata=nodata, photometric="MINISBLACK", **profile
     ) as f:
+        if alpha:
+            f.colorinterp = (*f.colorinterp[:-1], ColorInterp.alpha)
         f.write(values)
         for i, name in enumerate(names, 1):
             f.set_band_description(i, name)
@@ -239,6 +243,42 @@ def test_scene_and_map_stand_side_by_side(tmp_path: Path) -> None:
         assert image[side * 3 // 4, side * 3 // 4].tolist() == [255, 255, 255, 255]
         assert image[side // 4, side + 8 + side // 4, 3] == 0
         assert tuple(image[side // 4, width - side // 4][:3]) == LEGEND.classes[0].rgb
+
+
+def scenes(rng: np.random.Generator) -> dict[str, tuple[np.ndarray, dict]]:
+    """Scenes of 1 to 7 bands, without nodata, with it, or with alpha, and how each is written."""
+    values = rng.integers(1000, 2000, (7, 20, 20)).astype(np.uint16)
+    values[-1] = 255  # an alpha that is far from the largest of its type
+    plain: dict[str, tuple[np.ndarray, dict]] = {f"{count} bands": (values[:count], {}) for count in range(1, 8)}
+    floats = (values[:6] / 1e4).astype(np.float32)
+    plain |= {f"{count} bands and alpha": (values[-count - 1 :], {"alpha": True}) for count in (1, 3, 6)}
+    return plain | {
+        "nodata": (values[:6], {"nodata": 0}),
+        "floats": (floats, {}),
+        "bytes": ((values[:6] % 256).astype(np.uint8), {}),
+    }
+
+
+def test_what_lies_outside_of_a_scene_is_transparent(tmp_path: Path) -> None:
+    """The scene covers the west half of the map, and lies half a pixel off its grid."""
+    map_path = write_map(tmp_path / "m.tif", np.ones((20, 40), np.uint8))
+    for name, (values, how) in scenes(np.random.default_rng(0)).items():
+        shifted = NORTH_UP @ Affine.translation(-0.5, 0)
+        scene = write_scene(tmp_path / "s.tif", values, transform=shifted, **how)
+        preview(map_path, tmp_path / "m.png", scene=scene, size=88, overwrite=True)
+        alpha = pixels(tmp_path / "m.png")[:20, :40, 3]
+        assert (alpha[:, :19] == 255).all(), name
+        assert (alpha[:, 21:] == 0).all(), name
+
+
+def test_a_scene_elsewhere_is_refused_however_many_bands_it_has(tmp_path: Path) -> None:
+    map_path = write_map(tmp_path / "m.tif", np.ones((20, 40), np.uint8))
+    places = {UTM: Affine(10, 0, 7e5, 0, -10, 5e6), "EPSG:4326": Affine(1e-3, 0, 20, 0, -1e-3, 40)}
+    for values, how in scenes(np.random.default_rng(0)).values():
+        for crs, transform in places.items():
+            scene = write_scene(tmp_path / "s.tif", values, crs=crs, transform=transform, **how)
+            with pytest.raises(SceneError, match="does not touch"):
+                preview(map_path, tmp_path / "m.png", scene=scene)
 
 
 def bad(folder: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from PIL import Image
 
 from landcover.report import report
@@ -19,6 +20,7 @@ from landcover.specs import LandClass, Legend
 from tests.commands import landcover as run
 from tests.commands import refused
 from tests.maps import UTM, write_map
+from tests.scenes import digital_numbers, write_scene
 
 EVIL = "<script>alert(1)</script>"
 
@@ -118,3 +120,6 @@ def test_no_page_is_better_than_a_wrong_one(
     assert (tmp_path / "old.html").read_text() == "old"
     without = ("report", path, "-o", tmp_path / "m.html", "--scene", tmp_path / "none.tif")
     assert "none.tif" in refused(capsys, tmp_path, *without)
+    far = tmp_path / "far.tif"
+    write_scene(far, digital_numbers(40, 60, bands=6), names=(), transform=Affine(10, 0, 700_000, 0, -10, 5_000_000))
+    assert "does not touch" in refused(capsys, tmp_path, "report", path, "-o", tmp_path / "m.html", "--scene", far)
