@@ -50,6 +50,11 @@ class AreaTable:
         """Area that has a class."""
         return math.fsum(c.hectares for c in self.classes)
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no pixel of the map has its centre there."""
+        return not (self.nodata_pixels or any(c.pixels for c in self.classes))
+
     def told(self) -> list[list[str]]:
         """As rows of a table: class, pixels, hectares and percent of what has a class, and nodata as the last."""
         total = self.hectares

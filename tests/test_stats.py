@@ -23,6 +23,7 @@ from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.regions import box_of_bounds
 from landcover.stats import stats
+from tests.commands import landcover as run
 from tests.commands import refused
 from tests.maps import NORTH_UP, UTM, write_map
 
@@ -258,6 +259,23 @@ def test_the_command_prints_one_json_document(zoned: Path) -> None:
     assert [c["class_name"] for c in told["classes"]] == ["forest", "water", "urban", "other"]
     assert [z["zone"] for z in told["zones"]] == ["half", "all", "far"]
     assert told["hectares"] == pytest.approx(sum(c["hectares"] for c in told["classes"]))
+
+
+def test_zones_without_a_pixel_are_named(zoned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One zone lies elsewhere, one between the centres of pixels, one where the map has no class, one nowhere."""
+    sliver, unknown = shapely.box(500_001, 4_999_801, 500_004, 4_999_999), shapely.box(500_000, 4_999_990, 500_010, 5e6)
+    shapes = [sliver, unknown, None, shapely.box(0, 0, 1, 1)]
+    zones = zoned.with_name("few.gpkg")
+    table = geopandas.GeoDataFrame({"name": ["sliver", "unknown", "nowhere", "far"]}, geometry=shapes, crs=UTM)
+    table.to_file(zones)
+    told = run(capsys, "stats", zoned, "--zones", zones, "--json")
+    assert [z["zone"] for z in json.loads(told.out)["zones"]] == ["sliver", "unknown", "nowhere", "far"]
+    assert told.err.startswith(f"Note: no pixel of {zoned} has its centre in sliver, nowhere, far: ")
+    assert run(capsys, "stats", zoned, "--zones", zones).err == told.err
+    table[table.name == "unknown"].to_file(zones)
+    assert run(capsys, "stats", zoned, "--zones", zones).err == ""
+    geopandas.GeoSeries([sliver] * 12, crs=UTM).to_file(zones)
+    assert " in 1, 2, 3, 4, 5 and 7 more: " in run(capsys, "stats", zoned, "--zones", zones).err
 
 
 def test_no_area_is_told_of_a_map_that_lies_on_no_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

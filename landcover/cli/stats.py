@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from landcover.cli.console import print_json, print_table
+from landcover.cli.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from landcover.stats import AreaTable
+
+_LISTED = 5
+"""How many zones are named in a note."""
 
 
 def stats(
@@ -30,6 +33,12 @@ def stats(
     from landcover.stats import stats as run
 
     tables = run(map_, zones=zones, zone_name=zone_name, legend=legend)
+    if empty := [str(t.zone) for t in tables[1:] if t.is_empty]:
+        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+        say(
+            f"Note: no pixel of {map_} has its centre in {', '.join(empty[:_LISTED])}{more}: such a zone lies outside "
+            "the map or is smaller than its pixels; check the place and the CRS of the zones, or measure a finer map"
+        )
     if json_:
         whole, *parts = map(_plain, tables)
         print_json({"map": map_, **whole, **({"zones": parts} if zones else {})})
