@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
@@ -14,6 +15,8 @@ from landcover.specs import Legend, load_legend
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+NAMES = np.array(["", "forest", "water", "urban", "other"])
+"""Of the default legend's classes, by their ids."""
 
 
 def write_map(
@@ -44,3 +47,25 @@ def _write(path: Path, values: np.ndarray, transform: Affine, crs: str | None, *
     with open_run({"map": Layer(path, height, width, transform, place, "uint8", **layer)}, overwrite=True) as run:
         run.write(0, 0, (height, width), {"map": values.astype("uint8")[None]})
     return path
+
+
+def blotches(seed: int, side: int = 120) -> np.ndarray:
+    """Class ids 1 to 4 in patches, uint8 (side, side); few are urban."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([1, 2, 3, 4], size=(side // 6, side // 6), p=[0.5, 0.2, 0.04, 0.26])
+    return np.kron(coarse, np.ones((6, 6))).astype(np.uint8)
+
+
+def mistaken(truth: np.ndarray, seed: int, share: float = 0.15) -> np.ndarray:
+    """The same map with some pixels wrong, water more often than others."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(truth.shape) < np.where(truth == 2, 2 * share, share)
+    return np.where(wrong, rng.integers(1, 5, truth.shape), truth).astype(np.uint8)
+
+
+def labelled(points: Path, truth: np.ndarray) -> geopandas.GeoDataFrame:
+    """Points with the class that is really there."""
+    table = geopandas.read_file(points)
+    col, row = ~NORTH_UP @ (table.geometry.x.to_numpy(), table.geometry.y.to_numpy())
+    table["reference"] = NAMES[truth[row.astype(int), col.astype(int)]]
+    return table

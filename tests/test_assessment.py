@@ -23,9 +23,7 @@ from landcover.sampling import allocate, sample
 from landcover.specs import LandClass, Legend
 from tests.commands import landcover as run
 from tests.commands import refused
-from tests.maps import NORTH_UP, UTM, write_map
-
-NAMES = np.array(["", "forest", "water", "urban", "other"])
+from tests.maps import NAMES, NORTH_UP, UTM, blotches, labelled, mistaken, write_map
 
 OLOFSSON = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 """The error matrix of the worked example of Olofsson et al. (2014): map classes down, reference classes across."""
@@ -38,28 +36,6 @@ def points_of(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Map and reference classes, from 0 on, of the points that an error matrix counts."""
     mapped, truth = np.indices(matrix.shape)
     return mapped.ravel().repeat(matrix.ravel()), truth.ravel().repeat(matrix.ravel())
-
-
-def blotches(seed: int, side: int = 120) -> np.ndarray:
-    """Class ids 1 to 4 in patches, uint8 (side, side); few are urban."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.choice([1, 2, 3, 4], size=(side // 6, side // 6), p=[0.5, 0.2, 0.04, 0.26])
-    return np.kron(coarse, np.ones((6, 6))).astype(np.uint8)
-
-
-def mistaken(truth: np.ndarray, seed: int, share: float = 0.15) -> np.ndarray:
-    """The same map with some pixels wrong, water more often than others."""
-    rng = np.random.default_rng(seed)
-    wrong = rng.random(truth.shape) < np.where(truth == 2, 2 * share, share)
-    return np.where(wrong, rng.integers(1, 5, truth.shape), truth).astype(np.uint8)
-
-
-def labelled(points: Path, truth: np.ndarray) -> geopandas.GeoDataFrame:
-    """Points with the class that is really there."""
-    table = geopandas.read_file(points)
-    col, row = ~NORTH_UP @ (table.geometry.x.to_numpy(), table.geometry.y.to_numpy())
-    table["reference"] = NAMES[truth[row.astype(int), col.astype(int)]]
-    return table
 
 
 def test_the_worked_example_of_olofsson() -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import shapely
 from affine import Affine
 from PIL import Image
 
+from landcover.assessment import assess
 from landcover.report import report
 from landcover.sampling import sample
 from landcover.specs import LandClass, Legend
 from tests.commands import landcover as run
 from tests.commands import refused
-from tests.maps import UTM, write_map
+from tests.maps import UTM, blotches, labelled, mistaken, write_map
 from tests.scenes import digital_numbers, write_scene
 
 EVIL = "<script>alert(1)</script>"
@@ -123,3 +125,32 @@ def test_no_page_is_better_than_a_wrong_one(
     far = tmp_path / "far.tif"
     write_scene(far, digital_numbers(40, 60, bands=6), names=(), transform=Affine(10, 0, 700_000, 0, -10, 5_000_000))
     assert "does not touch" in refused(capsys, tmp_path, "report", path, "-o", tmp_path / "m.html", "--scene", far)
+
+
+def test_a_page_says_what_assess_and_stats_say(tmp_path: Path) -> None:
+    """Of a map that carries no legend, and points whose class is in a column of its own."""
+    truth = blotches(5)
+    path = write_map(tmp_path / "map.tif", mistaken(truth, 6), tagged=False)
+    sample(path, tmp_path / "points.gpkg", count=400, legend="default")
+    table = labelled(tmp_path / "points.gpkg", truth).rename(columns={"reference": "real"})
+    table.assign(reference="other").to_file(tmp_path / "points.gpkg", layer="landcover")
+    found = assess(path, tmp_path / "points.gpkg", column="real", legend="default")
+    squares = [shapely.box(500_000, 4_999_400, 500_600, 5_000_000), shapely.box(500_600, 4_999_400, 501_200, 5_000_000)]
+    zones = geopandas.GeoDataFrame({"name": ["a", "b"], "parish": ["Upper", "Lower"]}, geometry=squares, crs=UTM)
+    zones.to_file(tmp_path / "zones.gpkg")
+    report(
+        path,
+        tmp_path / "map.html",
+        legend="default",
+        reference=tmp_path / "points.gpkg",
+        column="real",
+        zones=tmp_path / "zones.gpkg",
+        zone_name="parish",
+    )
+    text = Page(tmp_path / "map.html").text
+    head = ["class", "mapped hectares", "hectares", "user’s %", "producer’s %", "F1 %"]
+    rows = [[c.class_name, *c.told()] for c in found.classes]
+    counts = [[c.class_name, *map(str, row)] for c, row in zip(found.classes, found.counts, strict=True)]
+    for row in (head, *rows, *counts):
+        assert "".join(row) in text
+    assert {"Upper", "Lower"} == set(re.findall("Upper|Lower", text))
