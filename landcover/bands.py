@@ -202,19 +202,20 @@ class _Scaling:
         """
         sensor, name = self.told, self.product
         assert sensor is not None
+        scale = sensor.scale if self.choice.scale is None else self.choice.scale
         sample = _sample(self.bands)
         sample = sample[np.isfinite(sample) & (sample != (sensor.nodata or 0))]
         if not sample.size:
             raise BandError(
                 f"{name} has no valid pixel where it was looked for, to tell its offset by; say it with --offset"
             )
-        if np.percentile(sample, 99) * sensor.scale < _TOO_DARK:
+        if np.percentile(sample, 99) * scale < _TOO_DARK:
             largest = np.percentile(sample, 99)
             raise BandError(
                 f"{name} holds numbers up to {largest:.4g}, too small for {sensor.name}, whose reflectance is "
-                f"number × {sensor.scale:g}; if they are reflectance already, give --scale 1 --offset 0"
+                f"number × {scale:g}; if they are reflectance already, give --scale 1 --offset 0"
             )
-        allowed = [o for o in sensor.offsets if np.mean(sample * sensor.scale + o < -_IMPOSSIBLE) < 0.01]
+        allowed = [o for o in sensor.offsets if np.mean(sample * scale + o < -_IMPOSSIBLE) < 0.01]
         if len(allowed) == 1:
             return allowed[0]
         raise BandError(

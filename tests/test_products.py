@@ -793,6 +793,15 @@ def test_undeclared_nodata_proves_no_offset(tmp_path: Path) -> None:
         told(path, Choice("sentinel2-l2a"))
 
 
+def test_an_offset_is_proven_by_the_scale_that_is_said(tmp_path: Path) -> None:
+    """Reflectance itself: its dark pixels leave room for one offset, once the scale of 1 is told."""
+    pixels = np.linspace(0.01, 0.4, 2 * 64 * 64, dtype=np.float32).reshape(2, 64, 64)
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False)
+    with pytest.raises(BandError, match="too small for sentinel2-l2a"):
+        told(path, Choice("sentinel2-l2a"))
+    assert {(b.scale, b.offset) for b in told(path, Choice("sentinel2-l2a", scale=1.0))} == {(1, 0)}
+
+
 def test_bands_are_counted_from_one(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8))
     with pytest.raises(BandError, match=r"red=0: .* has no such band"):
