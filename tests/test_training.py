@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from shapely.geometry import Point, box
 
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
-from landcover.errors import ModelError, SamplesError, TrainingError
+from landcover.errors import ModelError, OutputError, SamplesError, TrainingError
 from landcover.grid import Box
 from landcover.models import init_model, load_model
 from landcover.network import build_network
@@ -35,8 +36,8 @@ from landcover.training.augmentation import Augmenter, cut, water_colours
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import _as_stored, find_temperature
 from landcover.training.places import folds, hold_out, places
-from landcover.training.samples import Origin, Samples
-from landcover.training.sources import read_source
+from landcover.training.samples import Origin, Samples, gather
+from landcover.training.sources import Piece, read_source
 from landcover.training.start import refined_network, soften
 from tests.commands import landcover
 from tests.lessons import change, patches, write_labels, write_lesson
@@ -217,6 +218,38 @@ scale = 1e-4
         np.testing.assert_allclose(a.reflectance, b.reflectance, rtol=1e-6)
         assert a.place.endswith("images/here")
         assert b.place.endswith("pack.npz#here")
+
+
+def piece(valid: bool = True) -> Piece:
+    square = (8, 8)
+    pixels = np.full((2, *square), 0.2, np.float32)
+    return Piece(pixels, np.full(square, valid), np.ones(square, np.uint8), "scene", "place", "grid")
+
+
+def test_samples_are_on_the_disk_before_their_index_tells_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[tuple[str, int]] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def sync(number: int) -> None:
+        did.append((Path(f"/proc/self/fd/{number}").readlink().name, os.fstat(number).st_size))
+        fsync(number)
+
+    def replace(self: Path, target: Path) -> Path:
+        assert did[:3] == [("reflectance.raw", 2 * 64 * 4), ("valid.raw", 64), ("labels.raw", 64)]
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    assert len(gather(iter([(0, piece())]), tmp_path, ("red", "nir"), 8, [1.0])) == 1
+
+
+def test_samples_for_which_there_is_no_room_have_no_index(tmp_path: Path) -> None:
+    (tmp_path / "labels.raw").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
+        gather(iter([(0, piece())]), tmp_path, ("red", "nir"), 8, [1.0])
+    assert not (tmp_path / "samples.json").exists()
 
 
 def test_chips_that_show_one_block_of_the_ground_are_one_place(tmp_path: Path) -> None:

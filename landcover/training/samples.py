@@ -1,6 +1,7 @@
 """Samples: the labelled chips of all sources, gathered once into files that are mapped into memory."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from landcover.errors import SamplesError
-from landcover.outputs import disk_errors
+from landcover.outputs import disk_errors, publish_text
 from landcover.training.sources import Piece
 
 _INDEX = "samples.json"
@@ -106,6 +107,7 @@ def gather(
 
     Raises:
         SamplesError: there is no piece, or the reflectance of a source cannot be one.
+        OutputError: there is no room for them.
     """
     if not (folder / _INDEX).exists():
         _write(pieces, folder, len(bands), size)
@@ -127,9 +129,10 @@ def open_samples(folder: Path, bands: tuple[str, ...], size: int, weights: np.nd
 
 
 def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: int) -> None:
+    """Write the pixels of all pieces, and when these are on the disk their index, which tells that they are whole."""
     origins: list[dict[str, Any]] = []
     brightness: dict[int, list[float]] = {}
-    with ExitStack() as stack, disk_errors(folder):
+    with disk_errors(folder), ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.raw").open("wb")) for name in _ARRAYS}
         for number, piece in pieces:
             if not piece.valid.any():
@@ -142,12 +145,14 @@ def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: 
             at = (piece.scene, piece.place, piece.grid, piece.row, piece.col)
             origins.append(asdict(Origin(number, *at, piece.gsd, piece.bounds)))
             brightness.setdefault(number, []).append(float(np.median(piece.reflectance[:, piece.valid])))
-        if not origins:
-            raise SamplesError("no source has a chip with a label on a valid pixel; all are nodata or unlabelled")
-        for number, medians in brightness.items():
-            _check_brightness(origins, number, medians)
-        (folder / f"{_INDEX}.new").write_text(json.dumps(origins), encoding="utf-8")
-        (folder / f"{_INDEX}.new").replace(folder / _INDEX)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    if not origins:
+        raise SamplesError("no source has a chip with a label on a valid pixel; all are nodata or unlabelled")
+    for number, medians in brightness.items():
+        _check_brightness(origins, number, medians)
+    publish_text(folder / _INDEX, json.dumps(origins))
 
 
 def _check_brightness(origins: list[dict[str, Any]], number: int, medians: list[float]) -> None:
