@@ -57,14 +57,15 @@ class Legend(Spec):
         return tuple(c.name for c in self.classes)
 
     def id_of(self, name: str | int) -> int:
-        """The class id of a name or of an id, which may be written as text.
+        """The class id of a name or of an id; a text is a name before it is an id.
 
         Raises:
             ConfigError: the legend has no such class.
         """
-        for c in self.classes:
-            if str(name) in (c.name, str(c.id)):
-                return c.id
+        ids: dict[str | int, int] = {key: i for i in self.ids for key in (i, str(i))}
+        known = ids | dict(zip(self.names, self.ids, strict=True))
+        if name in known:
+            return known[name]
         raise ConfigError(f"class '{name}' is not in the legend '{self.name}': {nearest(str(name), self.names)}")
 
 

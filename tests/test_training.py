@@ -30,14 +30,14 @@ from landcover.prediction import predict
 from landcover.recipes import Augmentation, Split, read_recipe
 from landcover.scaling import make_scaling
 from landcover.scene import open_scene
-from landcover.specs import load_legend
+from landcover.specs import LandClass, Legend, load_legend
 from landcover.training import plan_training, sources, train
 from landcover.training.augmentation import Augmenter, cut, water_colours
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import _as_stored, find_temperature
 from landcover.training.places import folds, hold_out, places
 from landcover.training.samples import Origin, Samples, gather
-from landcover.training.sources import Piece, read_source
+from landcover.training.sources import Labels, Piece, read_source
 from landcover.training.start import refined_network, soften
 from tests.commands import landcover
 from tests.lessons import change, patches, write_labels, write_lesson
@@ -126,6 +126,22 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
     corner = -500_000, 50_000  # of the scene, in pixels of its grid
     assert [(p.row - corner[0], p.col - corner[1]) for p in pieces] == [(0, 0), (32, 32)]
     assert counts[1:].tolist() == [64 - 16, 16 + 1]
+
+
+def test_a_text_is_a_name_before_it_is_a_number_and_a_number_is_an_id(tmp_path: Path) -> None:
+    """Classes are called as a land-cover code numbers them."""
+    names = {1: "2", 2: "1", 3: "11"}
+    legend = Legend(name="codes", classes=tuple(LandClass(id=i, name=n, color="#112233") for i, n in names.items()))
+    (source,) = read_recipe(write_lesson(tmp_path, side=32)).sources
+    labels = Labels.of_source(source, legend, "the labels")
+    ids = np.array([[1, 2, 3]], np.uint8)
+    assert labels.numbers(ids, ids > 0).tolist() == ids.tolist()
+    assert [labels.number(v) for v in (1, 2.0, 3, "2", "1", "11", "3")] == [1, 2, 3, 1, 2, 3, 3]
+    assert [legend.id_of(v) for v in (1, 2, 3, "2", "1", "11", "3")] == [1, 2, 3, 1, 2, 3, 3]
+    meant = source.model_copy(update={"classes": {"10": "2", "20": "1", "30": "3"}})
+    labels = Labels.of_source(meant, legend, "the labels")
+    assert labels.numbers(ids * 10, ids > 0).tolist() == ids.tolist()
+    labels.check()
 
 
 def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:

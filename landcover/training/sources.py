@@ -74,13 +74,17 @@ class Piece:
 class Labels:
     """Turns the values of one source into class numbers, and counts those it does not know.
 
+    A text is a name before it is a number, and a number is an id: a class may be called "2".
+
     Attributes:
-        of: a value, or its text → 0 for ignore, k for the legend's k-th class.
+        of_text: what a text means, 0 for ignore, k for the legend's k-th class.
+        of_number: what a number means, by its text.
         unknown: how many pixels, or shapes, had a value that is in no legend.
     """
 
     where: str
-    of: dict[Any, int]
+    of_text: dict[str, int]
+    of_number: dict[str, int]
     unknown: Counter[Any] = field(default_factory=Counter)
 
     @classmethod
@@ -92,16 +96,19 @@ class Labels:
         """
         numbers = {id_: k for k, id_ in enumerate(legend.ids, 1)}
         if not source.classes:
+            ids = {"0": 0, **{str(i): k for i, k in numbers.items()}}
             names = {name: k for k, name in enumerate(legend.names, 1)}
-            return cls(where, {"0": 0, **{str(i): k for i, k in numbers.items()}, **names})
+            return cls(where, ids | names, ids)
         meant = {v: 0 if n == IGNORE else numbers[legend.id_of(n)] for v, n in source.classes.items()}
-        return cls(where, {"0": 0, **meant})
+        meant = {"0": 0, **meant}
+        return cls(where, meant, meant)
 
     def number(self, value: Any) -> int:
         """The class number of one value."""
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if (number := self.of.get(str(value))) is None:
+        known = self.of_text if isinstance(value, str) else self.of_number
+        if (number := known.get(str(value))) is None:
             self.unknown[str(value)] += 1
             return 0
         return number
@@ -113,7 +120,7 @@ class Labels:
             if not np.isfinite(value):
                 continue
             text = str(int(value)) if float(value).is_integer() else f"{value:g}"
-            if (number := self.of.get(text)) is None:
+            if (number := self.of_number.get(text)) is None:
                 self.unknown[text] += int(count)
             elif number:
                 out[known & (values == value)] = number
