@@ -128,6 +128,24 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
     assert counts[1:].tolist() == [64 - 16, 16 + 1]
 
 
+def test_what_is_drawn_as_ignored_is_ignored(tmp_path: Path) -> None:
+    """A cloud over a wood that was drawn before."""
+    recipe = change(
+        write_lesson(tmp_path, side=32, labels="shapes.gpkg"),
+        'labels = "shapes.gpkg"',
+        'labels = "shapes.gpkg"\nclasses = { wood = "dark", cloud = "ignore" }',
+    )
+    left, top = UTM @ (0, 0)
+    shapes = [box(left, top - 80, left + 80, top), box(left + 40, top - 80, left + 120, top)]
+    frame = geopandas.GeoDataFrame({"class": ["wood", "cloud"]}, geometry=shapes, crs="EPSG:32633")
+    frame.to_file(tmp_path / "shapes.gpkg")
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    expected = np.zeros((32, 32))
+    expected[:8, :4] = 2
+    np.testing.assert_array_equal(piece.labels, expected)
+
+
 def test_a_text_is_a_name_before_it_is_a_number_and_a_number_is_an_id(tmp_path: Path) -> None:
     """Classes are called as a land-cover code numbers them."""
     names = {1: "2", 2: "1", 3: "11"}
@@ -142,6 +160,16 @@ def test_a_text_is_a_name_before_it_is_a_number_and_a_number_is_an_id(tmp_path: 
     labels = Labels.of_source(meant, legend, "the labels")
     assert labels.numbers(ids * 10, ids > 0).tolist() == ids.tolist()
     labels.check()
+
+
+def test_labels_that_cannot_be_used_are_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = sources.open_file, []
+    monkeypatch.setattr(sources, "open_file", lambda *args: opened.append(real(*args)) or opened[-1])
+    recipe = change(write_lesson(tmp_path, side=32), 'labels = "labels.tif"', 'labels = "labels.tif"\nband = 2')
+    (source,) = read_recipe(recipe).sources
+    with pytest.raises(SamplesError, match="has no band 2"):
+        list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32))
+    assert [file.closed for file in opened] == [True]
 
 
 def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:

@@ -363,17 +363,22 @@ class _LabelRaster:
     def __init__(self, path: Path, band: int, scene: Scene, labels: Labels, *, same_shape: bool = False) -> None:
         self._path, self._band, self._scene, self._labels = path, band, scene, labels
         self._same_shape = same_shape
-        self._stack = ExitStack()
 
     def __enter__(self) -> "_LabelRaster":
+        with ExitStack() as stack:
+            self._file = self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _open(self, stack: ExitStack) -> Any:
+        """The file, or a view of it, on the grid of the scene, for as long as `stack` lasts."""
         scene = self._scene
         try:
-            file = open_file(str(self._path), self._stack)
+            file = open_file(str(self._path), stack)
         except SceneError as e:
             raise SamplesError(f"the labels {self._path} cannot be opened: {e}") from e
         if self._band > file.count:
             raise SamplesError(f"{self._path} has no band {self._band}; it holds {file.count}")
-        self._file: Any = file
         if self._same_shape and file.shape != (scene.height, scene.width):
             raise SamplesError(f"{self._path} is {file.shape}, not {(scene.height, scene.width)} as {scene.name}")
         if not self._same_shape and not self._on_grid(file):
@@ -381,8 +386,8 @@ class _LabelRaster:
             _warn_of_shift(str(self._path), file, scene)
             grid = {"crs": scene.crs, "transform": scene.transform, "height": scene.height, "width": scene.width}
             view = WarpedVRT(file, **grid, resampling=Resampling.nearest, add_alpha=file.nodata is None)
-            self._file = self._stack.enter_context(view)
-        return self
+            return stack.enter_context(view)
+        return file
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
@@ -403,7 +408,7 @@ class _LabelRaster:
 
 
 class _Shapes:
-    """Polygons, lines or points with a class; where two classes claim a pixel it is ignored."""
+    """Polygons, lines or points with a class, or to be ignored; where two of these claim a pixel it is ignored."""
 
     def __init__(self, source: SceneSource, scene: Scene, labels: Labels) -> None:
         import geopandas
@@ -431,7 +436,7 @@ class _Shapes:
         numbers = [labels.number(v) for v in frame[source.column]]
         labels.check()
         self._scene = scene
-        self._classes = {k: frame.geometry[[n == k for n in numbers]] for k in sorted({*numbers} - {0})}
+        self._classes = {k: frame.geometry[[n == k for n in numbers]] for k in sorted({*numbers})}
 
     def __enter__(self) -> "_Shapes":
         return self
