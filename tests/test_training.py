@@ -33,6 +33,7 @@ from landcover.scene import open_scene
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.training import plan_training, sources, train
 from landcover.training.augmentation import Augmenter, cut, water_colours
+from landcover.training.checkpoints import CHECKPOINT, Checkpoint
 from landcover.training.learning import View, warm_cosine
 from landcover.training.outcome import _as_stored, find_temperature
 from landcover.training.places import folds, hold_out, places
@@ -395,6 +396,13 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
     assert done.code == 0, done.err
     assert not any(p.name.startswith(".") for p in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"step": 1}, {"step": 1, "best": {}, "history": [], "seconds": 0.0}])
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / CHECKPOINT)
+    with pytest.raises(TrainingError, match="cannot be read; add --no-resume to start over"):
+        Checkpoint(tmp_path, {"network": torch.nn.Linear(2, 2)}).load(torch.device("cpu"))
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:

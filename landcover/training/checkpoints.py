@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Checkpoint:
         """Set all parts to what was saved; returns the steps that were done, and the best evaluation."""
         if not self._path.exists():
             return 0, Best()
-        state = read_checkpoint(self._path.parent, device)
+        state = read_checkpoint(self._path.parent, device, self._parts)
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         self._history, self._seconds = state["history"], state["seconds"]
@@ -99,13 +100,21 @@ class Checkpoint:
             partial.replace(self._path)
 
 
-def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The last checkpoint in a folder: step, best, history, and the states of what was learning.
+def read_checkpoint(folder: Path, device: torch.device | str = "cpu", parts: Iterable[str] = ()) -> dict[str, Any]:
+    """The last checkpoint in a folder: step, best, history, seconds, and the states of what was learning.
+
+    Args:
+        folder: of the run.
+        device: where the states are wanted.
+        parts: whose states it must hold.
 
     Raises:
         TrainingError: it cannot be relied on.
     """
     try:
-        return torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+        state = torch.load(folder / CHECKPOINT, map_location=device, weights_only=True)
+        if absent := {"step", "best", "history", "seconds", *parts} - state.keys():
+            raise ValueError(f"it does not hold {', '.join(sorted(absent))}")
+        return state
     except Exception as e:
         raise TrainingError(f"the checkpoint in {folder} cannot be read; add --no-resume to start over") from e
