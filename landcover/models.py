@@ -7,6 +7,7 @@ References:
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -189,9 +190,21 @@ def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, s
         (WEIGHTS, data),
         (CARD, json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n"),
     ):
-        partial = folder / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+        _publish(folder / name, content)
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Write a file, which is there as a whole or not at all, whatever happens."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def embedded_models() -> tuple[str, ...]:

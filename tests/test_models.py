@@ -1,5 +1,6 @@
 """Model folders: what is written is read back; what was altered, carries code or lies is refused."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from landcover.network import architectures, build_network, total_stride
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
 from landcover.specs import load_legend
-from tests.commands import landcover, refused
+from tests.commands import landcover, refused, tree
 from tests.scenes import digital_numbers, read_map, write_scene
 
 
@@ -51,6 +52,46 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert copy.spec == made.spec
     x = torch.randn(1, 2, 16, 16)
     assert torch.equal(copy.network(x), made.network(x))
+
+
+def test_the_card_comes_last_and_no_file_is_half_written(
+    tmp_path: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk under another name is renamed."""
+    did: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def sync(number: int) -> None:
+        did.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        fsync(number)
+
+    def replace(self: Path, target: Path) -> Path:
+        assert did[-1] == self.name != target.name
+        did[-1] = target.name
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    save_model(tmp_path / "m", pointwise.spec, pointwise.network.state_dict())
+    assert did == [WEIGHTS, CARD]
+    assert tree(tmp_path / "m") == set(did)
+
+
+def test_a_full_disk_is_told_and_an_earlier_model_stays(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    how = {"architecture": "pointwise", "bands": ("red",), "classes": ("a", "b"), "overwrite": True}
+    for out in (folder, tmp_path / "new"):
+        with pytest.raises(ModelError, match="cannot be written: No space left"):
+            init_model(out, **how)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert tree(tmp_path / "new") == set()
 
 
 @pytest.mark.parametrize(("store", "bits"), [("float32", 32), ("float16", 16), ("int8", 8)])
@@ -370,6 +411,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a band that is computed": (
         lambda c: c["properties"]["mlm:input"][0]["bands"].__setitem__(0, {"name": "red", "expression": "A*2"}),
         "by an expression, which is not evaluated",
+    ),
+    "clipping elsewhere": (
+        lambda c: c["properties"].update({"landcover:clip_stddev": 3}),
+        "clips at 3 standard deviations",
     ),
     "half a character": (lambda c: c["properties"].update({"description": "\ud800"}), "half a character"),
     "gsd upside down": (
