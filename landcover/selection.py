@@ -3,11 +3,14 @@
 from pathlib import Path
 
 from landcover.bands import Choice
-from landcover.errors import OtherBandsError, ResolutionError
+from landcover.errors import ModelError, OtherBandsError, ResolutionError
 from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
 from landcover.pretrained import adopt_for, is_pretrained
 from landcover.scene import Scene, open_scene
 from landcover.specs import Legend
+
+_ABOUT = 1.01
+"""Pixels of 60 m on a map are a little more or less on the ground, by where they lie in its projection."""
 
 
 def select_model(
@@ -34,7 +37,7 @@ def select_model(
         or what was assumed of it.
 
     Raises:
-        ModelError: the model cannot be used.
+        ModelError: the model cannot be used, or there is none.
         SceneError, BandError: the scene cannot be read, or it suits no model; then the error is that of the first
             model it has the bands for, or else the default model's.
     """
@@ -44,9 +47,12 @@ def select_model(
         if not allow_resolution:
             _check_resolution(scene, named)
         return named, scene, assumed
+    names = [name for name in EMBEDDED_BY_RANK if name in embedded_models()]
+    if not names:
+        raise ModelError("no model came with this installation; name one with --model, or install landcover again")
     errors: list[OtherBandsError | ResolutionError] = []
     others: list[tuple[Model, Scene]] = []  # that it has the bands for, and other pixels
-    for embedded in (load_model(name) for name in EMBEDDED_BY_RANK if name in embedded_models()):
+    for embedded in map(load_model, names):
         try:
             scene = open_scene(source, embedded.spec.bands, choice, allow_no_crs=allow_no_crs)
             others.append((embedded, scene))
@@ -66,7 +72,7 @@ def _named(model: Model | str | Path, choice: Choice, legend: Legend | None) -> 
     """A model that the user names, and what is assumed of it."""
     if isinstance(model, Model):
         return model, ""
-    if is_pretrained(Path(model)):
+    if str(model) not in embedded_models() and is_pretrained(Path(model)):
         return adopt_for(Path(model), choice, legend)
     return load_model(model), ""
 
@@ -76,7 +82,7 @@ def _check_resolution(scene: Scene, model: Model) -> None:
     if scene.gsd is None or model.spec.gsd is None:
         return
     finest, coarsest = model.spec.gsd
-    if not finest / 2 <= scene.gsd <= coarsest * 2:
+    if not finest / 2 / _ABOUT <= scene.gsd <= coarsest * 2 * _ABOUT:
         raise ResolutionError(
             f"{scene.name} has pixels of {scene.gsd:.3g} m, but the model '{model.spec.name}' was trained for "
             f"{finest:g}–{coarsest:g} m; resample the scene, choose another model, or add --allow-resolution"

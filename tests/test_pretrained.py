@@ -21,9 +21,9 @@ BANDS = ("red", "green", "blue")
 LEGEND = named_classes(("forest", "water", "other"))
 
 
-def saved(folder: Path, kind: type = smp.Unet, **more: Any) -> torch.nn.Module:
+def saved(folder: Path, kind: type = smp.Unet, seed: int = 0, **more: Any) -> torch.nn.Module:
     """A small network with random weights, saved as its users save it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     usual = {"encoder_name": "mobilenet_v2", "encoder_weights": None, "classes": 3}
     network = kind(**usual | more).eval()
     network.save_pretrained(folder)

@@ -7,11 +7,12 @@ import pytest
 
 from landcover import selection
 from landcover.bands import Choice
-from landcover.errors import BandError, SceneError
+from landcover.errors import BandError, ModelError, ResolutionError, SceneError
 from landcover.models import Model, embedded_models, init_model, load_model, save_model
 from landcover.selection import select_model
 from tests.commands import landcover
 from tests.scenes import UTM, digital_numbers, write_scene
+from tests.test_pretrained import saved
 
 SIX = ("blue", "green", "red", "nir", "swir16", "swir22")
 
@@ -84,6 +85,38 @@ def test_a_scene_that_suits_none_is_refused_with_the_default_models_reason(tmp_p
         select_model(None, scene_of(tmp_path, ("red", "nir")), Choice())
     with pytest.raises(SceneError, match="pixels of 200 m, but the model 'landcover-6band'"):
         select_model(None, scene_of(tmp_path, SIX, 200), Choice())
+
+
+@pytest.mark.parametrize(("metres", "suits"), [(4.9, False), (5, True), (60, True), (61, False)])
+@pytest.mark.usefixtures("embedded")
+def test_pixels_may_be_twice_as_fine_or_coarse_as_those_a_model_was_trained_for(
+    tmp_path: Path, metres: float, suits: bool
+) -> None:
+    """Be it named or not. In the middle of a zone, 60 m on the map are 60.02 m on the ground."""
+    scene, model = scene_of(tmp_path, SIX, metres), selection.load_model("landcover-6band")
+    for asked in (None, model):
+        assert select_model(asked, scene, Choice(), allow_resolution=True)[0].spec.name == "landcover-6band"
+        if suits:
+            assert select_model(asked, scene, Choice())[0].spec.name == "landcover-6band"
+        else:
+            with pytest.raises(ResolutionError, match="trained for 10–30 m"):
+                select_model(asked, scene, Choice())
+
+
+@pytest.mark.usefixtures("embedded")
+def test_an_embedded_model_goes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies where the command is run."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    saved(Path("landcover-6band"), classes=2)
+    model, _, assumed = select_model("landcover-6band", scene_of(tmp_path, SIX), Choice())
+    assert (model.spec.bands, assumed) == (SIX, "")
+
+
+def test_where_no_model_is_installed_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "embedded_models", tuple)
+    with pytest.raises(ModelError, match="no model came with this installation; name one with --model"):
+        select_model(None, scene_of(tmp_path, SIX), Choice())
 
 
 @pytest.mark.usefixtures("embedded")
