@@ -177,7 +177,7 @@ class ModelSpec(Spec):
 
 def band_key(label: str) -> str:
     """A band label without case, punctuation and leading zeros: B04, b4 and B_04 are the same band."""
-    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"[^a-z0-9]", "", label.lower()))
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"[\W_]", "", label.lower()))
 
 
 def load_sensor(name_or_file: str) -> Sensor:

@@ -119,6 +119,13 @@ def test_where_no_model_is_installed_one_is_asked_for(tmp_path: Path, monkeypatc
         select_model(None, scene_of(tmp_path, SIX), Choice())
 
 
+def test_bands_are_named_in_any_script(tmp_path: Path, pointwise: Model) -> None:
+    scene = scene_of(tmp_path, ("近红", "红", "КРАСНЫЙ"))
+    for red, index in {"红": 2, "Красный": 3}.items():
+        _, found, _ = select_model(pointwise, scene, Choice(bands={"red": red, "nir": "近红"}))
+        assert [b.source.index for b in found.bands] == [index, 1]
+
+
 @pytest.mark.usefixtures("embedded")
 def test_a_model_that_wants_the_bands_of_the_scene_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     """Of colours alone one need not hear that infrared is missing."""
