@@ -57,8 +57,8 @@ def sample(
     """Draw pixels of a map at random, so many in each class, and write their centres as points to label.
 
     Every class gets `at_least` points, and what is left is shared among the others by their area. Within a class every
-    piece of land is equally likely, on the ellipsoid. The column `reference` is empty: fill it in with names of
-    classes, then `assess` tells how good the map is.
+    piece of land is equally likely, on the ellipsoid; or every pixel, where it has fewer than two for each point. The
+    column `reference` is empty: fill it in with names of classes, then `assess` tells how good the map is.
 
     Args:
         map_path: a class map with a CRS.
