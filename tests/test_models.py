@@ -189,10 +189,36 @@ def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_making_a_model_leaves_the_random_numbers_of_others_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    init_model(tmp_path / "m", architecture="pointwise", bands=("red",), classes=("a", "b"), seed=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
 @pytest.mark.parametrize("name", embedded_models())
 def test_the_stride_on_the_card_is_that_of_the_network(name: str) -> None:
     spec = load_model(name).spec
     assert spec.stride == total_stride(spec.architecture, spec.hyperparameters, load_model(name).network)
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An untrained one whose stride is 4."""
+    arguments = {"width": 4, "depth": 2}
+    folder = tmp_path_factory.mktemp("unet")
+    return init_model(folder, architecture="unet", bands=("red", "nir"), classes=("a", "b"), hyperparameters=arguments)
+
+
+@pytest.mark.parametrize(("stride", "fits"), [(8, True), (4, True), (2, False), (6, False)])
+def test_a_card_may_tell_a_multiple_of_the_stride(tmp_path: Path, unet: Model, stride: int, fits: bool) -> None:
+    save_model(tmp_path / "m", unet.spec.model_copy(update={"stride": stride}), unet.network.state_dict())
+    if fits:
+        _ = load_model(tmp_path / "m").network
+    else:
+        with pytest.raises(ModelError, match=f"stride is {stride}, but it is 4"):
+            _ = load_model(tmp_path / "m").network
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
@@ -485,6 +511,19 @@ def test_a_scene_coarser_than_the_model_sees_is_enlarged(tmp_path: Path) -> None
 def test_by_how_much_scenes_are_enlarged(sees: float | None, gsd: float | None, factor: int) -> None:
     model = load_model()
     assert replace(model, spec=model.spec.model_copy(update={"sees": sees})).for_gsd(gsd).factor == factor
+
+
+def test_scenes_are_enlarged_as_far_as_they_show_something() -> None:
+    model = load_model()
+    model = replace(model, spec=model.spec.model_copy(update={"sees": 1.0}))
+    assert model.for_gsd(32.4).factor == 32
+    with pytest.raises(ModelError, match="enlarged 33 times"):
+        model.for_gsd(33)
+
+
+@pytest.mark.parametrize(("factor", "stride"), [(1, 4), (2, 2), (3, 4), (4, 1), (6, 2), (8, 1)])
+def test_windows_of_an_enlarged_scene_start_where_its_network_does(unet: Model, factor: int, stride: int) -> None:
+    assert replace(unet, factor=factor).stride == stride
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -94,6 +94,16 @@ def test_a_staircase_becomes_a_ramp(tolerance: float, nodes: int) -> None:
     assert abs(shapely.area(plain[0]) - shapely.area(simple[0])) <= 100
 
 
+@pytest.mark.parametrize("tolerance", [2.5, 7.0, 20.0])
+@pytest.mark.parametrize("seed", range(8))
+def test_neither_side_of_a_border_wins_more_than_half_the_tolerance(seed: int, tolerance: float) -> None:
+    """A straight border with teeth at random; or a share of what these enclose, which is a pixel and a half at most."""
+    teeth = np.random.default_rng(seed).integers(8, 13, 60)
+    ids = np.where(np.arange(20) < teeth[:, None], 1, 2).astype(np.uint8)
+    plain, simple = (shapely.area(traced(ids, how)[0]) / 100 for how in (None, Simplification(tolerance)))
+    assert np.abs(plain - simple).max() <= max(np.ceil(tolerance) / 2, 1.5) + 1e-6
+
+
 def test_a_pixel_stays_a_pixel() -> None:
     """Rings keep four nodes, so that strewn pixels do not lose half of their area."""
     ids = np.ones((9, 9), np.uint8)

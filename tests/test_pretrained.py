@@ -1,5 +1,6 @@
 """Networks saved by segmentation-models-pytorch: what they do not say is asked for, what cannot be honoured refused."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 
 from landcover.errors import ModelError
 from landcover.models import CARD, CONFIG, WEIGHTS, load_model, named_classes
-from landcover.pretrained import adopt, import_model
+from landcover.pretrained import adopt, import_model, is_pretrained
 from tests.commands import landcover, refused
 from tests.scenes import digital_numbers, read_map, write_scene
 
@@ -144,6 +145,28 @@ def test_what_lies_or_cannot_be_honoured_is_refused(tmp_path: Path, edit: dict[s
         _ = adopt(tmp_path / "n", BANDS, LEGEND).network
 
 
+@pytest.mark.parametrize("activation", [None, "identity", "softmax", "softmax2d"])
+def test_a_softmax_changes_no_map(tmp_path: Path, activation: str | None) -> None:
+    saved(tmp_path / "n")
+    edited(tmp_path / "n", activation=activation)
+    assert adopt(tmp_path / "n", BANDS, LEGEND).spec.legend == LEGEND
+
+
+def test_other_weights_are_another_model(tmp_path: Path) -> None:
+    """So that no stopped run goes on with them."""
+    saved(tmp_path / "n")
+    before = adopt(tmp_path / "n", BANDS, LEGEND)
+    saved(tmp_path / "n", seed=1)
+    after = adopt(tmp_path / "n", BANDS, LEGEND)
+    assert after.digest != before.digest
+    assert after.sha256 == hashlib.sha256((tmp_path / "n" / WEIGHTS).read_bytes()).hexdigest()
+
+
+def test_a_folder_may_have_a_name_that_no_model_can_have(tmp_path: Path) -> None:
+    saved(tmp_path / "网络")
+    assert adopt(tmp_path / "网络", BANDS, LEGEND).spec.name == "pretrained"
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "[" * 100_000, '{"_model_class": "\\ud800"}'])
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     saved(tmp_path / "n")
@@ -204,6 +227,20 @@ def test_importing_checks_what_it_is_told(
     given = ("models", "import", tmp_path / "n", "-o", tmp_path / "model", "--bands", "red,green,blue", *more)
     assert said in refused(capsys, tmp_path, *given)
     assert not (tmp_path / "model").exists()
+
+
+def test_the_stride_of_what_is_imported_is_on_its_card(tmp_path: Path) -> None:
+    saved(tmp_path / "n", encoder_depth=3, decoder_channels=(32, 16, 8))
+    assert import_model(tmp_path / "n", tmp_path / "model", BANDS, LEGEND).spec.stride == 8
+
+
+def test_a_folder_with_a_card_is_read_by_it(tmp_path: Path) -> None:
+    """Also where the configuration that it was made of lies in it."""
+    saved(tmp_path / "n")
+    import_model(tmp_path / "n", tmp_path / "model", BANDS, LEGEND)
+    (tmp_path / "model" / CONFIG).write_bytes((tmp_path / "n" / CONFIG).read_bytes())
+    assert is_pretrained(tmp_path / "n")
+    assert not is_pretrained(tmp_path / "model")
 
 
 def test_other_folders_are_not_imported(tmp_path: Path) -> None:

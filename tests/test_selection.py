@@ -104,6 +104,23 @@ def test_pixels_may_be_twice_as_fine_or_coarse_as_those_a_model_was_trained_for(
 
 
 @pytest.mark.usefixtures("embedded")
+def test_why_a_model_was_taken_is_why_the_default_was_not(tmp_path: Path) -> None:
+    """Though others were tried between them."""
+    _, _, why = select_model(None, scene_of(tmp_path, SIX[:3]), Choice())
+    assert "no band that is known to be 'nir'" in why
+    _, _, why = select_model(None, scene_of(tmp_path, SIX[:4], 1), Choice())
+    assert "no band that is known to be 'swir16'" in why
+
+
+@pytest.mark.usefixtures("embedded")
+def test_a_scene_without_a_place_may_be_allowed_where_no_model_is_named(tmp_path: Path) -> None:
+    path = str(write_scene(tmp_path / "scene.tif", digital_numbers(20, 20, 6), names=SIX, crs=None))
+    with pytest.raises(SceneError, match="no coordinate reference system"):
+        select_model(None, path, Choice())
+    assert select_model(None, path, Choice(), allow_no_crs=True)[0].spec.name == "landcover-6band"
+
+
+@pytest.mark.usefixtures("embedded")
 def test_an_embedded_model_goes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies where the command is run."""
     (tmp_path / "here").mkdir()

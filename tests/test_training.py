@@ -24,18 +24,18 @@ from shapely.geometry import Point, box
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
 from landcover.errors import ModelError, OutputError, SamplesError, TrainingError
 from landcover.grid import Box
-from landcover.models import init_model, load_model
+from landcover.models import Model, init_model, load_model
 from landcover.network import build_network
 from landcover.prediction import predict
-from landcover.recipes import Augmentation, Split, read_recipe
+from landcover.recipes import Augmentation, ChipsSource, PackSource, Split, read_recipe
 from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.training import plan_training, sources, train
 from landcover.training.augmentation import Augmenter, cut, water_colours
-from landcover.training.checkpoints import CHECKPOINT, Checkpoint
+from landcover.training.checkpoints import CHECKPOINT, Best, Checkpoint, Step, read_checkpoint
 from landcover.training.learning import View, warm_cosine
-from landcover.training.outcome import _as_stored, find_temperature
+from landcover.training.outcome import _as_stored, _is_safe, find_temperature, score_tests
 from landcover.training.places import folds, hold_out, places
 from landcover.training.samples import Origin, Samples, gather
 from landcover.training.sources import Labels, Piece, read_source
@@ -43,6 +43,7 @@ from landcover.training.start import refined_network, soften
 from tests.commands import landcover
 from tests.lessons import change, patches, write_labels, write_lesson
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
+from tests.test_models import Bomb
 
 OUTCOME = {
     "model.safetensors",
@@ -265,10 +266,41 @@ scale = 1e-4
         assert b.place.endswith("pack.npz#here")
 
 
+def test_a_pack_is_checked_as_other_sources_are(tmp_path: Path) -> None:
+    """What is no number is not valid, and labels that are in no legend stop it."""
+    images, labels, legend = np.full((1, 2, 8, 8), 0.2), np.ones((1, 8, 8), np.uint8), load_legend("default")
+    source = PackSource(kind="pack", path=tmp_path / "pack.npz", bands=("red", "nir"), scale=1.0)
+    known = {"valid": np.ones((1, 8, 8), bool), "group": ["here"]}
+    images[0, 1, 3, 4] = np.nan
+    np.savez(tmp_path / "pack.npz", images=images, labels=labels, **known)
+    (one,) = read_source(source, ("red", "nir"), legend, 8)
+    assert np.argwhere(~one.valid).tolist() == np.argwhere(one.labels == 0).tolist() == [[3, 4]]
+    assert np.isfinite(one.reflectance).all()
+    labels[0, 0, 0] = 77
+    np.savez(tmp_path / "pack.npz", images=images, labels=labels, **known)
+    with pytest.raises(SamplesError, match=r"does not know: '77' \(1 ×\)"):
+        list(read_source(source, ("red", "nir"), legend, 8))
+
+
+def test_a_recipe_tells_the_pixel_size_of_chips_without_a_place(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    write_scene(tmp_path / "images/a.tif", digital_numbers(8, 8), crs=None)
+    write_labels(tmp_path / "labels/a.tif", np.ones((8, 8), np.uint8))
+    source = ChipsSource(kind="chips", images=tmp_path / "images", labels=tmp_path / "labels", gsd=3.0)
+    (one,) = read_source(source, ("red", "nir"), load_legend("default"), 8)
+    assert one.gsd == 3
+
+
 def piece(valid: bool = True) -> Piece:
     square = (8, 8)
     pixels = np.full((2, *square), 0.2, np.float32)
     return Piece(pixels, np.full(square, valid), np.ones(square, np.uint8), "scene", "place", "grid")
+
+
+def test_chips_are_drawn_as_their_source_weighs_and_none_is_empty(tmp_path: Path) -> None:
+    pieces = iter([(0, piece()), (1, piece()), (1, piece(valid=False)), (1, piece())])
+    assert gather(pieces, tmp_path, ("red", "nir"), 8, [1.0, 3.0]).weights.tolist() == [1, 3, 3]
 
 
 def test_samples_are_on_the_disk_before_their_index_tells_of_them(
@@ -396,6 +428,39 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
     assert done.code == 0, done.err
     assert not any(p.name.startswith(".") for p in tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_replaced_as_a_whole_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it stays until it is on the disk; seconds are those of all runs."""
+    network = torch.nn.Linear(2, 2)
+    first = Checkpoint(tmp_path, {"network": network})
+    first.note(Step(1, 0.5, 0.1), 10.0)
+    first.save(1, Best(0.4, 1, network.state_dict()))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    again = Checkpoint(tmp_path, {"network": network})
+    assert again.load(torch.device("cpu"))[0] == 1
+    again.note(Step(2, 0.4, 0.1), 5.0)
+
+    def full(_number: int) -> None:
+        assert (tmp_path / CHECKPOINT).read_bytes() == before
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        again.save(2, Best())
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    monkeypatch.undo()
+    again.save(2, Best())
+    state = read_checkpoint(tmp_path)
+    assert [(e["step"], e["seconds"]) for e in state["history"]] == [(1, 10.0), (2, 15.0)]
+    assert state["seconds"] == 15
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"step": Bomb(tmp_path / "exploded")}, tmp_path / CHECKPOINT)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"step": 1}, {"step": 1, "best": {}, "history": [], "seconds": 0.0}])
@@ -772,6 +837,15 @@ def test_the_temperature_that_was_applied_is_found(temperature: float) -> None:
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (p.cumsum(axis=1) > rng.random((len(p), 1))).argmax(axis=1) + 1
     assert find_temperature(logits * np.float32(temperature), labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_what_was_not_measured_in_bf16_is_not_safe_in_it(tmp_path: Path, pointwise: Model) -> None:
+    """Nor is what changes more than one label in a hundred, or loses more than .002."""
+    assert score_tests(tmp_path, pointwise.spec, read_recipe(write_lesson(tmp_path, side=32))) == ({}, False)
+    exact = {"overall_accuracy": 0.9, "macro_f1": 0.8}, np.ones(1000, np.uint8)
+    assert _is_safe(exact, exact)
+    assert not _is_safe(exact, (exact[0], np.where(np.arange(1000) < 11, 2, 1)))
+    assert not _is_safe(exact, ({**exact[0], "macro_f1": 0.797}, exact[1]))
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:

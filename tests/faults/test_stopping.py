@@ -306,6 +306,24 @@ def test_nothing_is_kept_where_nothing_is_finished(tmp_path: Path, scene: Path, 
     assert tree(tmp_path) == set()
 
 
+def test_a_stopped_run_of_a_box_goes_on_where_it_stopped(tmp_path: Path, scene: Path, pointwise: Model) -> None:
+    """Rows are counted from the top of the box."""
+    (left, top), (right, bottom) = UTM @ (0, 90), UTM @ (120, 300)
+    how = {"model": pointwise, "bbox": (left, bottom, right, top), **HOW}
+    stopped = map_scene(make_plan(Options(scene, tmp_path / "map.tif", **how)))
+    journal = tmp_path / ".map.tif.work" / "journal.json"
+    while not journal.exists():
+        next(stopped)
+    stopped.close()
+    row = json.loads(journal.read_text())["progress"]["row"]
+    assert 0 < row < 90
+    again = map_scene(make_plan(Options(scene, tmp_path / "map.tif", **how)))
+    assert next(again) == row * 120
+    list(again)
+    whole = predict(scene, tmp_path / "whole.tif", **how)
+    assert (tmp_path / "map.tif").read_bytes() == whole.read_bytes()
+
+
 def test_a_scene_without_a_valid_pixel_leaves_nothing(tmp_path: Path, pointwise: Model) -> None:
     scene = write_scene(tmp_path / "scene.tif", np.zeros((2, 300, 200), np.uint16), nodata=0)
     with pytest.raises(LandcoverError, match="no valid pixel"):
