@@ -91,10 +91,14 @@ def test_interrupted(tmp_path: Path, scene: Path, pointwise: Model, undisturbed:
 def test_two_runs_on_one_output(tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes) -> None:
     out = tmp_path / "map.tif"
     first = start(command(scene, out, pointwise), out)
-    second = subprocess.run(command(scene, out, pointwise), capture_output=True, text=True, check=False)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = subprocess.run(command(scene, out, pointwise), capture_output=True, text=True, check=False)
+    finally:
+        first.send_signal(signal.SIGCONT)
+        first.communicate()
     assert second.returncode == 3
     assert "another run is writing" in second.stderr
-    first.communicate()
     assert out.read_bytes() == undisturbed
 
 
