@@ -7,7 +7,6 @@ References:
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from landcover.errors import ModelError, is_text, nearest
+from landcover.outputs import disk_errors, publish_bytes
 from landcover.scaling import CLIP
 from landcover.specs import Legend, ModelSpec, explain
 
@@ -175,12 +175,16 @@ def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, s
         spec: what the model is.
         weights: the network's state dict.
         store: how, "float32", "float16" for half the size, or "int8" for about a quarter; see `landcover.weights`.
+
+    Raises:
+        OutputError: it cannot be written; each file is there as a whole or not at all.
     """
     from safetensors.torch import save
 
     from landcover.weights import to_store
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     data = save(to_store(weights, store), metadata={"format": "pt"})
     parameters = sum(
         v.numel() for k, v in weights.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
@@ -190,21 +194,7 @@ def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, s
         (WEIGHTS, data),
         (CARD, json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n"),
     ):
-        _publish(folder / name, content)
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Write a file, which is there as a whole or not at all, whatever happens."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        publish_bytes(folder / name, content)
 
 
 def embedded_models() -> tuple[str, ...]:
@@ -491,6 +481,7 @@ def init_model(
 
     Raises:
         ModelError: the architecture is not known, or a model is there already.
+        OutputError: the folder cannot be written.
     """
     import torch
 
@@ -522,8 +513,5 @@ def init_model(
         torch.manual_seed(seed)
         network = build_network(architecture, len(bands), len(classes), spec.hyperparameters)
     stride = total_stride(architecture, spec.hyperparameters, network)
-    try:
-        save_model(folder, spec.model_copy(update={"stride": stride}), network.state_dict())
-    except OSError as e:
-        raise ModelError(f"{folder} cannot be written: {e.strerror or e}") from e
+    save_model(folder, spec.model_copy(update={"stride": stride}), network.state_dict())
     return load_model(folder)

@@ -44,6 +44,11 @@ def publish(folder: Path, path: Path) -> None:
 
 
 def publish_text(path: Path, text: str) -> None:
+    """Write a text, in UTF-8, as `publish_bytes` does."""
+    publish_bytes(path, text.encode())
+
+
+def publish_bytes(path: Path, content: bytes) -> None:
     """Write a small file, which is there as a whole or not at all, whatever happens.
 
     Raises:
@@ -52,8 +57,8 @@ def publish_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.new")
     with disk_errors(path):
         try:
-            with partial.open("w", encoding="utf-8") as f:
-                f.write(text)
+            with partial.open("wb") as f:
+                f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
             partial.replace(path)

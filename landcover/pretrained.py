@@ -130,7 +130,8 @@ def import_model(
         overwrite: replace a model that exists.
 
     Raises:
-        ModelError: the folder cannot be read, what is told does not fit the network, or `out` cannot be written.
+        ModelError: the folder cannot be read, or what is told does not fit the network.
+        OutputError: `out` cannot be written.
     """
     if not is_pretrained(folder):
         raise ModelError(
@@ -145,10 +146,7 @@ def import_model(
         raise ModelError(f"--mean and --stddev have to be given both, with one number for each of {', '.join(bands)}")
     stats = list(zip(mean, stddev, strict=True)) if mean and stddev else None
     model = adopt(folder, bands, legend, stats, gsd)
-    try:
-        save_model(out, model.spec, model.network.state_dict())
-    except OSError as e:
-        raise ModelError(f"{out} cannot be written: {e.strerror or e}") from e
+    save_model(out, model.spec, model.network.state_dict())
     return model
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from landcover.errors import ModelError
+from landcover.errors import ModelError, OutputError
 from landcover.models import CARD, EMBEDDED, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
 from landcover.network import architectures, build_network, total_stride
 from landcover.planning import Options, make_plan
@@ -88,7 +88,7 @@ def test_a_full_disk_is_told_and_an_earlier_model_stays(
     monkeypatch.setattr(os, "fsync", full)
     how = {"architecture": "pointwise", "bands": ("red",), "classes": ("a", "b"), "overwrite": True}
     for out in (folder, tmp_path / "new"):
-        with pytest.raises(ModelError, match="cannot be written: No space left"):
+        with pytest.raises(OutputError, match="cannot be written: No space left"):
             init_model(out, **how)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert tree(tmp_path / "new") == set()
