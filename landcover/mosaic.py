@@ -50,7 +50,7 @@ class _Map:
 
     Attributes:
         path: its file.
-        crs, transform, height, width: its grid.
+        crs, transform, height, width: its grid; the CRS is None where it has no place on the earth.
         block: rows and columns of a block of the file.
         model: name and checksum of what made it, as its tags tell.
     """
@@ -64,9 +64,14 @@ class _Map:
     model: tuple[str | None, str | None]
 
     @property
-    def is_north_up(self) -> bool:
-        t = self.transform
-        return t.b == t.d == 0 and t.a > 0 > t.e
+    def flaw(self) -> str:
+        """Why a virtual raster cannot show it, as what follows its name; "" if it can."""
+        if self.crs is None:
+            return "has no CRS"
+        if self.transform.b or self.transform.d:
+            return "is rotated"
+        sides = ["south at its top"] * (self.transform.e > 0) + ["east at its left"] * (self.transform.a < 0)
+        return f"has {' and '.join(sides)}" if sides else ""
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -101,7 +106,7 @@ class _Grid:
 
     def aligned(self, each: _Map) -> Box | None:
         """Where a map's pixels are those of the grid, its box in it; else None."""
-        if each.crs != self.crs or not each.is_north_up:
+        if each.crs != self.crs or each.flaw:
             return None
         row0, row1, col0, col1 = self.place(each.bounds)
         row, col = round(row0), round(col0)
@@ -121,32 +126,34 @@ class _Grid:
         )
 
 
-def write_vrt(maps: Sequence[Path], out: Path) -> list[Path]:
+def write_vrt(maps: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, str]]:
     """Write virtual rasters that show many maps as one, later ones on top.
 
     Those that this function wrote under the same name before, for other CRSs too, are replaced or removed.
 
     Args:
-        maps: class maps of one legend, north up; their files are referred to by relative paths.
+        maps: class maps of one legend, to which it refers by relative paths; those that have no CRS or are not north up
+            are left out.
         out: the virtual raster, .vrt. Where the maps have several CRSs there is one for each, with the CRS in its name.
 
     Returns:
-        The files written.
+        The files written, and what is the matter with each map that is left out.
 
     Raises:
-        MapError: a map cannot be read, has no CRS or is not north up, or legends differ.
+        MapError: a map cannot be read, legends differ, or all would be left out.
         OutputError: a file cannot be written.
     """
     if out.suffix.lower() != ".vrt":
         raise OutputError(f"{out} is not the name of a virtual raster; let it end in .vrt")
     check_destination(out, overwrite=True)
     read, legend = _read_maps(maps)
-    for each in read:
-        if not each.is_north_up:
-            raise MapError(f"{each.path} is rotated, which a virtual raster cannot show; make a single mosaic instead")
+    left_out = {each.path: each.flaw for each in read if each.flaw}
     by_crs: dict[str, list[_Map]] = {}
     for each in read:
-        by_crs.setdefault(each.crs.to_wkt(), []).append(each)
+        if not each.flaw:
+            by_crs.setdefault(each.crs.to_wkt(), []).append(each)
+    if not by_crs:
+        raise MapError(f"{read[0].path} {read[0].flaw}; a virtual raster needs a map that is north up and has a CRS")
     written = []
     for number, group in enumerate(by_crs.values(), 1):
         authority = group[0].crs.to_authority()
@@ -159,7 +166,7 @@ def write_vrt(maps: Sequence[Path], out: Path) -> list[Path]:
         for old in out.parent.glob(f"*{out.suffix}"):
             if old not in written and (old == out or of_crs.fullmatch(old.stem)) and _is_ours(old):
                 old.unlink()
-    return written
+    return written, left_out
 
 
 def _is_ours(path: Path) -> bool:
@@ -246,6 +253,8 @@ def plan_mosaic(
     if out.resolve() in inputs:
         raise OutputError(f"{out} is one of the maps; choose another name for the mosaic")
     read, legend = _read_maps(maps)
+    if nowhere := next((m.path for m in read if m.crs is None), None):
+        raise MapError(f"{nowhere} has no CRS, so it has no place in a mosaic; leave it out")
     place = _most_common([m.crs for m in read]) if crs is None else _crs(crs)
     return Mosaic(out, tuple(read), tuple(confidences) if confidences else None, legend, _grid(read, place))
 
@@ -361,8 +370,6 @@ def _read_maps(maps: Sequence[Path]) -> tuple[list[_Map], Legend]:
     for path in maps:
         with open_raster(path) as file:
             legend = read_legend(file)
-            if file.crs is None:
-                raise MapError(f"{path} has no CRS, so it has no place in a mosaic; leave it out")
             made = file.tags()
             model = made.get(f"{PREFIX}MODEL"), made.get(f"{PREFIX}MODEL_SHA256")
             grid = file.crs, file.transform, file.height, file.width
@@ -382,7 +389,7 @@ def _told(legend: Legend) -> str:
 
 def _grid(maps: Sequence[_Map], crs: CRS) -> _Grid:
     """The grid of most of the maps that lie in a CRS, as large as all of them."""
-    own = [m for m in maps if m.crs == crs and m.is_north_up]
+    own = [m for m in maps if m.crs == crs and not m.flaw]
     a, e = _most_common([m.resolution for m in own]) if own else _new_resolution(maps[0], crs)
     first = next((m.transform for m in own if m.resolution == (a, e)), Affine(a, 0, 0, 0, e, 0))
     bounds = np.array([_bounds_in(crs, m) for m in maps])
@@ -484,12 +491,10 @@ def _floor(value: float) -> int:
     return math.floor(value + _ALIGNED)
 
 
-def _meet(box: Box, other: Box) -> bool:
-    return box.row0 < other.row1 and other.row0 < box.row1 and box.col0 < other.col1 and other.col0 < box.col1
+def _meet(a: Box, b: Box) -> bool:
+    return a.row0 < b.row1 and b.row0 < a.row1 and a.col0 < b.col1 and b.col0 < a.col1
 
 
-def _clipped(box: Box, other: Box) -> Box:
+def _clipped(a: Box, b: Box) -> Box:
     """The part of a box that lies in another."""
-    return Box(
-        max(box.row0, other.row0), min(box.row1, other.row1), max(box.col0, other.col0), min(box.col1, other.col1)
-    )
+    return Box(max(a.row0, b.row0), min(a.row1, b.row1), max(a.col0, b.col0), min(a.col1, b.col1))

@@ -15,6 +15,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import shapely
+from affine import Affine
 
 from landcover.batch import cluster, gathering, worker
 from landcover.batch.cutting import cut_large
@@ -29,7 +30,7 @@ from landcover.provenance import without_secrets
 from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
 from tests.faults.runs import TINY
-from tests.scenes import digital_numbers, read_map, write_scene
+from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 SIZES = {"one": (90, 120), "two": (64, 64), "sub/three": (130, 70)}
@@ -551,7 +552,27 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
     result = batch(capsys, scenes / "two.tif", out, pointwise, "--merge-polygons")
     assert f"the mosaic could not be made: a map is broken; {out / 'mosaic.tif'} is of an earlier run" in result.err
     assert "without the mosaic there are no polygons" in result.err
+    assert result.code == 4, "it was asked for"
     assert not (out / "polygons.gpkg").exists()
+
+
+def test_a_map_that_a_virtual_mosaic_cannot_show_is_left_out_with_a_note_and_nothing_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
+) -> None:
+    """The note is repeated when nothing is left to do."""
+    write_scene(scenes / "south.tif", digital_numbers(40, 40), transform=UTM @ Affine.scale(1, -1))
+    out = tmp_path / "out"
+    for _ in range(2):
+        result = batch(capsys, scenes, out, pointwise)
+        assert result.code == 0, result
+        assert "leaves out 1 of 4 maps, for it shows only those that have a CRS and are north up" in result.err
+        assert f"{map_of(out, 'south')} has south at its top; --mosaic later shows" in result.err
+    assert "Making" not in result.err
+    with rasterio.open(out / "mosaic.vrt") as virtual:
+        assert len(virtual.files) == 1 + len(SIZES)
+    alone = batch(capsys, scenes / "south.tif", tmp_path / "alone", pointwise)
+    assert alone.code == 0, "it was not asked for"
+    assert "the virtual mosaic could not be made" in alone.err
 
 
 def test_what_is_made_of_all_maps_follows_them_and_the_options(

@@ -78,7 +78,8 @@ def test_both_mosaics_are_the_maps_painted_one_over_the_other(
         patch.setattr(mosaic, "_PIECE", cols)
         merged = merge(maps, tmp_path / "mosaic.tif", overwrite=True)
     assert np.array_equal(merged, painted(parts))
-    (vrt,) = write_vrt(maps, tmp_path / "mosaic.vrt")
+    (vrt,), left_out = write_vrt(maps, tmp_path / "mosaic.vrt")
+    assert not left_out
     assert np.array_equal(read(vrt), merged)
     with rasterio.open(vrt) as a, rasterio.open(tmp_path / "mosaic.tif") as b:
         assert a.transform.almost_equals(b.transform)
@@ -118,7 +119,7 @@ def test_a_map_off_the_grid_is_resampled_to_the_nearest_pixel(tmp_path: Path) ->
     assert place == at(0, 0)
     assert np.array_equal(merged[:50, :80], np.hstack([read(maps[0]), read(maps[1])]))
     assert np.array_equal(merged[51:], wanted[51:])
-    assert (read(write_vrt(maps, tmp_path / "m.vrt")[0]) == merged).mean() > 0.97
+    assert (read(write_vrt(maps, tmp_path / "m.vrt")[0][0]) == merged).mean() > 0.97
 
 
 def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: Path) -> None:
@@ -135,13 +136,13 @@ def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: 
         assert merged[file.index(x, y)] == 2
     assert np.array_equal(merged[:60, :100], np.hstack([read(p) for p in home]))
     assert {2, 3} <= set(np.unique(merged[:, 100:])) <= {0, 2, 3}
-    written = write_vrt(maps, tmp_path / "v.vrt")
+    written, _ = write_vrt(maps, tmp_path / "v.vrt")
     assert [p.name for p in written] == ["v_EPSG32633.vrt", "v_EPSG4326.vrt"]
     assert np.array_equal(read(written[1]), ids)
     for name in ("v_mine", "v_S2"):
         (tmp_path / f"{name}.vrt").write_text("of somebody else")
     (tmp_path / "v_Q3.vrt").mkdir()
-    assert write_vrt(home, tmp_path / "v.vrt") == [tmp_path / "v.vrt"]
+    assert write_vrt(home, tmp_path / "v.vrt")[0] == [tmp_path / "v.vrt"]
     assert sorted(p.name for p in tmp_path.glob("*.vrt")) == ["v.vrt", "v_Q3.vrt", "v_S2.vrt", "v_mine.vrt"], (
         "those of before are gone"
     )
@@ -181,6 +182,26 @@ def test_every_command_takes_a_mosaic_for_a_map(tmp_path: Path, kind: str) -> No
     assert [c.pixels for c in stats(out)[0].classes] == [int((whole == c.id).sum()) for c in legend.classes]
     assert preview(out, tmp_path / "m.png", size=256)
     assert vectorize(out, tmp_path / "m.gpkg")
+
+
+@pytest.mark.parametrize(
+    ("how", "flaw"),
+    [
+        ({"transform": at(0, 0) @ Affine.rotation(30)}, "is rotated"),
+        ({"transform": at(9, 0) @ Affine.scale(1, -1)}, "has south at its top"),
+        ({"transform": at(0, 9) @ Affine.scale(-1, 1)}, "has east at its left"),
+        ({"transform": at(9, 9) @ Affine.scale(-1, -1)}, "has south at its top and east at its left"),
+        ({"transform": at(0, 0), "crs": None}, "has no CRS"),
+    ],
+)
+def test_a_virtual_mosaic_shows_the_maps_that_it_can_and_says_what_is_the_matter_with_the_others(
+    tmp_path: Path, how: dict, flaw: str
+) -> None:
+    upright = write_map(tmp_path / "upright.tif", classes(9, 9))
+    other = write_map(tmp_path / "other.tif", classes(9, 9, 1), **how)
+    (vrt,), left_out = write_vrt([other, upright], tmp_path / "m.vrt")
+    assert left_out == {other: flaw}
+    assert np.array_equal(read(vrt), read(upright))
 
 
 def test_a_virtual_mosaic_moves_with_its_maps(tmp_path: Path) -> None:
@@ -249,10 +270,10 @@ def test_mosaics_that_cannot_be_made(tmp_path: Path) -> None:
     for path in (out, vrt):
         refuse(MapError, "no maps", [], path)
         refuse(MapError, r"b\.tif has the legend 'other' \(1 wood\), but .*a\.tif has 'default'", [a, b], path)
-        refuse(MapError, "nowhere.tif has no CRS", [a, nowhere], path)
         refuse(MapError, "none.tif cannot be read", [a, tmp_path / "none.tif"], path)
         refuse(MapError, "more than a raster can have", [near, far], path)
-    refuse(MapError, "turned.tif is rotated", [turned], vrt)
+    refuse(MapError, "turned.tif is rotated; a virtual raster needs", [turned, nowhere], vrt)
+    refuse(MapError, "nowhere.tif has no CRS", [a, nowhere])
     refuse(OutputError, "ends in .tif", [a], tmp_path / "m.png")
     refuse(OutputError, "one of the maps", [a], a, overwrite=True)
     refuse(OutputError, "exists already", [a], b)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.schedule import Told
-from landcover.batch.state import Record, State
+from landcover.batch.state import Made, Record, State
 from landcover.errors import LandcoverError
 from landcover.items import write_catalog
 from landcover.mosaic import fill_mosaic, plan_mosaic, write_vrt
+
+_LISTED = 5
+"""Maps that a note names."""
 
 
 @dataclass
@@ -23,13 +26,21 @@ class Gathered:
     Attributes:
         outputs: files by what they are.
         notes: what the person should know.
+        unmade: what was asked for and could not be made; a note says why.
     """
 
     outputs: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unmade: list[str] = field(default_factory=list)
+
+    def miss(self, product: "_Product", why: str) -> None:
+        """Note that something is not there."""
+        older = f"; {product.out} is of an earlier run" if product.out.exists() else ""
+        self.notes.append(why + older)
+        self.unmade += [product.what] if product.asked else []
 
 
-Making = Generator[Told, None, list[Path]]
+Making = Generator[Told, None, Made]
 
 
 @dataclass(frozen=True)
@@ -40,20 +51,17 @@ class _Product:
         what: for people.
         out: the file, or the first of several.
         options: that it depends on, beside the maps.
-        make: makes it, and tells how far it is; returns its files.
+        make: makes it, and tells how far it is.
+        asked: it was asked for by name.
         of: what it is made of, of all that is made of the maps; "" for the maps alone.
     """
 
     what: str
     out: Path
     options: Any
-    make: Callable[[], "Making"]
+    make: Callable[[], Making]
+    asked: bool = False
     of: str = ""
-
-    @property
-    def older(self) -> str:
-        """What there is of it all the same."""
-        return f"; {self.out} is of an earlier run" if self.out.exists() else ""
 
 
 def gather(options: BatchOptions, done: list[Record], state: State, gathered: Gathered) -> Iterator[Told]:
@@ -66,19 +74,20 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
     maps = [[record.name, record.digest] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
         if product.of and product.of not in gathered.outputs:
-            gathered.notes.append(f"without the {product.of} there are no {product.what} of all maps{product.older}")
+            gathered.miss(product, f"without the {product.of} there are no {product.what} of all maps")
             continue
         digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
-        files = state.gathered(product.what, digest)
-        if files is None or not all(Path(file).exists() for file in files):
+        made = state.made(product.what, digest)
+        if made is None:
             yield Told(f"Making the {product.what} of {len(done)} maps")
             try:
-                files = [str(path) for path in (yield from product.make())]
+                made = yield from product.make()
             except LandcoverError as e:
-                gathered.notes.append(f"the {product.what} could not be made: {e}{product.older}")
+                gathered.miss(product, f"the {product.what} could not be made: {e}")
                 continue
-            state.save_gathered(product.what, digest, files)
-        gathered.outputs[product.what] = files
+            state.save_made(product.what, digest, made)
+        gathered.outputs[product.what] = made.files
+        gathered.notes += made.notes
 
 
 def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
@@ -88,21 +97,38 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     title = out.resolve().name
     described = {"title": title, "description": "Land-cover maps"}
     catalog, virtual, mosaic = (out / name for name in ("catalog.json", "mosaic.vrt", "mosaic.tif"))
-    yield _Product("catalog", catalog, None, lambda: _at_once(lambda: [write_catalog(out, items, **described)]))
-    yield _Product("virtual mosaic", virtual, None, lambda: _at_once(lambda: write_vrt(maps, virtual)))
+    yield _Product("catalog", catalog, None, lambda: _at_once(lambda: _made(write_catalog(out, items, **described))))
+    yield _Product("virtual mosaic", virtual, None, lambda: _at_once(lambda: _virtual(maps, virtual)))
     if options.mosaic or options.merged is not None:
         confidences = [job.outputs["confidence"] for job in jobs] if options.mosaic == "confidence" else None
-        yield _Product("mosaic", mosaic, options.mosaic, lambda: _mosaic(maps, mosaic, confidences))
+        yield _Product("mosaic", mosaic, options.mosaic, lambda: _mosaic(maps, mosaic, confidences), True)
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
-        joined = lambda: _at_once(lambda: [_polygons(mosaic, polygons, options.merged or {})])  # noqa: E731
-        yield _Product("polygons", polygons, asked, joined, of="mosaic")
+        joined = lambda: _at_once(lambda: _polygons(mosaic, polygons, options.merged or {}))  # noqa: E731
+        yield _Product("polygons", polygons, asked, joined, True, of="mosaic")
 
 
-def _at_once(make: Callable[[], list[Path]]) -> Making:
+def _at_once(make: Callable[[], Made]) -> Making:
     yield from ()
     return make()
+
+
+def _made(*files: Path, notes: Iterable[str] = ()) -> Made:
+    return Made([str(file) for file in files], list(notes))
+
+
+def _virtual(maps: list[Path], out: Path) -> Made:
+    files, left_out = write_vrt(maps, out)
+    if not left_out:
+        return _made(*files)
+    listed = ", ".join(f"{path} {flaw}" for path, flaw in list(left_out.items())[:_LISTED])
+    more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
+    note = (
+        f"the virtual mosaic leaves out {len(left_out)} of {len(maps)} maps, for it shows only those that have a CRS "
+        f"and are north up: {listed}{more}; --mosaic later shows also those that are not north up"
+    )
+    return _made(*files, notes=[note])
 
 
 def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Making:
@@ -113,14 +139,14 @@ def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Maki
         if tenths > told:
             told = tenths
             yield Told(f"Mosaic: {tenths * 10} %")
-    return [out]
+    return _made(out)
 
 
-def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Path:
+def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Made:
     """Polygons of the mosaic, so that none is cut where scenes meet."""
     from landcover.vectorization import vectorize
 
-    return vectorize(mosaic, out, overwrite=True, **vectors).path
+    return _made(vectorize(mosaic, out, overwrite=True, **vectors).path)
 
 
 def _job(options: BatchOptions, record: Record) -> Job:

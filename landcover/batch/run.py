@@ -52,12 +52,14 @@ class Summary:
         report: run.json.
         outputs: what was made of all maps together, by what it is.
         notes: what the person should know of them.
+        unmade: what was asked for of all maps together, and could not be made; a note says why.
     """
 
     records: tuple[Record, ...]
     report: Path
     outputs: dict[str, list[str]]
     notes: tuple[str, ...]
+    unmade: tuple[str, ...]
 
     @property
     def failed(self) -> tuple[Record, ...]:
@@ -96,7 +98,7 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
         _report(options, over, {}, began)  # whatever happens to what is made of them
         yield from gather(options, [r for r in over if r.state == "done"], state, gathered)
         report = _report(options, over, gathered.outputs, began)
-    yield Summary(tuple(over), report, gathered.outputs, tuple(gathered.notes))
+    yield Summary(tuple(over), report, gathered.outputs, tuple(gathered.notes), tuple(gathered.unmade))
 
 
 def foresee(options: BatchOptions) -> dict[str, Any]:

@@ -52,6 +52,19 @@ class Record:
     parts: int = 0
 
 
+@dataclass(frozen=True)
+class Made:
+    """One thing that was made of all maps together.
+
+    Attributes:
+        files: there may be several.
+        notes: what the person should know of it.
+    """
+
+    files: list[str]
+    notes: list[str]
+
+
 _COLUMNS = ", ".join(f.name for f in fields(Record))
 _PLACES = ", ".join("?" for _ in fields(Record))
 
@@ -75,19 +88,20 @@ class State:
             rows = map(astuple, records)
             self._connection.executemany(f"INSERT OR REPLACE INTO scenes ({_COLUMNS}) VALUES ({_PLACES})", rows)
 
-    def gathered(self, what: str, digest: str) -> list[str] | None:
-        """The files that were made of all maps together, if of the same maps; None if not."""
+    def made(self, what: str, digest: str) -> Made | None:
+        """What was made of all maps together, if of the same maps, and is still there; None if not."""
         with self._told():
             found = self._connection.execute(
-                "SELECT files FROM gathered WHERE what = ? AND digest = ?", (what, digest)
+                "SELECT files, notes FROM made WHERE what = ? AND digest = ?", (what, digest)
             ).fetchone()
-        return json.loads(found[0]) if found else None
+        made = Made(*map(json.loads, found)) if found else None
+        return made if made and all(Path(file).exists() for file in made.files) else None
 
-    def save_gathered(self, what: str, digest: str, files: list[str]) -> None:
-        """Keep which files were made of all maps together."""
+    def save_made(self, what: str, digest: str, made: Made) -> None:
+        """Keep what was made of all maps together."""
         with self._told(), self._connection:
-            row = (what, digest, json.dumps(files))
-            self._connection.execute("INSERT OR REPLACE INTO gathered VALUES (?, ?, ?)", row)
+            row = (what, digest, json.dumps(made.files), json.dumps(made.notes))
+            self._connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -121,7 +135,7 @@ def open_state(out: Path) -> Iterator[State]:
             state = State(connection, folder / _FILE)
             with state._told():
                 connection.execute(f"CREATE TABLE IF NOT EXISTS scenes ({_COLUMNS}, PRIMARY KEY (name))")
-                connection.execute("CREATE TABLE IF NOT EXISTS gathered (what PRIMARY KEY, digest, files)")
+                connection.execute("CREATE TABLE IF NOT EXISTS made (what PRIMARY KEY, digest, files, notes)")
             yield state
     finally:
         lock.release()

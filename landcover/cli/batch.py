@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from landcover.batch import BatchOptions, Event, Record, Summary
 
 SOME_FAILED = 4
-"""The exit code where some scenes could not be mapped."""
+"""The exit code where scenes could not be mapped, or what was asked for of all maps could not be made."""
 
 
 def batch(
@@ -113,7 +113,8 @@ def batch(
     """Map many scenes, or one so large that all workers should share it.
 
     What is finished is skipped when the command is given again: after a failure, a kill, or with new scenes in the
-    catalog. A scene that fails is recorded and the others go on; the exit code is then 4.
+    catalog. A scene that fails is recorded and the others go on; the exit code is then 4, as it is where --mosaic or
+    --merge-polygons cannot be made.
 
     Example: landcover batch scenes/ --sensor sentinel2-l2a --out maps --vectorize --min-area 0.5ha
     """
@@ -235,7 +236,7 @@ class _Lines:
         elif isinstance(event, Record):
             self._print("scene", asdict(event))
         elif isinstance(event, Summary):
-            self.failed, self.unmade = len(event.failed), len(event.notes)
+            self.failed, self.unmade = len(event.failed), len(event.unmade)
             facts = {"done": len(event.records) - self.failed, "failed": self.failed, "outputs": event.outputs}
             self._print("ended", facts | {"report": str(event.report), "notes": list(event.notes)})
         elif isinstance(event, Told) and event.text:
@@ -300,7 +301,7 @@ class _Screen:
     def _end(self, summary: "Summary") -> None:
         self.close()
         self.failed = len(summary.failed)
-        self.unmade = len(summary.notes)
+        self.unmade = len(summary.unmade)
         for note in summary.notes:
             say(f"Note: {note}")
         seconds = time.monotonic() - self._began
