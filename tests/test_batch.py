@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -17,16 +18,17 @@ import rasterio.shutil
 import shapely
 from affine import Affine
 
-from landcover.batch import cluster, gathering, worker
+from landcover.batch import checks, cluster, gathering, planning, worker
 from landcover.batch.cutting import cut_large
 from landcover.batch.jobs import Job, Task
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import items_for_workers, plan_batch
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
-from landcover.errors import CatalogError, ConfigError, MapError
+from landcover.errors import BandError, CatalogError, ConfigError, MapError
 from landcover.models import CARD, Model, load_model
 from landcover.provenance import without_secrets
+from landcover.specs import load_sensor
 from tests.catalogs import collection, stac_item, write_json
 from tests.commands import Outcome, landcover
 from tests.faults.runs import TINY
@@ -218,6 +220,85 @@ def test_what_is_wrong_with_an_option_is_said_before_anything_starts(
     assert sentence in result.err
     assert "Traceback" not in result.err
     assert not list(out.rglob("*.tif"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--sensor", "sentinel9"],
+        ["--sensor", "nowhere.toml"],
+        ["--bands", "foo=1"],
+        ["--scale", "0", "--offset", "nan"],
+        ["--tile-size", "0"],
+        ["--overlap", "-1"],
+        ["--overlap", "5000"],
+        ["--batch-size", "0"],
+        ["--device", "tpu"],
+        ["--device", "cuda:99"],
+        ["--engine", "onnx"],
+        ["--engine", "openvino", "--device", "cuda"],
+        ["--precision", "f8"],
+    ],
+)
+def test_a_plan_refuses_what_predict_refuses_whatever_the_scene(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, options: list[str]
+) -> None:
+    """In the same words, but that none names a scene."""
+    more = ["--model", pointwise.folder, "--allow-untrained", *options]
+    one = landcover(capsys, "predict", scenes / "one.tif", "--out", tmp_path / "map.tif", *more)
+    plan = landcover(capsys, "batch", scenes, "--out", tmp_path / "out", "--dry-run", *more)
+    assert (one.code, plan.code) == (3, 3), plan
+    assert plan.err == one.err.replace(f"{scenes / 'one.tif'}: ", "")
+    assert plan.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [({"scale": float("nan")}, "× nan + offset"), ({"offset": float("inf")}, "× scale + inf")]
+)
+def test_half_a_scaling_that_cannot_be_is_refused_by_the_plan(
+    tmp_path: Path, scenes: Path, pointwise: Model, said: dict[str, float], told: str
+) -> None:
+    with pytest.raises(BandError, match=re.escape(f"reflectance = number {told} is no scaling; correct --scale")):
+        planned(scenes, tmp_path / "out", pointwise, mapping=said)
+
+
+def test_an_untrained_model_is_refused_by_the_plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    plan = landcover(capsys, "batch", scenes, "--out", tmp_path / "out", "--model", pointwise.folder, "--dry-run")
+    assert plan.code == 3
+    assert "was never trained" in plan.err
+
+
+def test_what_workers_elsewhere_are_to_have_is_not_looked_for_here(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    far = {"scheduler": "tcp://far:8786"}
+    assert planned(scenes, tmp_path / "out", pointwise, mapping={"device": "cuda:99"}, **far)
+    with pytest.raises(ConfigError, match="--device 'cuda9' is not known"):
+        planned(scenes, tmp_path / "out", pointwise, mapping={"device": "cuda9"}, **far)
+
+
+def test_scenes_of_which_the_catalog_says_what_cannot_be_are_told_before_any_is_opened(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many scenes name a sensor, it is looked up once; the others are mapped."""
+    said = {"unknown": "sentinel9,,", "unwanted": ",red=1;foo=2,", "flat": ",,0", "known": "rgbn,,"}
+    rows = [f"{scenes / 'one.tif'},{name}-{i},{more},9,9" for i in range(50) for name, more in said.items()]
+    table = tmp_path / "scenes.csv"
+    table.write_text("\n".join(["path,name,sensor,bands,scale,height,width", *rows]))
+    looked_up = []
+    monkeypatch.setattr(checks, "load_sensor", lambda name: (looked_up.append(name), load_sensor(name)))
+    monkeypatch.setattr(planning, "measure", None)
+    plan = plan_batch(BatchOptions(str(table), tmp_path / "out", str(pointwise.folder), dict(HOW)), {})
+    assert sorted(looked_up) == ["rgbn", "sentinel9"]
+    assert {job.name for job in plan.jobs} == {f"known-{i}" for i in range(50)}
+    errors = {record.name.partition("-")[0]: record.error for record in plan.broken}
+    assert len(plan.broken) == 150
+    assert "sensor 'sentinel9' is neither a known name nor a TOML file" in errors["unknown"]
+    assert "--bands names 'foo', which the model does not use; it wants red, nir" in errors["unwanted"]
+    assert "reflectance = number × 0.0 + offset is no scaling" in errors["flat"]
 
 
 def test_a_catalog_of_the_samples_becomes_maps_a_mosaic_and_polygons(

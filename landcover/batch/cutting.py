@@ -13,7 +13,7 @@ from landcover.batch.planning import BatchPlan
 from landcover.batch.state import Record
 from landcover.chips import Batch
 from landcover.engines import Engine, open_engine
-from landcover.errors import ConfigError, LandcoverError
+from landcover.errors import LandcoverError
 from landcover.models import Model
 from landcover.planning import Options, Plan, make_plan
 
@@ -54,21 +54,6 @@ def _cut(job: Job, model: Model | None, rows: int | None, workers: int) -> Job:
     most = rows or max(_FEWEST_ROWS, math.ceil(windows / (4 * workers)))
     parts = len(whole.grid.parts(most))
     return job if parts < 2 else replace(job, part_rows=most, parts=parts)
-
-
-def check_device(plan: BatchPlan) -> None:
-    """Find now what is wrong with device, engine or windows, not with every scene.
-
-    Raises:
-        ConfigError: this machine has no such device, or an option is impossible.
-    """
-    job, device = plan.jobs[0], plan.options.device
-    try:
-        scene_plan(replace(job, mapping=job.mapping | {"device": device}), plan.model)
-    except ConfigError:
-        raise
-    except LandcoverError:
-        pass  # of the scene; whoever is given it will tell
 
 
 def scene_plan(job: Job, model: Model | None) -> Plan:

@@ -18,20 +18,19 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from landcover import __version__
 from landcover.batch.apart import check_apart, is_output
+from landcover.batch.checks import BandCheck, check_device, check_options
 from landcover.batch.cluster import share_machine
 from landcover.batch.identity import digest, identity, sensor_content, unsigned
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
-from landcover.errors import CatalogError, ConfigError, LandcoverError, SceneError, nearest
+from landcover.errors import BandError, CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
 from landcover.planning import Options, map_legend, read_legend
 from landcover.products import is_local
 from landcover.provenance import without_secrets
-from landcover.vectorfiles import FORMATS
-from landcover.vectorization import VectorOptions
 
 _THREADS = 8
 _MANY = 2000
@@ -84,18 +83,20 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
         LandcoverError: the catalog, the model or an option cannot be used, or, with `strict`, a scene.
     """
     model = load_model(options.model) if options.model is not None else None
-    _check_vectors(options, model)
+    check_options(options, model)
+    check_bands = BandCheck(model)
+    check_bands(options.mapping)
     limit = None if options.only_failed else options.choose.get("limit")
     scenes = _scenes(options)
     told = {e.name: e.datetime for e in scenes}  # what is found out by looking at a scene is no change of it
     entries = choose(scenes, **{**options.choose, "limit": limit})
     mapping = _mapping(options, model)
-    same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex)
+    same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex, check_bands)
     done, left, broken = [], [], []
     for entry in entries:
         try:
             job = same.job(entry, told[entry.name])
-        except SceneError as e:
+        except (SceneError, ConfigError, BandError) as e:
             broken.append(_broken(entry, e))
             continue
         record = known.get(entry.name)
@@ -103,6 +104,8 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
             done.append(record)
         elif not options.only_failed or (record and record.state == "failed"):
             left.append((entry, job))
+    if left and options.scheduler is None:
+        check_device(options)
     check_apart(options, [job for _, job in left])
     if options.only_failed:
         left = left[: options.choose.get("limit")]
@@ -148,18 +151,6 @@ def items_for_workers(plan: BatchPlan) -> Iterator[None]:
                 path.write_text(json.dumps(unsigned(entry.item)), encoding="utf-8")
 
 
-def _check_vectors(options: BatchOptions, model: Model | None) -> None:
-    """Find now what is wrong with the options of polygons, not with every scene."""
-    legend = map_legend(read_legend(options.mapping.get("legend")), model or load_model())
-    for vectors in (options.vectors, options.merged):
-        if vectors is not None:
-            if options.suffix not in FORMATS:
-                known = [suffix[1:] for suffix in FORMATS]
-                raise ConfigError(f"--format {options.suffix[1:]} is not known: {nearest(options.suffix[1:], known)}")
-            for name in VectorOptions(**vectors).classes or ():
-                legend.id_of(name)
-
-
 def _mapping(options: BatchOptions, model: Model | None) -> dict[str, Any]:
     """How scenes are mapped, as their workers see it: elsewhere, and one of this machine sees its own card alone."""
     known = {f.name for f in fields(Options)} - {"scene", "out", "model", "overwrite"}
@@ -185,8 +176,11 @@ def _needs(options: BatchOptions, mapping: dict[str, Any], model: Model | None) 
 class _Same:
     """What all jobs of a batch have in common."""
 
-    def __init__(self, options: BatchOptions, mapping: dict[str, Any], needs: Needs, batch: str) -> None:
+    def __init__(
+        self, options: BatchOptions, mapping: dict[str, Any], needs: Needs, batch: str, check_bands: BandCheck
+    ) -> None:
         self._options, self._mapping, self._needs, self._batch = options, mapping, needs, batch
+        self._check_bands = check_bands
         self._out = str(options.out.resolve())
         self._content = cache(sensor_content)
         self._polygons = (options.vectors, options.suffix) if options.vectors is not None else None
@@ -200,11 +194,13 @@ class _Same:
 
         Raises:
             SceneError: the scene does not exist.
+            ConfigError, BandError: what the catalog says of its sensor, bands or scaling cannot be.
         """
         options = self._options
         own = {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
         unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
+        self._check_bands(mapping)
         when = entry.datetime.isoformat() if entry.datetime else None
         sensor = self._content(mapping.get("sensor"))
         mapped = digest(__version__, self._needs.digests, identity(entry), mapping | sensor, options.confidence)

@@ -15,7 +15,7 @@ from distributed import Client
 from landcover import __version__
 from landcover.batch import worker
 from landcover.batch.cluster import open_cluster, share_machine, workers_for, workers_prepared
-from landcover.batch.cutting import check_device, cut_large, measure_rate
+from landcover.batch.cutting import cut_large, measure_rate
 from landcover.batch.gathering import Gathered, gather
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
@@ -119,7 +119,6 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
     options = plan.options
     places = []
     if not options.scheduler:
-        check_device(plan)
         plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
         places = share_machine(options.workers, options.device, plan.tasks)
     first = plan.jobs[0]

@@ -1,0 +1,105 @@
+"""What of a batch is wrong whatever the scenes are, found before anything starts, as `predict` says it."""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Any
+
+from landcover.batch.options import BatchOptions
+from landcover.engines import choose_engine
+from landcover.errors import BandError, ConfigError, ModelError, OtherBandsError, nearest
+from landcover.grid import OVERLAP, TILE_SIZE, make_grid
+from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
+from landcover.planning import map_legend, read_legend
+from landcover.specs import load_sensor
+from landcover.vectorfiles import FORMATS
+from landcover.vectorization import VectorOptions
+
+
+def check_options(options: BatchOptions, model: Model | None) -> None:
+    """Find what is wrong with options, but not whether this machine has the device: workers elsewhere may.
+
+    Raises:
+        LandcoverError: an option is unknown, or impossible for any scene.
+    """
+    asked = options.mapping
+    if model is not None and not model.spec.trained and not asked.get("allow_untrained"):
+        raise ModelError(
+            f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
+        )
+    choose_engine(**_engine(options) | {"device": re.sub(r"^cuda(:\d+)?$", "auto", options.device)})
+    make_grid(1, 1, tile=asked.get("tile_size", TILE_SIZE), overlap=asked.get("overlap", OVERLAP))
+    if (size := asked.get("batch_size")) is not None and size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {size}")
+    _check_vectors(options, model)
+
+
+def check_device(options: BatchOptions) -> None:
+    """Find out whether this machine, whose workers are to map, has the device.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    choose_engine(**_engine(options))
+
+
+def _engine(options: BatchOptions) -> dict[str, Any]:
+    known = {k: options.mapping[k] for k in ("engine", "precision") if k in options.mapping}
+    return known | {"device": options.device, "bf16_safe": False}  # what the processor computes in does not matter
+
+
+def _check_vectors(options: BatchOptions, model: Model | None) -> None:
+    legend = map_legend(read_legend(options.mapping.get("legend")), model or load_model())
+    for vectors in (options.vectors, options.merged):
+        if vectors is not None:
+            if options.suffix not in FORMATS:
+                known = [suffix[1:] for suffix in FORMATS]
+                raise ConfigError(f"--format {options.suffix[1:]} is not known: {nearest(options.suffix[1:], known)}")
+            for name in VectorOptions(**vectors).classes or ():
+                legend.id_of(name)
+
+
+class BandCheck:
+    """Finds what is wrong with what is said of bands and scaling, by the user or by the catalog of one scene."""
+
+    def __init__(self, model: Model | None) -> None:
+        self._model = model
+        self._wrong = cache(_wrong_sensor)  # many scenes have the same one
+
+    def __call__(self, said: Mapping[str, Any]) -> None:
+        """Check sensor, bands, scale and offset, as in `landcover.bands.Choice`; the scene is not opened.
+
+        Raises:
+            ConfigError: the sensor is not known.
+            BandError: no model wants such bands, or the scaling is none.
+        """
+        if (sensor := said.get("sensor")) and (wrong := self._wrong(sensor)):
+            raise ConfigError(wrong)
+        scale, offset = said.get("scale"), said.get("offset")
+        if scale == 0 or not all(math.isfinite(n) for n in (scale, offset) if n is not None):
+            factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
+            raise BandError(f"reflectance = number × {factor} + {term} is no scaling; correct --scale or --offset")
+        if bands := said.get("bands"):
+            self._check_bands(bands)
+
+    def _check_bands(self, bands: Mapping[str, str]) -> None:
+        unwanted = [[name for name in bands if name not in wanted] for wanted in self._wanted]
+        if all(unwanted):
+            name, wanted = unwanted[0][0], ", ".join(self._wanted[0])
+            raise OtherBandsError(f"--bands names '{name}', which the model does not use; it wants {wanted}")
+
+    @cached_property
+    def _wanted(self) -> list[tuple[str, ...]]:
+        """The bands of the model, or of each that may be taken."""
+        embedded = [name for name in EMBEDDED_BY_RANK if name in embedded_models()]
+        return [model.spec.bands for model in ([self._model] if self._model else map(load_model, embedded))]
+
+
+def _wrong_sensor(sensor: str) -> str:
+    """Why a sensor cannot be used, or ""."""
+    try:
+        load_sensor(sensor)
+    except ConfigError as e:
+        return str(e)
+    return ""
