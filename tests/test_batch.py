@@ -656,6 +656,26 @@ def test_a_map_that_a_virtual_mosaic_cannot_show_is_left_out_with_a_note_and_not
     assert "the virtual mosaic could not be made" in alone.err
 
 
+def test_maps_that_are_no_longer_in_the_catalog_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
+) -> None:
+    """First for a scene that is added to those of other options, then for those that are not chosen, then for all."""
+    out, note = tmp_path / "out", "of earlier runs are not in the catalog, the mosaics and the report"
+    (scenes / "cut.tif").write_bytes((scenes / "one.tif").read_bytes()[:500])
+    assert note not in batch(capsys, scenes, out, pointwise).err
+    shutil.copy(scenes / "one.tif", scenes / "cut.tif")
+    added = batch(capsys, scenes, out, pointwise, "--only-failed", "--scale", "3e-4")
+    assert (added.code, set(report(out))) == (0, {"cut"})
+    assert f"Note: 3 maps {note}" in added.err
+    (out / "two" / "two_map.tif").unlink()
+    assert f"Note: 2 maps {note}" in batch(capsys, scenes, out, pointwise, "--limit", "1", "--scale", "3e-4").err
+    before = (out / "catalog.json").read_bytes()
+    nothing = batch(capsys, scenes, out, pointwise, "--only-failed", "--scale", "5e-4")
+    assert "no scene of this run is done, so the catalog and the mosaics are left" in nothing.err
+    assert (out / "catalog.json").read_bytes() == before
+    assert "earlier runs" not in batch(capsys, scenes, out, pointwise).err
+
+
 def test_what_is_made_of_all_maps_follows_them_and_the_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
 ) -> None:

@@ -70,6 +70,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
     What was made of the same maps before is not made again. What cannot be made is a note: the maps themselves are
     there all the same.
     """
+    gathered.notes += _left_behind(options, done, state)
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
     maps = [[record.name, record.digest] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
@@ -88,6 +89,21 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
             state.save_made(product.what, digest, made)
         gathered.outputs[product.what] = made.files
         gathered.notes += made.notes
+
+
+def _left_behind(options: BatchOptions, done: list[Record], state: State) -> list[str]:
+    """A note of maps that lie in the folder, and are none of those that are gathered."""
+    names = {record.name for record in done}
+    others = [r for r in state.records().values() if r.state == "done" and r.name not in names]
+    count = sum(_job(options, record).map.exists() for record in others)
+    if not count:
+        return []
+    if not done:
+        return ["no scene of this run is done, so the catalog and the mosaics are left as earlier runs made them"]
+    return [
+        f"{count} maps of earlier runs are not in the catalog, the mosaics and the report, for their scenes were not "
+        "chosen now, or were mapped with other options; a run that chooses all scenes has all maps in them"
+    ]
 
 
 def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
