@@ -118,12 +118,8 @@ class _Grid:
         if box := self.aligned(each):
             return box
         row0, row1, col0, col1 = self.place(_bounds_in(self.crs, each))
-        return Box(
-            max(0, math.floor(row0) - 1),
-            min(self.height, math.ceil(row1) + 1),
-            max(0, math.floor(col0) - 1),
-            min(self.width, math.ceil(col1) + 1),
-        )
+        rows = max(0, math.floor(row0) - 1), min(self.height, math.ceil(row1) + 1)
+        return Box(*rows, max(0, math.floor(col0) - 1), min(self.width, math.ceil(col1) + 1))
 
 
 def write_vrt(maps: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -195,6 +191,11 @@ class Mosaic:
     @property
     def pixels(self) -> int:
         return self.grid.height * self.grid.width
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """The pixels that each map may touch."""
+        return [self.grid.box(each) for each in self.maps]
 
     @property
     def layer(self) -> Layer:
@@ -289,8 +290,7 @@ def write_mosaic(
 
 def fill_mosaic(mosaic: Mosaic, *, overwrite: bool = False) -> Generator[int, None, None]:
     """Write a mosaic that is planned; yields the pixels done so far."""
-    grid = mosaic.grid
-    boxes = [grid.box(each) for each in mosaic.maps]
+    grid, boxes = mosaic.grid, mosaic.boxes
     with _open_run(mosaic, overwrite) as run:
         start = run.progress.row if run.progress.panel == 0 else grid.height
         yield start * grid.width

@@ -676,6 +676,23 @@ def test_maps_that_are_no_longer_in_the_catalog_are_told(
     assert "earlier runs" not in batch(capsys, scenes, out, pointwise).err
 
 
+def test_the_size_of_a_mosaic_is_told_before_it_is_made_and_which_map_makes_it_so_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
+) -> None:
+    """Three scenes side by side, and one far to the south-east of them."""
+    folder, out = tmp_path / "scenes", tmp_path / "out"
+    folder.mkdir()
+    for i, (name, place) in enumerate({"a": (0, 0), "far": (900, 2950), "b": (50, 0), "c": (100, 0)}.items()):
+        write_scene(folder / f"{name}.tif", digital_numbers(50, 50, seed=i), transform=UTM @ Affine.translation(*place))
+    large = batch(capsys, folder, out, pointwise, "--mosaic", "later")
+    told = f"has 3,000 × 950 pixels, of which the maps fill less than a hundredth; {map_of(out, 'far')} lies farthest"
+    assert large.code == 0, large
+    assert large.err.index(told) < large.err.index("Mosaic: 100 %")
+    assert "--bbox" in large.err
+    small = batch(capsys, folder, out, pointwise, "--mosaic", "later", "--where", "name <> 'far'")
+    assert "The mosaic has 50 × 150 pixels\n" in small.err
+
+
 def test_what_is_made_of_all_maps_follows_them_and_the_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
 ) -> None:

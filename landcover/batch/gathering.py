@@ -7,16 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.schedule import Told
 from landcover.batch.state import Made, Record, State
 from landcover.errors import LandcoverError
 from landcover.items import write_catalog
-from landcover.mosaic import fill_mosaic, plan_mosaic, write_vrt
+from landcover.mosaic import Mosaic, fill_mosaic, plan_mosaic, write_vrt
 
 _LISTED = 5
 """Maps that a note names."""
+
+_SPARSE = 100
+"""How many times as large as its maps a mosaic may be and nothing is said of it."""
 
 
 @dataclass
@@ -149,6 +154,7 @@ def _virtual(maps: list[Path], out: Path) -> Made:
 
 def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Making:
     plan = plan_mosaic(maps, out, confidences=confidences)
+    yield Told(f"The mosaic has {plan.grid.height:,} × {plan.grid.width:,} pixels{_sparse(plan)}")
     told = 0
     for pixels in fill_mosaic(plan, overwrite=True):
         tenths = pixels * 10 // plan.pixels
@@ -156,6 +162,18 @@ def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Maki
             told = tenths
             yield Told(f"Mosaic: {tenths * 10} %")
     return _made(out)
+
+
+def _sparse(plan: Mosaic) -> str:
+    """What to do about a mosaic that is nearly empty, as maps lie far apart; "" if it is not."""
+    if sum(box.height * box.width for box in plan.boxes) * _SPARSE >= plan.pixels:
+        return ""
+    centres = np.array([(box.row0 + box.row1, box.col0 + box.col1) for box in plan.boxes]) / 2
+    away = np.abs(centres - np.median(centres, axis=0)).max(axis=1)
+    return (
+        f", of which the maps fill less than a hundredth; {plan.maps[away.argmax()].path} lies farthest out: "
+        "leave it out with --bbox, or map it in a batch of its own"
+    )
 
 
 def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Made:
