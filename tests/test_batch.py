@@ -543,6 +543,74 @@ def planned(scene: Path, out: Path, model: Model, **options) -> Job:
     return plan_batch(BatchOptions(str(scene), out, str(model.folder), mapping, **options), {}).jobs[0]
 
 
+def test_a_map_that_is_gone_is_made_again_where_only_polygons_are_asked_for(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    first = planned(scenes / "two.tif", tmp_path / "out", pointwise)
+    assert work(Task(first)).state == "done"
+    first.map.unlink()
+    more = planned(scenes / "two.tif", tmp_path / "out", pointwise, vectors={})
+    assert work(Task(more)).pixels > 0
+    assert more.map.exists()
+
+
+def test_no_receipt_stands_while_what_it_tells_of_is_replaced(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other maps none while they are made, of other polygons neither, and of these none before they are there."""
+    first = planned(scenes / "two.tif", tmp_path / "out", pointwise, vectors={})
+    changed = (
+        planned(scenes / "two.tif", tmp_path / "out", pointwise, vectors={}, mapping={"scale": 3e-4}),
+        planned(scenes / "two.tif", tmp_path / "out", pointwise, vectors={"min_area": 500.0}),
+    )
+    for other, step in zip(changed, ("_map", "_make_polygons"), strict=True):
+        assert work(Task(first)).state == "done"
+        assert not [p for p in first.folder.iterdir() if p.name.startswith(".")]
+        monkeypatch.setattr(worker, step, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            work(Task(other))
+        monkeypatch.undo()
+        assert not first.item.exists()
+        assert other.mark.exists() == (step == "_make_polygons")
+
+
+def test_of_a_finished_scene_nothing_is_left_but_its_outputs(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
+    for i in range(3):
+        work(Task(job, i))
+    assert work(Task(job)).state == "done"
+    assert {p.name for p in job.folder.iterdir()} <= {"one_map.tif", "one_map.tif.aux.xml", "one.json", "one.log"}
+
+
+def test_an_item_of_others_says_nothing(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    job = planned(scenes / "two.tif", tmp_path / "out", pointwise)
+    assert work(Task(job)).state == "done"
+    job.item.write_text(json.dumps({"properties": {"landcover:digest": [1], "landcover:map_digest": [1]}}))
+    assert work(Task(job)).state == "done"
+
+
+def test_raw_parts_of_a_scene_that_was_finished_by_a_worker_that_died_are_cleared(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    job = replace(planned(scenes / "one.tif", tmp_path / "out", pointwise), part_rows=3, parts=3)
+    assert work(Task(job)).state == "failed"
+    work(Task(job, 0))
+    left = {p for p in job.folder.iterdir() if p.name.startswith(".parts-")}
+    assert left
+    whole = planned(scenes / "one.tif", tmp_path / "out", pointwise)
+    assert work(Task(whole)).state == "done"
+    for folder in left:
+        folder.mkdir(exist_ok=True)
+    assert work(Task(whole)).notes == ("was finished before",)
+    assert not any(folder.exists() for folder in left)
+
+
+def test_strange_pixels_are_told_with_the_scene(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    told = work(Task(planned(scenes / "one.tif", tmp_path / "out", pointwise, mapping={"scale": 1.0}))).notes
+    assert any("look like nothing the model learned from" in note for note in told)
+    assert not work(Task(planned(scenes / "two.tif", tmp_path / "out", pointwise))).notes
+
+
 def test_a_run_with_other_options_that_died_leaves_no_receipt_for_what_it_replaced(
     tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

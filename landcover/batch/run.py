@@ -148,10 +148,10 @@ def _keep(schedule: Schedule, state: State) -> Iterator[Told | Record]:
         if record.state == "failed" and record.name in so_far and so_far[record.name].state == "failed":
             continue  # another part of the same scene
         so_far[record.name] = record
+        for note in event.outcome.notes:
+            yield Told(f"{record.name}: {note}")
         if record.state != "begun":
             state.save([record])
-            for note in event.outcome.notes:
-                yield Told(f"{record.name}: {note}")
             yield record
 
 

@@ -55,8 +55,9 @@ def work(task: Task) -> Outcome:
     with _one_at_a_time:
         try:
             _use_own_cores()
-            with _log_of(task):
+            with _log_of(task), _warned() as warnings:
                 outcome = _attempt(task)
+            outcome = replace(outcome, notes=outcome.notes + tuple(warnings))
         except _UnfitError as e:
             outcome = Outcome("refused", error=str(e))
         except LandcoverError as e:  # the log cannot be written
@@ -151,6 +152,7 @@ def _carry_out(task: Task) -> Outcome:
     if task.part is not None:
         return _map_part(task)
     if is_finished(job):
+        _tidy(job)
         return Outcome("done", notes=("was finished before",))
     outcome = Outcome("done")
     if not _is_mapped(job):
@@ -159,9 +161,7 @@ def _carry_out(task: Task) -> Outcome:
     _mark(job)
     notes = outcome.notes + _make_polygons(job)
     write_item(_item(job), job.item)
-    job.mark.unlink(missing_ok=True)
-    for parts in job.folder.glob(".parts-*"):
-        shutil.rmtree(parts, ignore_errors=True)
+    _tidy(job)
     return replace(outcome, notes=notes)
 
 
@@ -180,6 +180,12 @@ def forget(job: Job) -> None:
 def discard(job: Job) -> None:
     """Let all of a scene be made again, parts too."""
     forget(job)
+    _tidy(job)
+
+
+def _tidy(job: Job) -> None:
+    """Let nothing lie there that a finished scene does not need: the mark, and raw parts."""
+    job.mark.unlink(missing_ok=True)
     for parts in job.folder.glob(".parts-*"):
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -193,7 +199,7 @@ def _mark(job: Job) -> None:
 
 def _is_mapped(job: Job) -> bool:
     """Whether the map is there already: all that is left, or all that has changed, is of the polygons."""
-    told = {_receipt(job, "map_digest"), _reads(job.mark)}
+    told = _receipt(job, "map_digest"), _reads(job.mark)
     return job.map_digest in told and all(path.exists() for key, path in job.outputs.items() if key != "polygons")
 
 
@@ -383,6 +389,20 @@ def _log_of(task: Task) -> Iterator[None]:
         _log.removeHandler(file)
         with suppress(OSError):
             file.close()
+
+
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What is said of a scene while it is mapped that the person should know."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(without_secrets(record.getMessage()))  # type: ignore[method-assign]
+    mapping = logging.getLogger("landcover.prediction")
+    mapping.addHandler(handler)
+    try:
+        yield warnings
+    finally:
+        mapping.removeHandler(handler)
 
 
 def _use_own_cores() -> None:
