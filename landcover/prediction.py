@@ -23,12 +23,9 @@ from landcover.journal import Progress, Run, finished_part, keep_raw, kept_engin
 from landcover.outputs import disk_errors
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
-from landcover.scaling import Lookout
+from landcover.plausibility import Plausibility
 
 _log = logging.getLogger(__name__)
-
-_MOST, _SOME = 0.5, 0.01
-"""Shares of strange pixels that are told: at once, and at the end."""
 
 
 def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
@@ -165,12 +162,14 @@ def _map_left(plan: Plan, run: Run, get_engine: OpenEngine) -> Generator[int, No
         DeviceError: the device has not the memory for it.
     """
     engine = cache(partial(get_engine, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype))
+    odd = Plausibility(plan.scene.name, plan.scene.bands, plan.model.spec.stats)
     with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
         for number, grid in _left(plan, run.progress):
-            with closing(_map(plan, number, grid, engine)) as parts:
+            with closing(_map(plan, number, grid, engine, odd)) as parts:
                 for part in parts:
                     give(part)
                     yield part.box.height * part.box.width if isinstance(part, Block) else 0
+    _warn(odd.verdict())
 
 
 def _check_progress(plan: Plan, progress: Progress) -> None:
@@ -226,7 +225,14 @@ class Mark:
     row: int | None
 
 
-def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -> Generator[Block | Mark, None, None]:
+def _warn(said: str) -> None:
+    if said:
+        _log.warning("%s", said)
+
+
+def _map(
+    plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine], odd: Plausibility
+) -> Generator[Block | Mark, None, None]:
     """Map a panel, window by window, with a mark after each row of windows."""
     under, scene = grid.read_box, plan.scene
     cutter = Cutter(grid, plan.batch_size, len(scene.bands), scene.dtype)
@@ -239,7 +245,8 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
 
     stop = threading.Event()
     with ExitStack() as stack:
-        chunks = stack.enter_context(read_ahead(_read(plan, under, pixels, valid), plan.chunks_ahead, stop))
+        read = _read(plan, grid, pixels, valid, odd)
+        chunks = stack.enter_context(read_ahead(read, plan.chunks_ahead, stop))
         ready = (batch for strip in strips(chunks, grid, drop) for batch in cutter.cut(strip))
         cut = stack.enter_context(read_ahead(ready, BATCHES_AHEAD, stop))
         engine = get_engine()  # while the first rows are read
@@ -265,31 +272,27 @@ def _map(plan: Plan, panel: int, grid: Grid, get_engine: Callable[[], Engine]) -
             yield Mark(panel, below if below < grid.region.row1 else None)
 
 
-def _read(plan: Plan, box: Box, pixels: Pool, valid: Pool) -> Iterator[Chunk]:
-    """Read a box of the scene once, from top to bottom, some rows at a time."""
-    lookout, told = Lookout(plan.scaling), False
+def _read(plan: Plan, grid: Grid, pixels: Pool, valid: Pool, odd: Plausibility) -> Iterator[Chunk]:
+    """Read what lies under a grid once, from top to bottom, some rows at a time, and look at what is to be mapped."""
+    box = grid.read_box
     with plan.scene.open(box.width) as reader:
         row = box.row0
         while row < box.row1:
             rows = Box(row, min((row // CHUNK_ROWS + 1) * CHUNK_ROWS, box.row1), box.col0, box.col1)
             dn, usable = pixels.take()[:, : rows.height], valid.take()[: rows.height]
             reader.read_into(rows, dn, usable)
-            lookout.look(dn, usable)
-            if not told and lookout.share > (_MOST if rows.row1 < box.row1 else _SOME):
-                told = True
-                _log.warning("%s", _strangeness(plan, lookout))
             wanted = usable & plan.area.mask(rows) if plan.area else usable
+            mapped = _inside(rows, grid.region)
+            _warn(odd.look(dn[:, *mapped], wanted[mapped]))
             yield Chunk(rows, dn, usable, wanted, np.asarray(wanted.any(axis=0)))
             row = rows.row1
 
 
-def _strangeness(plan: Plan, lookout: Lookout) -> str:
-    """What is to be said of pixels that look like nothing the model learned from."""
-    band, stats = plan.scene.bands[0], plan.model.spec.stats[0]
+def _inside(box: Box, region: Box) -> tuple[slice, slice]:
+    """Rows and columns of a box that lie in a region."""
     return (
-        f"{lookout.share:.0%} of the pixels of {plan.scene.name} look like nothing the model learned from: their "
-        f"{band.name} is {lookout.number * band.scale + band.offset:.3g}, where it learned {stats.mean:.3g} ± "
-        f"{stats.stddev:.2g}; check --sensor, --scale and --offset, and that missing pixels are declared as nodata"
+        slice(max(region.row0 - box.row0, 0), max(region.row1 - box.row0, 0)),
+        slice(max(region.col0 - box.col0, 0), max(region.col1 - box.col0, 0)),
     )
 
 

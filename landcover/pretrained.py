@@ -158,11 +158,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} does not name its architecture ('_model_class'); save it again with save_pretrained")
     for name in ("in_channels", "classes"):
         if type(config.setdefault(name, {"in_channels": 3, "classes": 1}[name])) is not int:
-            raise ModelError(f"{path}: '{name}' is {config[name]!r}, not a number of channels")
+            raise ModelError(f"{path}: '{name}' is {repr(config[name])[:50]}, not a number of channels")
     if config.get("activation") not in _SOFTMAX:
         raise ModelError(
-            f"{path} ends in the activation {config['activation']!r}, which does not let classes exclude each other; a "
-            "map needs scores of which the greatest counts"
+            f"{path} ends in the activation {repr(config['activation'])[:50]}, which does not let classes exclude each "
+            "other; a map needs scores of which the greatest counts"
         )
     if config.get("aux_params") is not None:
         raise ModelError(f"{path} has a second head for whole images (aux_params), which a map has no use for")

@@ -144,7 +144,8 @@ def _fallback(product: Product) -> str | None:
     Of bands that are known by number alone, 4, 3 and 2 are red, green and blue for Sentinel-2 and Landsat 8 alike.
     """
     usual = load_sensor("sentinel2-l2a")
-    otherwise = any(b.common_name not in (None, usual.common_name(b.label)) for b in product.bands)
+    pairs = [(b.common_name, usual.common_name(b.label)) for b in product.bands]
+    otherwise = any(told not in (None, by_label) and {told, by_label} & set(_COLOURS) for told, by_label in pairs)
     return None if product.sensor or otherwise else usual.name
 
 

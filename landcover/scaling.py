@@ -11,13 +11,6 @@ CLIP = 6.0
 """Normalised values are held within ± this many standard deviations, so that a saturated pixel stays one."""
 
 
-_DARKEST = -2.5
-"""No band of a real pixel is so many standard deviations darker than the mean, all at once."""
-
-_EVERY = 16
-"""Of the rows and columns are looked at for pixels that are unlike any other."""
-
-
 @dataclass(frozen=True)
 class Scaling:
     """One affine map per band, from digital numbers straight to normalised values.
@@ -32,42 +25,6 @@ class Scaling:
     def __call__(self, dn: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Scale one chip, dn (bands, height, width), valid (height, width), True = usable, to float32."""
         return scale(dn.astype(np.float32), valid[None], self.gain[:, None, None], self.bias[:, None, None])
-
-
-class Lookout:
-    """Counts pixels, a sample of them, that look like nothing a model learned from: every band far too dark or bright.
-
-    A scene read with another sensor's scale looks like that, and so do missing pixels that nobody declared as nodata.
-
-    Attributes:
-        seen, strange: how many were looked at, and how many are such.
-    """
-
-    def __init__(self, scaling: Scaling) -> None:
-        self._scaling = scaling
-        self.seen = self.strange = 0
-        self._sum = 0.0
-
-    def look(self, dn: np.ndarray, valid: np.ndarray) -> None:
-        """Look at the next rows, dn (bands, rows, width), valid (rows, width)."""
-        there = valid[::_EVERY, ::_EVERY]
-        seen = self._scaling(dn[:, ::_EVERY, ::_EVERY], there)[:, there]
-        strange = (seen >= CLIP).all(axis=0) | (seen <= _DARKEST).all(axis=0)
-        self.seen += seen.shape[1]
-        self.strange += int(np.count_nonzero(strange))
-        if strange.any():
-            first = dn[0, ::_EVERY, ::_EVERY][there][strange]
-            self._sum += float(first.sum(dtype=np.float64))
-
-    @property
-    def share(self) -> float:
-        """Of the pixels that were looked at."""
-        return self.strange / max(self.seen, 1)
-
-    @property
-    def number(self) -> float:
-        """The mean number that the first band has where pixels are such."""
-        return self._sum / max(self.strange, 1)
 
 
 def make_scaling(scales, offsets, means, stddevs) -> Scaling:

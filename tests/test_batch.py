@@ -23,6 +23,8 @@ from landcover.batch.cutting import cut_large
 from landcover.batch.jobs import Job, Task
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import items_for_workers, plan_batch
+from landcover.batch.run import foresee, run_batch
+from landcover.batch.schedule import Told
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
 from landcover.errors import BandError, CatalogError, ConfigError, MapError
@@ -276,6 +278,8 @@ def test_what_workers_elsewhere_are_to_have_is_not_looked_for_here(
 ) -> None:
     far = {"scheduler": "tcp://far:8786"}
     assert planned(scenes, tmp_path / "out", pointwise, mapping={"device": "cuda:99"}, **far)
+    there = BatchOptions(str(scenes), tmp_path / "out", str(pointwise.folder), HOW | {"device": "cuda:99"}, **far)
+    assert foresee(there)["workers"] is None
     with pytest.raises(ConfigError, match="--device 'cuda9' is not known"):
         planned(scenes, tmp_path / "out", pointwise, mapping={"device": "cuda9"}, **far)
 
@@ -605,9 +609,16 @@ def test_raw_parts_of_a_scene_that_was_finished_by_a_worker_that_died_are_cleare
     assert not any(folder.exists() for folder in left)
 
 
-def test_strange_pixels_are_told_with_the_scene(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
-    told = work(Task(planned(scenes / "one.tif", tmp_path / "out", pointwise, mapping={"scale": 1.0}))).notes
-    assert any("look like nothing the model learned from" in note for note in told)
+def test_odd_pixels_are_told_with_the_scene_and_of_its_parts_once(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    (tmp_path / "odd").mkdir()
+    shutil.copy(scenes / "one.tif", tmp_path / "odd")
+    for rows in (None, 1):
+        options = {"mapping": HOW | {"scale": 1.0}, "part_rows": rows, "workers": 1}
+        how = BatchOptions(str(tmp_path / "odd"), tmp_path / f"out{rows}", str(pointwise.folder), **options)
+        told = [e.text for e in run_batch(how) if isinstance(e, Told)]
+        assert sum("like nothing the model learned from" in text for text in told) == 1
     assert not work(Task(planned(scenes / "two.tif", tmp_path / "out", pointwise))).notes
 
 

@@ -183,6 +183,8 @@ def write_item(folder: Path, values: np.ndarray, bands: dict[str, str | None], *
         (dict.fromkeys(("B1", "B2", "B3", "B4")), {"collection": "landsat-c2-l2", "platform": "landsat-7"}),
         (dict.fromkeys(("B02", "B03", "B04", "B08")), {}),
         ({"B02": None, "B03": None, "B04": None, "nir": "nir"}, {}),
+        ({"B02": None, "B03": None, "B04": None, "B05": "nir"}, {}),
+        ({"B02": None, "B03": None, "B04": None, "pan": "pan"}, {}),
     ],
 )
 def test_an_item_is_shown_by_the_names_it_tells_else_by_numbers(tmp_path: Path, bands: dict, about: dict) -> None:

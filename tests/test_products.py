@@ -844,8 +844,12 @@ def test_bands_that_share_a_common_name_are_all_there(tmp_path: Path) -> None:
 
 def test_of_an_item_that_says_nothing_of_bands_the_file_tells_them(tmp_path: Path) -> None:
     described(tmp_path / "stack.tif", "red", "nir")
-    product = read_product(str(save(tmp_path, item({"image": {"href": "stack.tif", "roles": ["data"]}}))))
+    alone = {"href": "stack.tif", "roles": ["data"]}
+    product = read_product(str(save(tmp_path, item({"image": alone}))))
     assert names(product) == ["red", "nir"]
+    said = {"nodata": 7, "raster:scale": 1e-4}
+    bands = read_product(str(save(tmp_path, item({"image": alone | said})))).bands
+    assert [(b.common_name, b.scale, b.nodata) for b in bands] == [("red", 1e-4, 7), ("nir", 1e-4, 7)]
 
 
 def test_an_href_may_be_percent_encoded(tmp_path: Path) -> None:

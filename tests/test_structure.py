@@ -14,7 +14,7 @@ RANKS = [
     {"processors"},
     {"grid", "specs", "pipeline", "outputs", "products", "ground"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes", "footprints"},
-    {"scene", "classmap", "cog", "weights", "network", "chips", "synthetic", "outlines"},
+    {"plausibility", "scene", "classmap", "cog", "weights", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines", "sieve", "features"},
     {"pretrained", "items", "vectorfiles"},
     {"selection"},

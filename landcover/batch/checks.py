@@ -23,12 +23,13 @@ def check_options(options: BatchOptions, model: Model | None) -> None:
     Raises:
         LandcoverError: an option is unknown, or impossible for any scene.
     """
-    asked = options.mapping
+    asked = {k: v for k, v in options.mapping.items() if v is not None}
     if model is not None and not model.spec.trained and not asked.get("allow_untrained"):
         raise ModelError(
             f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
         )
-    choose_engine(**_engine(options) | {"device": re.sub(r"^cuda(:\d+)?$", "auto", options.device)})
+    elsewhere = "auto" if asked.get("engine") != "openvino" and re.fullmatch(r"cuda(:\d+)?", options.device) else None
+    choose_engine(**_engine(options) | {"device": elsewhere or options.device})
     make_grid(1, 1, tile=asked.get("tile_size", TILE_SIZE), overlap=asked.get("overlap", OVERLAP))
     if (size := asked.get("batch_size")) is not None and size < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {size}")

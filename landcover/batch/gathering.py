@@ -166,7 +166,7 @@ def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Maki
 
 def _sparse(plan: Mosaic) -> str:
     """What to do about a mosaic that is nearly empty, as maps lie far apart; "" if it is not."""
-    if sum(box.height * box.width for box in plan.boxes) * _SPARSE >= plan.pixels:
+    if sum(box.height * box.width for box in set(plan.boxes)) * _SPARSE >= plan.pixels:
         return ""
     centres = np.array([(box.row0 + box.row1, box.col0 + box.col1) for box in plan.boxes]) / 2
     away = np.abs(centres - np.median(centres, axis=0)).max(axis=1)

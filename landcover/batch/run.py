@@ -108,8 +108,10 @@ def foresee(options: BatchOptions) -> dict[str, Any]:
         LandcoverError: as for `run_batch`.
     """
     plan = plan_batch(options, known_records(options.out))
-    plan = cut_large(plan, {}, len(share_machine(options.workers, options.device)))
-    places = [] if options.scheduler else share_machine(options.workers, options.device, plan.tasks)
+    places = []
+    if not options.scheduler:
+        plan = cut_large(plan, {}, len(share_machine(options.workers, options.device)))
+        places = share_machine(options.workers, options.device, plan.tasks)
     rate = measure_rate(plan) if plan.jobs else None
     seconds = plan.pixels / rate if rate else None
     return describe(plan, len(places) or None, seconds)
@@ -140,6 +142,7 @@ def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Itera
 def _keep(schedule: Schedule, state: State) -> Iterator[Told | Record]:
     """Turn the ends of tasks into records of scenes, and keep those."""
     so_far: dict[str, Record] = {}
+    told: set[str] = set()
     for event in schedule.run():
         if isinstance(event, Told):
             yield event
@@ -148,7 +151,8 @@ def _keep(schedule: Schedule, state: State) -> Iterator[Told | Record]:
         if record.state == "failed" and record.name in so_far and so_far[record.name].state == "failed":
             continue  # another part of the same scene
         so_far[record.name] = record
-        for note in event.outcome.notes:
+        for note in event.outcome.notes if event.task.part is None or record.name not in told else ():
+            told.add(record.name)  # of parts, the first that has something to say says it for all
             yield Told(f"{record.name}: {note}")
         if record.state != "begun":
             state.save([record])

@@ -295,9 +295,12 @@ def _rank(asset: _Asset) -> tuple[float, bool]:
 
 
 def _bands(asset: _Asset, path: str, *, alone: bool) -> tuple[BandSource, ...]:
-    """The bands of an asset; as its file tells them where the item has that file alone and says nothing of bands."""
-    if alone and asset.bands == ({},) and len(told := raster_bands(path)) > 1:
-        return told
+    """The bands of an asset; as its file tells them where the item has that file alone and names no band of it."""
+    (said, *more) = asset.bands
+    if alone and not more and not {"name", "eo:common_name"} & said.keys() and len(told := raster_bands(path)) > 1:
+        all_bands = _band(asset, 0, path)
+        own = {k: v for k in ("scale", "offset", "nodata") if (v := getattr(all_bands, k)) is not None}
+        return tuple(replace(band, **own) for band in told)
     return tuple(_band(asset, i, path) for i in range(len(asset.bands)))
 
 
