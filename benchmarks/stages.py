@@ -24,6 +24,7 @@ from landcover.chips import CHUNK_ROWS, Chunk, Cutter, Pool, strips
 from landcover.engines import open_engine
 from landcover.journal import open_run
 from landcover.planning import Options, Plan, make_plan
+from landcover.plausibility import Plausibility
 
 WINDOWS = 16
 """How many windows the network and the classification are timed on."""
@@ -118,7 +119,8 @@ def _decode(plan: Plan) -> None:
 
 
 def _chunks(plan: Plan, pixels: Pool, valid: Pool):
-    return prediction._read(plan, plan.grid.read_box, pixels, valid)
+    odd = Plausibility(plan.scene.name, plan.scene.bands, plan.model.spec.stats)
+    return prediction._read(plan, plan.grid, pixels, valid, odd)
 
 
 def _pools(plan: Plan) -> tuple[Pool, Pool]:
