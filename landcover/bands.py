@@ -140,6 +140,17 @@ def _listing(product: Product) -> str:
     return f"{len(names)} band{'s' if len(names) != 1 else ''} ({listed}{', …' if len(names) > 20 else ''})"
 
 
+def check_scaling(scale: float | None, offset: float | None, of: str = "") -> None:
+    """Refuse a scale or an offset that cannot be one; None where it is not said.
+
+    Raises:
+        BandError: it is 0, as a scale, or no finite number; `of` goes before what is said of it.
+    """
+    if scale == 0 or not all(math.isfinite(number) for number in (scale, offset) if number is not None):
+        factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
+        raise BandError(f"{of}reflectance = number × {factor} + {term} is no scaling; correct --scale or --offset")
+
+
 @dataclass(frozen=True)
 class _Scaling:
     """All who may say how the numbers of a product become reflectance.
@@ -161,10 +172,7 @@ class _Scaling:
     def of(self, name: str, source: BandSource, why: str) -> Band:
         """A band with its scaling: scale and offset each from the first that says it."""
         (scale, who), (offset, note) = self._scale(source), self._offset(source)
-        if not (math.isfinite(scale) and scale != 0 and math.isfinite(offset)):
-            raise BandError(
-                f"{self.product}: reflectance = number × {scale} + {offset} is no scaling; correct --scale or --offset"
-            )
+        check_scaling(scale, offset, f"{self.product}: ")
         nodata = source.nodata if source.nodata is not None else self.told.nodata if self.told else None
         return Band(name, source, scale, offset, nodata, f"{why}; scale from {who}, offset from {note}")
 

@@ -358,10 +358,7 @@ def make_plan(options: Options) -> Plan:
         allow_no_crs=options.allow_no_crs,
         allow_resolution=options.allow_resolution,
     )
-    if not model.spec.trained and not options.allow_untrained:
-        raise ModelError(
-            f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
-        )
+    check_trained(model, allowed=options.allow_untrained)
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     legend = map_legend(given, model)
     _check_outputs(options)
@@ -379,6 +376,14 @@ def make_plan(options: Options) -> Plan:
     )
     batch_size = _batch_size(options, choice, grid, model.factor)
     return Plan(options, model, scene, grid, area, choice, batch_size, legend, why)
+
+
+def check_trained(model: Model, *, allowed: bool) -> None:
+    """Refuse a model that was never trained, unless that is allowed."""
+    if not model.spec.trained and not allowed:
+        raise ModelError(
+            f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
+        )
 
 
 def read_legend(given: Legend | dict[str, Any] | str | None) -> Legend | None:
@@ -432,12 +437,17 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
 
 
 def _batch_size(options: Options, choice: EngineChoice, grid: Grid, factor: int) -> int:
+    check_batch_size(options.batch_size)
     limit = options.batch_size
     if limit is None:
         limit = _cuda_batch_size(grid, factor) if choice.device.startswith("cuda") else CPU_BATCH_SIZE
-    if limit < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {limit}")
     return even_batch_size(grid.cols.count, limit)
+
+
+def check_batch_size(asked: int | None) -> None:
+    """Refuse a number of windows that is none."""
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {asked}")
 
 
 def _cuda_batch_size(grid: Grid, factor: int) -> int:

@@ -1,17 +1,17 @@
 """What of a batch is wrong whatever the scenes are, found before anything starts, as `predict` says it."""
 
-import math
 import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Any
 
+from landcover.bands import check_scaling
 from landcover.batch.options import BatchOptions
 from landcover.engines import choose_engine
-from landcover.errors import BandError, ConfigError, ModelError, OtherBandsError, nearest
+from landcover.errors import ConfigError, OtherBandsError, nearest
 from landcover.grid import OVERLAP, TILE_SIZE, make_grid
 from landcover.models import EMBEDDED_BY_RANK, Model, embedded_models, load_model
-from landcover.planning import map_legend, read_legend
+from landcover.planning import check_batch_size, check_trained, map_legend, read_legend
 from landcover.specs import load_sensor
 from landcover.vectorfiles import FORMATS
 from landcover.vectorization import VectorOptions
@@ -24,15 +24,12 @@ def check_options(options: BatchOptions, model: Model | None) -> None:
         LandcoverError: an option is unknown, or impossible for any scene.
     """
     asked = {k: v for k, v in options.mapping.items() if v is not None}
-    if model is not None and not model.spec.trained and not asked.get("allow_untrained"):
-        raise ModelError(
-            f"the model '{model.spec.name}' was never trained, its map would be noise; add --allow-untrained"
-        )
+    if model is not None:
+        check_trained(model, allowed=asked.get("allow_untrained", False))
     elsewhere = "auto" if asked.get("engine") != "openvino" and re.fullmatch(r"cuda(:\d+)?", options.device) else None
     choose_engine(**_engine(options) | {"device": elsewhere or options.device})
     make_grid(1, 1, tile=asked.get("tile_size", TILE_SIZE), overlap=asked.get("overlap", OVERLAP))
-    if (size := asked.get("batch_size")) is not None and size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {size}")
+    check_batch_size(asked.get("batch_size"))
     _check_vectors(options, model)
 
 
@@ -77,10 +74,7 @@ class BandCheck:
         """
         if (sensor := said.get("sensor")) and (wrong := self._wrong(sensor)):
             raise ConfigError(wrong)
-        scale, offset = said.get("scale"), said.get("offset")
-        if scale == 0 or not all(math.isfinite(n) for n in (scale, offset) if n is not None):
-            factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
-            raise BandError(f"reflectance = number × {factor} + {term} is no scaling; correct --scale or --offset")
+        check_scaling(said.get("scale"), said.get("offset"))
         if bands := said.get("bands"):
             self._check_bands(bands)
 
