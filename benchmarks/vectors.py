@@ -54,7 +54,7 @@ def predict(folder: Path, side: int) -> Path:
 
 def rows(predicted: Path, folder: Path) -> Iterator[Row]:
     yield from memory(predicted, folder)  # first, since Linux counts what this process holds for those it starts
-    list(trace([np.ones((4, 4), np.uint8)], 4))  # compiled before anything is timed
+    list(trace([(np.ones((4, 4), np.uint8), None)], 4))  # compiled before anything is timed
     maps = {"predicted": predicted, "speckled": speckled(folder / "speckled.tif", predicted)}
     for title, path in maps.items():
         yield from against_the_usual_way(title, path, folder)
@@ -112,7 +112,7 @@ def usual_simpler(ids: np.ndarray, transform: rasterio.Affine, crs: rasterio.crs
 
 
 def traced(ids: np.ndarray, transform: rasterio.Affine) -> int:
-    strips = (ids[i : i + 512] for i in range(0, len(ids), 512))
+    strips = ((ids[i : i + 512], None) for i in range(0, len(ids), 512))
     return sum(len(polygons_of(patches, transform)) for patches in trace(strips, ids.shape[1]))
 
 

@@ -23,7 +23,7 @@ from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers
 from landcover.grid import Box
 from landcover.ground import Ground
-from landcover.outlines import STRIP_ROWS, Patches, Simplification, Tracer
+from landcover.outlines import STRIP_ROWS, Patches, Simplification, trace
 from landcover.pipeline import read_ahead
 from landcover.provenance import inherited, legend_tag, tags
 from landcover.regions import Area, read_area
@@ -291,18 +291,17 @@ def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     dataset, ground = source.dataset, source.ground
     place = dataset.transform, dataset.crs, dataset.shape
     area = read_area(Path(how.aoi), *place) if how.aoi is not None else None
-    tracer = Tracer(
-        dataset.width,
-        diagonal=how.connect == 8,
-        junctions=True,
-        ground=ground,
-        simplification=_simplification(how, ground),
-    )
     with ExitStack() as stack:
         read = stack.enter_context(_confidence(how.confidence, dataset)) if how.confidence is not None else None
-        for row, ids in stack.enter_context(read_ahead(_rows(source, area, how))):
-            yield tracer.add(ids, read(row, len(ids)) if read else None)
-        yield tracer.finish()
+        rows = stack.enter_context(read_ahead(_rows(source, area, how)))
+        yield from trace(
+            ((ids, read(row, len(ids)) if read else None) for row, ids in rows),
+            dataset.width,
+            diagonal=how.connect == 8,
+            junctions=True,
+            ground=ground,
+            simplification=_simplification(how, ground),
+        )
 
 
 def _simplification(how: VectorOptions, ground: Ground | None) -> Simplification | None:

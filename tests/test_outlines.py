@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from landcover.classmap import restripped
 from landcover.features import measure, polygons_of
 from landcover.ground import Ground
-from landcover.outlines import STRIP_ROWS, Simplification, Tracer
+from landcover.outlines import STRIP_ROWS, Simplification, trace
 from landcover.stats import stats
 from landcover.vectorization import vectorize
 from tests.maps import NORTH_UP, UTM, write_map
@@ -39,8 +39,8 @@ def traced(
 ) -> tuple[np.ndarray, ...]:
     """Polygons, class ids, areas and perimeters of a map traced in strips of some rows."""
     ground = Ground(pyproj.CRS(crs), transform, *ids.shape)
-    tracer = Tracer(ids.shape[1], junctions=True, ground=ground, simplification=how, diagonal=diagonal)
-    found = [tracer.add(ids[i : i + rows]) for i in range(0, len(ids), rows)] + [tracer.finish()]
+    strips = ((ids[i : i + rows], None) for i in range(0, len(ids), rows))
+    found = list(trace(strips, ids.shape[1], junctions=True, ground=ground, simplification=how, diagonal=diagonal))
     shapes = np.concatenate([polygons_of(p, transform) for p in found])
     return shapes, *(np.concatenate([getattr(p, n) for p in found]) for n in ("values", "area", "perimeter"))
 

@@ -34,7 +34,7 @@ from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.features import measure, polygons_of
 from landcover.ground import Ground, ground_resolution
-from landcover.outlines import Tracer, trace
+from landcover.outlines import trace
 from landcover.sieve import sieve, sieved
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
@@ -94,7 +94,7 @@ def test_polygons_rasterise_back_to_the_identical_map(ids: np.ndarray, transform
 def outlined(ids: np.ndarray, transform: Affine, rows: int = 0, *, junctions: bool = True) -> tuple:
     """Polygons, values and pixels of all patches of a map that is traced in strips of some rows; 0 for all at once."""
     height = rows or len(ids)
-    strips = (ids[i : i + height] for i in range(0, len(ids), height))
+    strips = ((ids[i : i + height], None) for i in range(0, len(ids), height))
     found = list(trace(strips, ids.shape[1], junctions=junctions))
     polygons = np.concatenate([polygons_of(p, transform) for p in found])
     return polygons, np.concatenate([p.values for p in found]), np.concatenate([p.pixels for p in found])
@@ -162,10 +162,8 @@ def test_awkward_maps(ids: np.ndarray, rows: int) -> None:
 def test_a_patch_is_weighed_over_its_pixels(ids: np.ndarray, rows: int) -> None:
     weights = np.random.default_rng(0).random(ids.shape)
     weights[weights < 0.1] = np.nan
-    tracer, found = Tracer(ids.shape[1]), []
-    for i in range(0, len(ids), rows):
-        found.append(tracer.add(ids[i : i + rows], weights[i : i + rows]))
-    found.append(tracer.finish())
+    strips = ((ids[i : i + rows], weights[i : i + rows]) for i in range(0, len(ids), rows))
+    found = list(trace(strips, ids.shape[1]))
     polygons = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
     means = np.concatenate([p.means for p in found])
     for polygon, mean in zip(polygons, means, strict=True):
@@ -959,7 +957,7 @@ def test_geoparquet_holds_the_bounds_of_each_row(scene: Path) -> None:
 @given(small_maps, st.integers(1, 7))
 def test_with_corners_joined_polygons_are_those_of_gdal_made_valid(ids: np.ndarray, rows: int) -> None:
     """GDAL lets a shell touch itself, which is not valid; the same ground in parts is."""
-    strips = (ids[i : i + rows] for i in range(0, len(ids), rows))
+    strips = ((ids[i : i + rows], None) for i in range(0, len(ids), rows))
     found = list(trace(strips, ids.shape[1], diagonal=True))
     geometries = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
     values = np.concatenate([p.values for p in found])
@@ -998,7 +996,7 @@ def test_an_interrupt_while_polygons_are_made_ends_the_command(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tracer, "finish", interrupted)
+    monkeypatch.setattr("landcover.outlines.strips.Walker.walk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         vectorize(scene, scene.with_name(f"out{suffix}"))
     assert {p.name for p in scene.parent.iterdir() if p.name.startswith((".", "out"))} == set()

@@ -6,7 +6,7 @@ holes clockwise. What reaches the last row of a strip is left open, and is walke
 """
 
 from landcover.outlines.simplify import STRIP_ROWS, Simplification
-from landcover.outlines.tracer import Patches, Tracer, trace
+from landcover.outlines.tracer import Patches, trace
 from landcover.outlines.walk import join, label_runs, root_of, runs_of
 from landcover.outlines.wkb import encoded
 
@@ -14,7 +14,6 @@ __all__ = [
     "STRIP_ROWS",
     "Patches",
     "Simplification",
-    "Tracer",
     "encoded",
     "join",
     "label_runs",

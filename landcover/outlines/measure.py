@@ -27,13 +27,13 @@ def measured(
     Returns:
         m² and m, float64 (count,).
     """
-    return _measured(*pieces, count, scales, first_row, rows, unit)
+    return _measured(*pieces, count, scales, first_row, rows, unit.bit_length() - 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows, unit):
+def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows, shift):
     area, length = np.zeros(count), np.zeros(count)
-    width, top = scales.area.shape[1] + 1, first_row * unit
+    width, unit, top = scales.area.shape[1] + 1, 1 << shift, first_row << shift
     for i in range(len(patch)):
         lo, hi = offsets[i], offsets[i + 1]
         if begin[i] != CLOSED:
@@ -50,9 +50,9 @@ def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows,
                 next_x, next_y = end[i] % width * unit, (0 if end[i] < width else rows * unit)
             along = unit == 1 or (x | y | next_x | next_y) & (unit - 1) == 0  # both nodes are corners of pixels
             if along and y == next_y:
-                metres += _level(y // unit, min(x, next_x) // unit, max(x, next_x) // unit, scales)
+                metres += _level(y >> shift, min(x, next_x) >> shift, max(x, next_x) >> shift, scales)
             elif along and x == next_x:
-                ground, way = _upright(x // unit, min(y, next_y) // unit, max(y, next_y) // unit, scales)
+                ground, way = _upright(x >> shift, min(y, next_y) >> shift, max(y, next_y) >> shift, scales)
                 square += ground if next_y < y else -ground
                 metres += way
             else:

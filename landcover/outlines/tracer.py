@@ -10,7 +10,9 @@ from landcover.ground import Ground
 from landcover.outlines.measure import measured
 from landcover.outlines.rings import closed, gather, offsets_of, simple, turns
 from landcover.outlines.simplify import Simplification
-from landcover.outlines.walk import CLOSED, Pieces, label_runs, runs_of, walk
+from landcover.outlines.strips import Walked, Walker, numbered
+from landcover.outlines.walk import CLOSED, Pieces
+from landcover.pipeline import read_ahead
 
 
 @dataclass(frozen=True)
@@ -83,84 +85,43 @@ class _Rings:
 
 
 class Tracer:
-    """Traces a raster that is given in strips, from top to bottom.
+    """Puts outlines together that were walked strip by strip, and sums over patches until they are complete.
 
     Args:
         width: of the raster.
         diagonal: whether pixels that meet at a corner are joined.
-        junctions: whether every node where other borders meet an outline is kept, so that neighbours share their
-            borders node by node; else only where it bends.
         ground: under the raster, to measure outlines on.
-        simplification: of outlines; strips then are those of `simplify.STRIP_ROWS`, for nodes on their borders stay.
+        unit: how many steps of the nodes a pixel has.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        diagonal: bool = False,
-        junctions: bool = False,
-        ground: Ground | None = None,
-        simplification: Simplification | None = None,
-    ) -> None:
-        self._width = width
-        self._diagonal, self._junctions = diagonal, junctions or simplification is not None
-        self._ground, self._simplification = ground, simplification
-        self._unit = simplification.unit if simplification else 1
-        self._row = 0
-        self._above = np.zeros(width + 2, np.uint8)  # the last row, with nodata at both ends
-        self._above_patch = np.full(width + 2, -1, np.int32)  # the open patch of each of its pixels
-        self._values = np.zeros(0, np.uint8)  # of the open patches
+    def __init__(self, width: int, diagonal: bool, ground: Ground | None, unit: int) -> None:
+        self._width, self._diagonal = width, diagonal
+        self._ground, self._unit = ground, unit
         self._sums = np.zeros((5, 0))  # pixels, weighted sum, known pixels, area and perimeter of the open patches
         self._rings: list[_Rings] = []
         self._chains: list[_Chain] = []
 
-    def add(self, ids: np.ndarray, weights: np.ndarray | None = None) -> Patches:
-        """Trace the next rows.
-
-        Args:
-            ids: class ids, uint8 (rows, width), 0 = nodata.
-            weights: float (rows, width), to be summed over each patch where it is not nan.
-
-        Returns:
-            The patches that are complete with them.
-        """
-        block = np.zeros((len(ids) + 1, self._width + 2), np.uint8)
-        block[0], block[1:, 1:-1] = self._above, ids
-        starts = runs_of(block)
-        label, joined, values, pixels = label_runs(block, starts, self._above_patch, len(self._values), self._diagonal)
-        pieces = Pieces(*walk(block, starts, label, self._row, self._diagonal, self._junctions))
-        if self._simplification is not None:
-            pieces = self._simplification.apply(pieces, block, self._row)
-        sums = np.zeros((5, len(values)))
+    def add(self, strip: Walked) -> Patches:
+        """Take the next strip; returns the patches that are complete with it."""
+        count = len(strip.values)
+        sums = np.zeros((5, count))
         for total, before in zip(sums, self._sums, strict=True):
-            total += np.bincount(joined, before, minlength=len(values))
-        sums[0] += pixels
-        if weights is not None:
-            sums[1:3] += _weighed(weights, starts, label, len(values))
-        if self._ground is not None and len(values):
-            scales = self._ground.scales(self._row, min(self._row + len(ids), self._ground.height))
-            sums[3:] += measured(pieces, len(values), scales, self._row, len(ids), self._unit)
+            total += np.bincount(strip.joined, before, minlength=count)
+        sums[0] += strip.pixels
+        if strip.weighed is not None:
+            sums[1:3] += strip.weighed
+        if self._ground is not None and count:
+            scales = self._ground.scales(strip.row, min(strip.row + strip.rows, self._ground.height))
+            sums[3:] += measured(strip.pieces, count, scales, strip.row, strip.rows, self._unit)
         for rings in self._rings:
-            rings.patch = joined[rings.patch]
-        self._rings += self._closed(pieces)
-
-        last = _last_row(starts, label, block.shape)
-        still_open = np.zeros(len(values), bool)
-        still_open[last[last >= 0]] = True
-        done = self._finished(values, sums, still_open)
-        number = np.where(still_open, np.cumsum(still_open) - 1, -1)
-        number = np.append(number, -1).astype(np.int32)  # nodata, whose number is -1, stays that
+            rings.patch = strip.joined[rings.patch]
+        self._rings += self._closed(strip.pieces)
+        done = self._finished(strip.values, sums, strip.still_open)
+        number = numbered(strip.still_open)
         for rings in self._rings:
             rings.patch = number[rings.patch]
-        self._above, self._above_patch = block[-1].copy(), number[last]
-        self._values, self._sums = values[still_open], sums[:, still_open]
-        self._row += len(ids)
+        self._sums = sums[:, strip.still_open]
         return done
-
-    def finish(self) -> Patches:
-        """The patches that end with the raster."""
-        return self.add(np.zeros((1, self._width), np.uint8))
 
     def _closed(self, pieces: Pieces) -> list[_Rings]:
         """The rings that close in a strip: within it, and with the chains that come from above."""
@@ -246,30 +207,38 @@ class Tracer:
 
 
 def trace(
-    strips: Iterable[np.ndarray], width: int, *, diagonal: bool = False, junctions: bool = False
+    strips: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    width: int,
+    *,
+    diagonal: bool = False,
+    junctions: bool = False,
+    ground: Ground | None = None,
+    simplification: Simplification | None = None,
 ) -> Iterator[Patches]:
-    """Trace a raster given in strips; yields patches as they are complete."""
-    tracer = Tracer(width, diagonal=diagonal, junctions=junctions)
-    for ids in strips:
-        yield tracer.add(ids)
-    yield tracer.finish()
+    """Trace a raster that is given in strips, from top to bottom; the next strips are walked in another thread.
+
+    Args:
+        strips: class ids, uint8 (rows, width), 0 = nodata; with each weights, float (rows, width), to be summed over
+            each patch where they are not nan, or None.
+        width: of the raster.
+        diagonal: whether pixels that meet at a corner are joined.
+        junctions: whether every node where other borders meet an outline is kept, so that neighbours share their
+            borders node by node; else only where it bends.
+        ground: under the raster, to measure outlines on.
+        simplification: of outlines; strips then are those of `simplify.STRIP_ROWS`, for nodes on their borders stay.
+
+    Yields:
+        After each strip the patches that are complete with it.
+    """
+    walker = Walker(width, diagonal, junctions, simplification)
+    tracer = Tracer(width, diagonal, ground, simplification.unit if simplification else 1)
+    with read_ahead(_walked(strips, walker, width), depth=1) as walked:
+        for strip in walked:
+            yield tracer.add(strip)
 
 
-def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
-    """Weights summed over the patches of a strip, and how many of their pixels have one, float64 (2, count)."""
-    inside = label >= 0
-    block = np.full((len(weights) + 1, weights.shape[1] + 2), np.nan)
-    block[1:, 1:-1] = weights
-    known = ~np.isnan(block)
-    by_run = (
-        np.add.reduceat(np.where(known, block, 0).ravel(), starts[:-1]),
-        np.add.reduceat(known.ravel(), starts[:-1], dtype=float),
-    )
-    return np.stack([np.bincount(label[inside], sums[inside], minlength=count) for sums in by_run])
-
-
-def _last_row(starts: np.ndarray, label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The patch of each pixel of the last row of a block."""
-    begin = (shape[0] - 1) * shape[1]
-    first = int(np.searchsorted(starts, begin, "right")) - 1
-    return np.repeat(label[first:], np.diff(np.maximum(starts[first:], begin)))
+def _walked(strips: Iterable[tuple[np.ndarray, np.ndarray | None]], walker: Walker, width: int) -> Iterator[Walked]:
+    """Walk strips, and a row of nodata, with which all patches end."""
+    for ids, weights in strips:
+        yield walker.walk(ids, weights)
+    yield walker.walk(np.zeros((1, width), np.uint8), None)

@@ -1,0 +1,91 @@
+"""Strips of a raster, one after the other: their patches numbered, and the outlines in each walked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from landcover.outlines.simplify import Simplification
+from landcover.outlines.walk import Pieces, label_runs, runs_of, walk
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A strip whose outlines were walked.
+
+    Its patches are those that were open before it, which it may join, and those that begin in it.
+
+    Attributes:
+        row, rows: its first row, and how many it has.
+        values: class ids of its patches, uint8 (patches,).
+        joined: which of its patches each became that was open before it, int32 (open before,).
+        still_open: which of its patches reach its last row, bool (patches,); these are open after it, in this order.
+        pixels: how many pixels of the strip each patch has, int64 (patches,).
+        weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
+        pieces: its outlines.
+    """
+
+    row: int
+    rows: int
+    values: np.ndarray
+    joined: np.ndarray
+    still_open: np.ndarray
+    pixels: np.ndarray
+    weighed: np.ndarray | None
+    pieces: Pieces
+
+
+class Walker:
+    """Walks a raster that is given in strips, from top to bottom; see `trace` for the arguments."""
+
+    def __init__(self, width: int, diagonal: bool, junctions: bool, simplification: Simplification | None) -> None:
+        self._diagonal, self._junctions = diagonal, junctions or simplification is not None
+        self._simplification = simplification
+        self._row = 0
+        self._above = np.zeros(width + 2, np.uint8)  # the last row, with nodata at both ends
+        self._above_patch = np.full(width + 2, -1, np.int32)  # the open patch of each of its pixels
+        self._open = 0
+
+    def walk(self, ids: np.ndarray, weights: np.ndarray | None) -> Walked:
+        """Walk the next rows: class ids, uint8 (rows, width), 0 = nodata; weights are float (rows, width) or nan."""
+        row, rows = self._row, len(ids)
+        block = np.zeros((rows + 1, len(self._above)), np.uint8)
+        block[0], block[1:, 1:-1] = self._above, ids
+        starts = runs_of(block)
+        label, joined, values, pixels = label_runs(block, starts, self._above_patch, self._open, self._diagonal)
+        pieces = Pieces(*walk(block, starts, label, row, self._diagonal, self._junctions))
+        if self._simplification is not None:
+            pieces = self._simplification.apply(pieces, block, row)
+
+        last = _last_row(starts, label, block.shape)
+        still_open = np.zeros(len(values), bool)
+        still_open[last[last >= 0]] = True
+        self._above, self._above_patch = block[-1].copy(), numbered(still_open)[last]
+        self._open = int(still_open.sum())
+        self._row += rows
+        weighed = _weighed(weights, starts, label, len(values)) if weights is not None else None
+        return Walked(row, rows, values, joined, still_open, pixels, weighed, pieces)
+
+
+def numbered(chosen: np.ndarray) -> np.ndarray:
+    """The number of each that is chosen, -1 for the others; and -1 at the end, which is that of none."""
+    return np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1).astype(np.int32)
+
+
+def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """Weights summed over the patches of a strip, and how many of their pixels have one, float64 (2, count)."""
+    inside = label >= 0
+    block = np.full((len(weights) + 1, weights.shape[1] + 2), np.nan)
+    block[1:, 1:-1] = weights
+    known = ~np.isnan(block)
+    by_run = (
+        np.add.reduceat(np.where(known, block, 0).ravel(), starts[:-1]),
+        np.add.reduceat(known.ravel(), starts[:-1], dtype=float),
+    )
+    return np.stack([np.bincount(label[inside], sums[inside], minlength=count) for sums in by_run])
+
+
+def _last_row(starts: np.ndarray, label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The patch of each pixel of the last row of a block."""
+    begin = (shape[0] - 1) * shape[1]
+    first = int(np.searchsorted(starts, begin, "right")) - 1
+    return np.repeat(label[first:], np.diff(np.maximum(starts[first:], begin)))
