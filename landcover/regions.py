@@ -68,7 +68,7 @@ class Area:
 
 
 def parse_bbox(text: str) -> tuple[float, float, float, float]:
-    """Read "min_x,min_y,max_x,max_y".
+    """Read "min_x,min_y,max_x,max_y"; min_x may be the greater of longitudes, for a box across the antimeridian.
 
     Raises:
         ConfigError: it is not four numbers, or a minimum is not below its maximum.
@@ -79,9 +79,14 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
         raise ConfigError(f"--bbox '{text}' is not four numbers; write --bbox min_x,min_y,max_x,max_y") from e
     if not np.isfinite([min_x, min_y, max_x, max_y]).all():
         raise ConfigError(f"--bbox '{text}' is not four finite numbers; leave it out to map the whole scene")
-    if not (min_x < max_x and min_y < max_y):
+    if not ((min_x < max_x or _crosses(min_x, max_x)) and min_y < max_y):
         raise ConfigError(f"--bbox '{text}' is empty: write the minimum before the maximum, min_x,min_y,max_x,max_y")
     return min_x, min_y, max_x, max_y
+
+
+def _crosses(west: float, east: float) -> bool:
+    """True for longitudes across the antimeridian: less than half round the earth, else they are taken for swapped."""
+    return -180 <= east < west <= 180 and west - east > 180
 
 
 def box_of_bounds(
@@ -94,48 +99,66 @@ def box_of_bounds(
     """The pixels of a scene of `size` (height, width) that bounds touch.
 
     Args:
-        bounds: min_x, min_y, max_x, max_y.
+        bounds: min_x, min_y, max_x, max_y; min_x is the greater in a box of longitudes across the antimeridian.
         bounds_crs: their CRS; None for the scene's own.
         transform, crs: of the scene.
 
     Raises:
-        SceneError: the bounds lie outside the scene, or cannot be brought to its CRS.
+        ConfigError: min_x is the greater in a CRS without longitudes.
+        SceneError: the bounds lie outside the scene, or on both sides of it, or cannot be brought to its CRS.
+
+    References:
+        Butler et al. 2016, The GeoJSON Format (RFC 7946), section 5.2.
     """
-    height, width = size
-    xs, ys = zip(*(transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))), strict=True)
+    if bounds_crs is not None and crs is None:
+        raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
+    place = crs if bounds_crs is None else _crs(bounds_crs)
+    if bounds[0] > bounds[2] and not (place and place.is_geographic):
+        raise ConfigError(f"--bbox {_numbers(bounds)} is empty: write the smaller x first, for they are no longitudes")
     if bounds_crs is not None:
-        if crs is None:
-            raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
-        bounds = _transformed(bounds, bounds_crs, crs, reaches_round=max(xs) > 180)
+        bounds = _transformed(bounds, place, crs)
+    found = list(filter(None, (_touched(turned, transform, size) for turned in _turns(bounds))))
+    if not found:
+        xs, ys = zip(*(transform @ (col, row) for col in (0, size[1]) for row in (0, size[0])), strict=True)
+        raise SceneError(
+            f"the box {_numbers(bounds)} lies outside the scene, which spans "
+            f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
+        )
+    if len(found) > 1:
+        raise SceneError(
+            f"the box {_numbers(bounds)} crosses the antimeridian, where the scene begins and ends; give the parts of "
+            "it on either side one after the other"
+        )
+    return found[0]
+
+
+def _turns(bounds: tuple[float, float, float, float]) -> list[tuple[float, float, float, float]]:
+    """Bounds as they are; those across the antimeridian as a scene may count its longitudes, below -180 or above."""
+    min_x, min_y, max_x, max_y = bounds
+    if min_x <= max_x:
+        return [bounds]
+    return [(min_x + turn, min_y, max_x + 360 + turn, max_y) for turn in (-360, 0)]
+
+
+def _touched(bounds: tuple[float, float, float, float], transform: Affine, size: tuple[int, int]) -> Box | None:
+    """The pixels that bounds in a scene's CRS touch, if any."""
     min_x, min_y, max_x, max_y = bounds
     corners = [~transform @ (x, y) for x in (min_x, max_x) for y in (min_y, max_y)]
     cols, rows = zip(*corners, strict=True)
     if not np.isfinite((cols, rows)).all():
         raise SceneError(f"the box {_numbers(bounds)} reaches beyond what the scene's CRS can show; give a smaller one")
-    row0, row1 = max(0, _floor(min(rows))), min(height, -_floor(-max(rows)))
-    col0, col1 = max(0, _floor(min(cols))), min(width, -_floor(-max(cols)))
-    if row0 >= row1 or col0 >= col1:
-        raise SceneError(
-            f"the box {_numbers(bounds)} lies outside the scene, which spans "
-            f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
-        )
-    return Box(row0, row1, col0, col1)
+    row0, row1 = max(0, _floor(min(rows))), min(size[0], -_floor(-max(rows)))
+    col0, col1 = max(0, _floor(min(cols))), min(size[1], -_floor(-max(cols)))
+    return Box(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
 
 
-def _transformed(
-    bounds: tuple[float, float, float, float], bounds_crs: str, crs: CRS, *, reaches_round: bool
-) -> tuple[float, float, float, float]:
-    """Bounds in the scene's CRS; `reaches_round` tells that the scene has longitudes above 180°."""
-    place, told = _crs(bounds_crs), f"the box {_numbers(bounds)} in {bounds_crs}"
+def _transformed(bounds: tuple[float, float, float, float], place: CRS, crs: CRS) -> tuple[float, float, float, float]:
+    """Bounds in the scene's CRS; PROJ, too, writes min_x as the greater where they cross the antimeridian."""
     try:
-        min_x, min_y, max_x, max_y = transform_bounds(place, crs, *bounds, densify_pts=21)
+        return transform_bounds(place, crs, *bounds, densify_pts=21)
     except (RasterioError, CRSError, CPLE_BaseError) as e:
+        told = f"the box {_numbers(bounds)} in {place.to_string()}"
         raise SceneError(f"{told} cannot be brought to the scene's CRS: {e}") from e
-    if min_x > max_x:  # so PROJ writes a box across the antimeridian
-        if not (crs.is_geographic and reaches_round):
-            raise SceneError(f"{told} crosses the antimeridian; give the part of it on the side of the scene")
-        max_x += 360
-    return min_x, min_y, max_x, max_y
 
 
 def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, int] | None = None) -> Area:

@@ -11,6 +11,7 @@ from affine import Affine
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from shapely import Polygon
 
@@ -23,7 +24,7 @@ from landcover.models import Model, init_model
 from landcover.network import live_bytes
 from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene, predict
-from landcover.regions import Area
+from landcover.regions import Area, parse_bbox
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -470,6 +471,30 @@ def test_the_map_lies_where_the_scene_lies(tmp_path: Path, pointwise: Model, pla
     np.testing.assert_array_equal(
         read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((60, 50), bool))
     )
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", Affine(1e-4, 0, 179.999, 0, -1e-4, -17)),
+        ("EPSG:4326", Affine(1e-4, 0, -180.001, 0, -1e-4, -17)),
+        ("EPSG:32760", Affine(10, 0, 819_300, 0, -10, 8_118_100)),
+    ],
+)
+def test_a_box_of_degrees_across_the_antimeridian_is_the_part_of_the_scene_in_it(
+    tmp_path: Path, pointwise: Model, crs: str, transform: Affine
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(60, 50), crs=crs, transform=transform)
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    whole = read_map(predict(scene, tmp_path / "map.tif", **how))
+    box = parse_bbox("179.9995,-17.0015,-179.9985,-17.0005")
+    predict(scene, tmp_path / "part.tif", bbox=box, bbox_crs="EPSG:4326", **how)
+    with rasterio.open(tmp_path / "part.tif") as part:
+        col, row = map(round, ~transform @ (part.transform.c, part.transform.f))
+        np.testing.assert_array_equal(part.read(1), whole[row:, col:][: part.height, : part.width])
+        west, south, east, north = transform_bounds(part.crs, "EPSG:4326", *part.bounds)
+    found = [west % 360, south, east % 360, north]
+    assert found == pytest.approx([179.9995, -17.0015, 180.0015, -17.0005], abs=2e-4)
 
 
 def test_a_scene_without_crs_is_refused_unless_allowed(tmp_path: Path, pointwise: Model) -> None:
