@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow
 import pyarrow.parquet as pq
@@ -38,9 +38,9 @@ _BATCH = 2000
 
 
 class _Row(NamedTuple):
-    """A row of a table: its number, its values by column, and the place of its scene if the table tells it."""
+    """A row of a table: which one, its values by column, and the place of its scene if the table tells it."""
 
-    number: int
+    where: str
     values: dict[str, Any]
     footprint: BaseGeometry | None = None
 
@@ -55,17 +55,26 @@ def read_csv(path: Path) -> list[Entry]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
-            names = [name.strip() for name in next(reader, [])]
+            numbered = _numbered(file, delimiter=max(",;\t", key=header.count))
+            names = [name.strip() for name in next(numbered, (1, []))[1]]
             _check_columns(names, path)
-            rows = [line for line in reader if any(line)]
+            rows = {number: row for number, row in numbered if any(row)}
             _check_lengths(rows, len(names), path)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise CatalogError(f"{path} cannot be read as CSV: {e}") from e
-    texts = [[line[i].strip() if i < len(line) else "" for line in rows] for i in range(len(names))]
+    texts = [[row[i].strip() if i < len(row) else "" for row in rows.values()] for i in range(len(names))]
     columns = {n: t if n in COLUMNS else _numbers(t) for n, t in zip(names, texts, strict=True)}
     values = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    return make_entries(str(path), (_Row(i, v) for i, v in enumerate(values, 2)), partial(_entry, path))
+    told = (_Row(f"line {number:,}", v) for number, v in zip(rows, values, strict=True))
+    return make_entries(str(path), told, partial(_entry, path))
+
+
+def _numbered(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows, each with the number of the line on which it begins; a value in quotes may go on on the next."""
+    reader, begins = csv.reader(file, delimiter=delimiter), 1
+    for row in reader:
+        yield begins, row
+        begins = reader.line_num + 1
 
 
 def read_parquet(path: Path) -> list[Entry]:
@@ -94,12 +103,12 @@ def _check_columns(names: list[str], path: Path) -> None:
         raise CatalogError(f"{path} has the column '{twice[0]}' twice; remove one")
 
 
-def _check_lengths(rows: list[list[str]], columns: int, path: Path) -> None:
-    long = next((line for line in rows if len(line) > columns), None)
+def _check_lengths(rows: dict[int, list[str]], columns: int, path: Path) -> None:
+    long = next((number for number, row in rows.items() if len(row) > columns), None)
     if long:
         raise CatalogError(
-            f"{path} has {len(long)} values for {columns} columns in the row of {long[0][:80]!r}; "
-            "put a value that holds the separator in double quotes"
+            f"{path} has {len(rows[long])} values for {columns} columns in line {long:,}, that of "
+            f"{rows[long][0][:80]!r}; put a value that holds the separator in double quotes"
         )
 
 
@@ -111,7 +120,7 @@ def _parquet_rows(file: pq.ParquetFile, path: Path) -> Iterator[_Row]:
         geometry = _footprints(batch.column(column), to_lonlat) if column else [None] * len(batch)
         for values, footprint in zip(zip(*columns.values(), strict=True), geometry, strict=True):
             number += 1
-            yield _Row(number, dict(zip(columns, values, strict=True)), footprint)
+            yield _Row(f"row {number:,}", dict(zip(columns, values, strict=True)), footprint)
 
 
 def _values(column: pyarrow.Array) -> list[Any]:
@@ -160,7 +169,7 @@ def _footprints(column: pyarrow.Array, to_lonlat: Callable | None) -> list[BaseG
 
 def _entry(path: Path, row: _Row) -> Entry:
     """The entry of a row that names a path."""
-    values, where = row.values, f"row {row.number:,}"
+    values, where = row.values, row.where
     written = _text(values, "path", where)
     if not written:
         raise CatalogError(f"{where} has no path")
@@ -198,7 +207,7 @@ def _item_entry(path: Path, row: _Row) -> Entry:
         "assets": assets,
     }
     held = Held.of(_ENCODER.encode(item), f"{_folder(path)}{os.sep}{path.name}")
-    label = f"row {row.number:,} ({str(item['id'])[:80]})"
+    label = f"{row.where} ({str(item['id'])[:80]})"
     return item_entry(item, label, held=held, footprint=row.footprint)
 
 

@@ -46,17 +46,19 @@ def test_nothing_there(tmp_path: Path) -> None:
         ("paths,name\na.tif,a\n", "no column 'path', .* did you mean 'paths'"),
         ("path,path\na.tif,b.tif\n", "column 'path' twice"),
         ("path\n\n", "holds no scene"),
-        ("path,name\n,a\n", "row 2 has no path"),
-        ("path,scale\na.tif,1e-4\nb.tif,many\n", "row 3 has scale 'many', which is not a finite number"),
+        ("path,name\n,a\n", "line 2 has no path"),
+        ("path,name\n\na.tif,a\n\n,b\n", "line 5 has no path"),
+        ('path,title\r\na.tif,"one\r\n\r\ntwo"\r\n,"three\r\nfour"\r\n', "line 5 has no path"),
+        ("path,scale\na.tif,1e-4\nb.tif,many\n", "line 3 has scale 'many', which is not a finite number"),
         ("path,offset\na.tif,1e999\n", "not a finite number"),
         ("path,scale\na.tif,nan\n", "not a finite number"),
         ("path,height\na.tif,-3\n", "not a number of pixels"),
         ("path,width\na.tif,2.5\n", "not a number of pixels"),
         ("path,height\na.tif,1e300\n", "not a number of pixels"),
-        ('path,bands\na.tif,"red=4,nir"\n', "row 2 has bands 'red=4,nir'; write for example red=4;nir=8"),
+        ('path,bands\na.tif,"red=4,nir"\n', "line 2 has bands 'red=4,nir'; write for example red=4;nir=8"),
         ("path,bands\na.tif,red=4;red=5\n", "each name once"),
         ("path,bands\na.tif,4\n", "write for example"),
-        ("path,bands,name\na.tif,red=4,nir=8,a\n", "4 values for 3 columns in the row of 'a.tif'; put a value"),
+        ("path,bands,name\na.tif,red=4,nir=8,a\n", "4 values for 3 columns in line 2, that of 'a.tif'; put a value"),
         ("path,datetime\na.tif,yesterday\n", "datetime 'yesterday'"),
         ("path,datetime\na.tif,2024-02-30\n", "datetime '2024-02-30'"),
     ],
@@ -88,8 +90,8 @@ def test_folders_that_may_not_be_read(tmp_path: Path) -> None:
 def test_many_culprits_are_counted_and_the_first_named(tmp_path: Path) -> None:
     path = tmp_path / "scenes.csv"
     path.write_text("path,scale\n" + "".join(f"{i}.tif,x\n" for i in range(5000)))
-    said = refused(path, "5,000 scenes that cannot be used: row 2 .*; and 4,990 more")
-    assert said.count("row ") == 10
+    said = refused(path, "5,000 scenes that cannot be used: line 2 .*; and 4,990 more")
+    assert said.count("line ") == 10
 
 
 @pytest.mark.parametrize(
