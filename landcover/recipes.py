@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from landcover.specs import Spec, read_toml
+from landcover.specs import PlainName, Spec, read_toml
 
 
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
@@ -293,7 +293,7 @@ class Recipe(Spec):
         temperature: scores are divided by it, so that confidences are honest; None to find it on the held-out places.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: PlainName
     description: str = ""
     licence: str = "other"
     credits: str = ""

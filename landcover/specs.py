@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from landcover.errors import ConfigError, nearest
 
@@ -20,6 +21,19 @@ class Spec(BaseModel):
     """A value that checks itself when it is made; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            f"{name[:40]!r} cannot be the name of a model; write Latin letters, digits, '.', '_' and '-', a letter or "
+            "a digit first"
+        )
+    return name
+
+
+PlainName = Annotated[str, AfterValidator(_plain)]
+"""A name that can be that of a folder anywhere."""
 
 
 class LandClass(Spec):
@@ -148,7 +162,7 @@ class ModelSpec(Spec):
         trained: False for a model made by `landcover models init`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: PlainName
     description: str = ""
     architecture: str
     hyperparameters: dict[str, Any] = {}
@@ -233,7 +247,16 @@ def explain(e: ValidationError, spec: type[BaseModel] | None = None) -> str:
         return f"unknown key '{place}'; " + (
             f"did you mean '{meant[0]}'?" if meant else "remove it or correct its spelling"
         )
-    return f"{place + ': ' if place else ''}{first['msg']}"
+    return f"{place + ': ' if place else ''}{_said(first)}"
+
+
+def _said(finding: ErrorDetails) -> str:
+    """What is wrong with a value, in our words for what is wrong most often."""
+    if finding["type"] == "missing":
+        return "it is missing; add it"
+    if finding["type"] == "string_type":
+        return f"{str(finding['input'])[:40]} is no text; write it in quotes"
+    return finding["msg"].removeprefix("Value error, ")
 
 
 def _keys(spec: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:

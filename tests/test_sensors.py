@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from landcover.errors import ConfigError
-from landcover.specs import band_key, config_names, load_sensor
+from landcover.specs import band_key, config_names, load_legend, load_sensor
 
 SIX = {"blue", "green", "red", "nir", "swir16", "swir22"}
 CONTRACT = (
@@ -92,6 +92,19 @@ def test_an_unknown_key_is_an_error(tmp_path: Path) -> None:
     path.write_text('name = "mine"\ntitle = "t"\ngsd = 1.0\nscale = 1.0\nofset = 0.0\n[[bands]]\nname = "red"\n')
     with pytest.raises(ConfigError, match="unknown key 'ofset'"):
         load_sensor(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "it is missing; add it"), ("name = 2", "2 is no text; write it in quotes")]
+)
+def test_sensors_and_legends_have_names(tmp_path: Path, name: str, said: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'{name}\ntitle = "t"\ngsd = 1.0\nscale = 1.0\n[[bands]]\nname = "red"\n')
+    with pytest.raises(ConfigError, match=rf"mine.toml: name: {said}$"):
+        load_sensor(str(path))
+    path.write_text(f'{name}\nclasses = [{{ id = 1, name = "all", color = "#ffffff" }}]\n')
+    with pytest.raises(ConfigError, match=rf"mine.toml: name: {said}$"):
+        load_legend(str(path))
 
 
 def test_an_unknown_sensor_names_the_nearest() -> None:

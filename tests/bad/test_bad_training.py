@@ -52,6 +52,13 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ("[augmentation]", "[augmentations]", "did you mean 'augmentation'?"),
         ('kind = "scene"\nscene', 'kind = "scene"\nsence', "did you mean 'scene'?"),
         ("rate = 1e-2", "rate = -1", "loop.rate: Input should be greater than 0"),
+        (
+            'name = "lesson"',
+            'name = "my lesson"',
+            "name: 'my lesson' cannot be the name of a model; write",
+        ),
+        ('name = "lesson"', "name = 1", "name: 1 is no text; write it in quotes"),
+        ('name = "lesson"', "", "name: it is missing; add it"),
         ("size = 32", "size = 33", "not a multiple of the network's stride, 4"),
         ('architecture = "unet"', 'architecture = "unett"', "did you mean 'unet"),
         ('legend = "two.toml"', 'legend = "three.toml"', "neither a known name nor a TOML file"),
