@@ -16,7 +16,7 @@ from landcover.outputs import check_destination, publish_text
 from landcover.preview import map_picture
 from landcover.provenance import PREFIX, inherited, without_secrets
 from landcover.specs import Legend
-from landcover.stats import AreaTable, stats
+from landcover.stats import AreaTable, note_on_zones, stats
 
 _PICTURE = 1400
 """The longest side of the picture, in pixels."""
@@ -101,7 +101,7 @@ def report(
     page = _PAGE.format(
         title=_escaped(Path(without_secrets(str(map_path))).name),
         picture=base64.b64encode(picture.getvalue()).decode(),
-        areas="\n".join(_areas(table, colours) for table in tables),
+        areas="\n".join([*_notes([note_on_zones(tables)]), *(_areas(table, colours) for table in tables)]),
         accuracy=_accuracy(assessed, colours) if assessed else _UNKNOWN,
         facts=_table([], [[_escaped(k), _escaped(v)] for k, v in (grid | made).items()], kind="facts"),
     )
@@ -153,12 +153,16 @@ def _accuracy(found: Assessment, colours: dict[str, str]) -> str:
     return "\n".join(
         [
             f"<p>Overall accuracy {found.overall.told()} %, from {found.compared:,} {what}{interval}.</p>",
-            *(f"<p>{_escaped(note)}.</p>" for note in found.notes),
+            *_notes(found.notes),
             _table(headers, rows),
             f"<p>{what.capitalize()} by class of the map (down) and of the reference (across):</p>",
             _table(["", *names], counts),
         ]
     )
+
+
+def _notes(notes: Iterable[str]) -> Iterable[str]:
+    return (f"<p>{_escaped(note[:1].upper() + note[1:])}.</p>" for note in notes if note)
 
 
 def _named(name: str, colours: dict[str, str]) -> str:

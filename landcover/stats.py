@@ -19,6 +19,9 @@ from landcover.specs import Legend
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+_LISTED = 5
+"""How many zones are named in a note."""
+
 
 @dataclass(frozen=True)
 class ClassArea:
@@ -104,6 +107,18 @@ def stats(
                     _count(block[at][inside], areas[at][inside], pixels[i], square[i])
     check_values(pixels[0], known, str(map_path))
     return tuple(_table(zone, known, p, s / 1e4) for zone, p, s in zip([None, *names], pixels, square, strict=True))
+
+
+def note_on_zones(tables: tuple[AreaTable, ...]) -> str:
+    """What is to be said of zones without a pixel, as `stats` measured them; "" where there are none."""
+    empty = [str(table.zone) for table in tables[1:] if table.is_empty]
+    if not empty:
+        return ""
+    more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+    return (
+        f"no pixel of the map has its centre in {', '.join(empty[:_LISTED])}{more}: such a zone lies outside the map "
+        "or is smaller than its pixels; check the place and the CRS of the zones, or measure a finer map"
+    )
 
 
 def _count(block: np.ndarray, areas: np.ndarray, pixels: np.ndarray, square: np.ndarray) -> None:

@@ -127,6 +127,16 @@ def test_no_page_is_better_than_a_wrong_one(
     assert "does not touch" in refused(capsys, tmp_path, "report", path, "-o", tmp_path / "m.html", "--scene", far)
 
 
+def test_a_page_names_zones_without_a_pixel(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.tif", blotches(5))
+    squares = [shapely.box(500_000, 4_999_400, 500_600, 5_000_000), shapely.box(0, 0, 9, 9)]
+    geopandas.GeoDataFrame({"name": ["here", "<far>"]}, geometry=squares, crs=UTM).to_file(tmp_path / "zones.gpkg")
+    report(path, tmp_path / "map.html", zones=tmp_path / "zones.gpkg")
+    assert "No pixel of the map has its centre in <far>: such a zone" in Page(tmp_path / "map.html").text
+    report(path, tmp_path / "plain.html")
+    assert "has its centre in" not in Page(tmp_path / "plain.html").text
+
+
 def test_a_page_says_what_assess_and_stats_say(tmp_path: Path) -> None:
     """Of a map that carries no legend, and points whose class is in a column of its own."""
     truth = blotches(5)

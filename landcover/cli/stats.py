@@ -11,9 +11,6 @@ from landcover.cli.console import print_json, print_table, say
 if TYPE_CHECKING:
     from landcover.stats import AreaTable
 
-_LISTED = 5
-"""How many zones are named in a note."""
-
 
 def stats(
     map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
@@ -30,15 +27,12 @@ def stats(
 
     Example: landcover stats map.tif --zones districts.gpkg --zone-name district
     """
+    from landcover.stats import note_on_zones
     from landcover.stats import stats as run
 
     tables = run(map_, zones=zones, zone_name=zone_name, legend=legend)
-    if empty := [str(t.zone) for t in tables[1:] if t.is_empty]:
-        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
-        say(
-            f"Note: no pixel of {map_} has its centre in {', '.join(empty[:_LISTED])}{more}: such a zone lies outside "
-            "the map or is smaller than its pixels; check the place and the CRS of the zones, or measure a finer map"
-        )
+    if note := note_on_zones(tables):
+        say(f"Note: {note}")
     if json_:
         whole, *parts = map(_plain, tables)
         print_json({"map": map_, **whole, **({"zones": parts} if zones else {})})
