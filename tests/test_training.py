@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import geopandas
 import numpy as np
@@ -468,6 +471,37 @@ def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, content: o
     torch.save(content, tmp_path / CHECKPOINT)
     with pytest.raises(TrainingError, match="cannot be read; add --no-resume to start over"):
         Checkpoint(tmp_path, {"network": torch.nn.Linear(2, 2)}).load(torch.device("cpu"))
+
+
+def _widened(state: dict[str, Any]) -> dict[str, Any]:
+    """Weights of a network with more channels."""
+    return {k: torch.cat([v, v]) if v.ndim else v for k, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda state: state.update(network=_widened(state["network"])),
+        lambda state: state.update(average={}),
+        lambda state: state.update(optimizer=torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()).state_dict()),
+        lambda state: state["optimizer"]["state"].update({0: _widened(state["optimizer"]["state"][0])}),
+        lambda state: state.update(best={}),
+        lambda state: state["best"].update(weights=_widened(state["best"]["weights"])),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[dict[str, Any]], None]
+) -> None:
+    plan = plan_training(write_lesson(tmp_path, steps=4), tmp_path / "model", device="cpu")
+    monkeypatch.setattr("landcover.training.run.write_model", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(plan)
+    path = tmp_path / ".model.work" / "model" / CHECKPOINT
+    state = torch.load(path, weights_only=True)
+    spoilt(state)
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match="is not of the network that this recipe trains; add --no-resume"):
+        train(plan)
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path: Path) -> None:

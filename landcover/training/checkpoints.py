@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from landcover.errors import TrainingError
 from landcover.outputs import disk_errors
@@ -58,15 +60,23 @@ class Checkpoint:
         self._seconds = self._passed = 0.0
 
     def load(self, device: torch.device) -> tuple[int, Best]:
-        """Set all parts to what was saved; returns the steps that were done, and the best evaluation."""
+        """Set all parts to what was saved; returns the steps that were done, and the best evaluation.
+
+        Raises:
+            TrainingError: what was saved cannot be relied on, or is of other parts.
+        """
         if not self._path.exists():
             return 0, Best()
         state = read_checkpoint(self._path.parent, device, self._parts)
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
-        self._history, self._seconds = state["history"], state["seconds"]
-        best = state["best"]
-        return state["step"], Best(best["macro_f1"], best["step"], {k: v.cpu() for k, v in best["weights"].items()})
+        with fitting(self._path.parent):
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+                if isinstance(part, Optimizer):
+                    _check_moments(part)
+            self._history, self._seconds = list(state["history"]), float(state["seconds"])
+            best = state["best"]
+            weights = {k: v.cpu() for k, v in best["weights"].items()}
+            return int(state["step"]), Best(best["macro_f1"], best["step"], weights)
 
     def note(self, done: Step | None, seconds: float) -> None:
         """Note the time since this run began, and a step at which held-out places were looked at."""
@@ -98,6 +108,24 @@ class Checkpoint:
                 f.flush()
                 os.fsync(f.fileno())
             partial.replace(self._path)
+
+
+def _check_moments(optimizer: Optimizer) -> None:
+    """Refuse what an optimizer remembers of weights of another shape, which it would only find at its next step."""
+    for weight, told in optimizer.state.items():
+        if any(v.ndim and v.shape != weight.shape for v in told.values() if isinstance(v, Tensor)):
+            raise ValueError(f"the optimizer remembers other weights than those of shape {tuple(weight.shape)}")
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Say of an error, while states of the checkpoint in `folder` are taken up, what it means for the user."""
+    try:
+        yield
+    except Exception as e:
+        raise TrainingError(
+            f"the checkpoint in {folder} is not of the network that this recipe trains; add --no-resume to start over"
+        ) from e
 
 
 def read_checkpoint(folder: Path, device: torch.device | str = "cpu", parts: Iterable[str] = ()) -> dict[str, Any]:

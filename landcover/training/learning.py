@@ -139,7 +139,7 @@ def learn(
     stopped, and goes on from its checkpoint, ends with the same weights.
 
     Raises:
-        TrainingError: the loss is no number any more.
+        TrainingError: the loss is no number any more, or the checkpoint is that of another network.
         OutputError: a checkpoint cannot be written.
     """
     loop = task.recipe.loop

@@ -23,7 +23,7 @@ from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
 from landcover.recipes import Recipe, SceneSource, read_recipe
 from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend
-from landcover.training.checkpoints import CHECKPOINT, Step, read_checkpoint
+from landcover.training.checkpoints import CHECKPOINT, Step, fitting, read_checkpoint
 from landcover.training.learning import Task, View
 from landcover.training.outcome import Result, write_model
 from landcover.training.places import Halves, folds, hold_out
@@ -213,7 +213,8 @@ def _train_one(training: Training, samples: Samples, halves: Halves, folder: Pat
     for step in learn_on(task, network, folder, training.devices):
         watch(folder.name, recipe.loop.steps, step)
     state = read_checkpoint(folder)
-    network.load_state_dict(state["best"]["weights"])
+    with fitting(folder):
+        network.load_state_dict(state["best"]["weights"])
     spec = _described(training, task)
     return write_model(task, network.cpu().eval(), spec, training.text, state["history"], folder / "result")
 
