@@ -53,6 +53,10 @@ _ELSEWHERE = 0.01
 """By how much the area that points were drawn from may differ from the map's before it is told."""
 
 
+_SAME = 1e-3
+"""By how much the area of a class may differ from that of the stratum that it is."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure and half the width of its confidence interval; nan where they cannot be told."""
@@ -299,23 +303,35 @@ def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points,
         raise ConfigError(
             f"{points.name} has no labelled point where the map has a class; do both show the same place?"
         )
-    strata = points.strata or _Strata(mapped, legend.names, hectares)
+    strata, by_class = _drawn_from(points, mapped, legend, hectares)
     drawn = _Sample(mapped[used], points.classes[used], strata.of[used], strata.hectares, level)
     total, classes = hectares.sum(), []
     for k, c in enumerate(legend.classes):
         here, there = drawn.mapped == k, drawn.known & (drawn.truth == k)
         share = drawn.share(there)
         area = Figure(share.value * total, share.within * total)
-        users, producers = drawn.ratio(here & there, here), drawn.ratio(here & there, there)
+        users = drawn.ratio(here & there, here, only=k if by_class and hectares[k] > 0 else None)
+        producers = drawn.ratio(here & there, there)
         f1 = drawn.ratio(2.0 * (here & there), 1.0 * here + there)
         classes.append(ClassAssessment(c.id, c.name, float(hectares[k]), area, users, producers, f1))
     counts = np.bincount(mapped[compared] * len(classes) + points.classes[compared], minlength=len(classes) ** 2)
     overall = drawn.share(drawn.known & (drawn.mapped == drawn.truth))
-    notes = [*_left_out(points, mapped, again), *_origin(points, total), *drawn.shortage(strata.names)]
+    notes = [*_left_out(points, mapped, again), *_origin(points, strata, total)]
+    notes += drawn.shortage(strata.names, by_class=by_class)
     if overall.within == 0 or any(f.within == 0 for c in classes for f in (c.users, c.producers)):
         notes.append("± 0.0 says that no point shows an error, not that there is none")
     rows = _plain(counts.reshape(len(classes), -1))
     return Assessment(True, level, int(compared.sum()), overall, tuple(classes), rows, tuple(notes))
+
+
+def _drawn_from(points: _Points, mapped: np.ndarray, legend: Legend, hectares: np.ndarray) -> tuple[_Strata, bool]:
+    """What points were drawn from, and whether that is the classes of this map, those without a point among them."""
+    classes, told = _Strata(mapped, legend.names, hectares), points.strata
+    if told is None:
+        return classes, True
+    theirs = np.array([legend.names.index(n) if n in legend.names else -2 for n in told.names])
+    same = (theirs >= 0).all() and np.allclose(told.hectares, hectares[theirs], rtol=_SAME)
+    return (classes, True) if same and (theirs[told.of] == mapped).all() else (told, False)
 
 
 def _again(points: _Points, counting: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -356,25 +372,35 @@ class _Sample:
         """Whether the map has a class there, bool (n,)."""
         return self.mapped >= 0
 
-    def ratio(self, above: np.ndarray, below: np.ndarray) -> Figure:
-        """The sum of one value over all land, as a share of that of another; (n,) each."""
-        present = self.sizes > 0
-        strata = (np.cumsum(present) - 1)[self.strata]
-        found = estimated_ratio(strata, self.sizes[present], above.astype(float), below.astype(float))
+    def ratio(self, above: np.ndarray, below: np.ndarray, only: int | None = None) -> Figure:
+        """The sum of one value over all land, as a share of that of another; (n,) each.
+
+        `only` is the stratum outside of which both are zero, if there is one: then nothing need be known of others.
+        """
+        present = self.sizes > 0 if only is None else np.arange(len(self.sizes)) == only
+        counts = present[self.strata]
+        strata = (np.cumsum(present) - 1)[self.strata[counts]]
+        found = estimated_ratio(strata, self.sizes[present], above[counts].astype(float), below[counts].astype(float))
         return Figure(found.value, NormalDist().inv_cdf(0.5 + self.level / 2) * found.error)
 
     def share(self, here: np.ndarray) -> Figure:
         """Which share of the land that the map knows has `here` True."""
         return self.ratio(here, self.known)
 
-    def shortage(self, names: tuple[str, ...]) -> Iterator[str]:
-        """A note on strata of too few points."""
+    def shortage(self, names: tuple[str, ...], *, by_class: bool) -> Iterator[str]:
+        """Notes on strata of too few points; `by_class` tells that they are the classes of the map."""
         drawn = np.bincount(self.strata, minlength=len(self.sizes))
-        few = [name for name, n, size in zip(names, drawn, self.sizes, strict=True) if size > 0 and n < 2]
-        if few:
+        there = [(name, n) for name, n, size in zip(names, drawn, self.sizes, strict=True) if size > 0]
+        rest = "but the user's accuracy of other classes" if by_class else "at all"
+        if none := [name for name, n in there if n == 0]:
             yield (
-                f"fewer than two points drawn from {', '.join(few)} are labelled, so no error can be told, and no "
-                "figure where there is none: label more of them"
+                f"no point drawn from {', '.join(none)} is labelled, so what is there is unknown, and no figure {rest} "
+                "can be estimated: label two points or more of each"
+            )
+        if single := [name for name, n in there if n == 1]:
+            yield (
+                f"only one point drawn from {', '.join(single)} is labelled, so no interval {rest} can be told: label "
+                "two points or more of each"
             )
 
 
@@ -391,11 +417,11 @@ def _left_out(points: _Points, mapped: np.ndarray, again: np.ndarray) -> Iterato
         yield f"{twice} points lie in a pixel that another one lies in, and are left out"
 
 
-def _origin(points: _Points, hectares: float) -> Iterator[str]:
+def _origin(points: _Points, strata: _Strata, hectares: float) -> Iterator[str]:
     """A note on what the points were drawn from, where that is not clear, or less than the map."""
     if points.strata is None:
         yield "the points do not tell how they were drawn: taken as drawn at random within each class of the map"
-    elif hectares > (1 + _ELSEWHERE) * (drawn := points.strata.hectares.sum()):
+    elif hectares > (1 + _ELSEWHERE) * (drawn := strata.hectares.sum()):
         yield f"the points were drawn from {drawn:,.0f} ha, and tell nothing of the rest of the map's {hectares:,.0f}"
 
 

@@ -252,11 +252,35 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     found = assess(path, tmp_path / "points.gpkg")
     told = " / ".join(found.notes)
     assert f"{urban.sum() + 3} points have no reference class" in told
-    assert "fewer than two points drawn from urban are labelled" in told
+    assert "no point drawn from urban is labelled" in told
     assert np.isnan(found.overall.value)
     json_ = json.loads(run(capsys, "assess", path, "-r", tmp_path / "points.gpkg", "--json").out)
     assert json_["overall"] == {"value": None, "within": None}
     assert "–" in run(capsys, "assess", path, "-r", tmp_path / "points.gpkg").out
+
+
+@pytest.mark.parametrize("lost", ["labels", "points", "points and strata"])
+def test_a_class_without_points_leaves_the_users_accuracy_of_others_and_nothing_else(tmp_path: Path, lost: str) -> None:
+    """Nothing is known of a stratum without a sample, and any share of it may be any class (Olofsson et al. 2014)."""
+    truth = blotches(11)
+    path = write_map(tmp_path / "map.tif", mistaken(truth, 12))
+    sample(path, tmp_path / "points.gpkg", count=250)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    table.to_file(tmp_path / "all.gpkg")
+    whole, urban = assess(path, tmp_path / "all.gpkg"), table["stratum"] == "urban"
+    if lost == "labels":
+        table.loc[urban, "reference"] = None
+    else:
+        table = table[~urban].drop(columns=["stratum", "stratum_ha"] if "strata" in lost else [])
+    table.to_file(tmp_path / "some.gpkg")
+    found = assess(path, tmp_path / "some.gpkg")
+    assert "no point drawn from urban is labelled, so what is there is unknown" in " / ".join(found.notes)
+    for known, c in zip(whole.classes, found.classes, strict=True):
+        assert np.isnan([f.value for f in (found.overall, c.hectares, c.producers, c.f1)]).all()
+        if c.class_name == "urban":
+            assert np.isnan(c.users.value)
+        else:
+            assert c.users == known.users
 
 
 def test_points_of_a_larger_map_judge_what_a_smaller_one_has(tmp_path: Path) -> None:
@@ -560,8 +584,9 @@ def test_a_single_point_tells_no_error(tmp_path: Path) -> None:
     table.loc[urban[1:], "reference"] = None
     table.to_file(tmp_path / "points.gpkg", layer="landcover")
     found = assess(path, tmp_path / "points.gpkg")
-    assert "fewer than two points drawn from urban are labelled" in " / ".join(found.notes)
+    assert "only one point drawn from urban is labelled" in " / ".join(found.notes)
     assert (found.overall.value, np.isnan(found.overall.within)) == (1, True)
+    assert [np.isnan(c.users.within) for c in found.classes] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("level", [0.49, 0.99991, float("nan")])
@@ -596,7 +621,7 @@ def test_a_class_of_the_legend_that_is_nowhere_on_the_map_needs_no_points(tmp_pa
     table.to_file(tmp_path / "points.gpkg")
     found = assess(write_map(tmp_path / "map.tif", HALVES), tmp_path / "points.gpkg")
     assert (found.overall.value, found.overall.within) == (1, 0)
-    assert not any("fewer than two" in note for note in found.notes)
+    assert not any("drawn from" in note for note in found.notes)
 
 
 def test_a_class_without_an_error_among_its_points_is_told(tmp_path: Path) -> None:
