@@ -238,6 +238,9 @@ def scene_picture(
     how = Resampling.average if shape[0] < dataset.height else Resampling.nearest
     values = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True).astype("float32")
     known = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
+    for i, role in enumerate(dataset.colorinterp, 1):  # to GDAL it is a mask only beside one or three bands
+        if role == ColorInterp.alpha and i not in indexes:
+            known &= dataset.read(i, out_shape=shape, resampling=how) > 0
     grey = [stretch(v, k) for v, k in zip(values.data, known, strict=True)]
     alpha = np.where(known.any(axis=0), 255, 0).astype(np.uint8)
     layers = [*(grey * 3 if len(grey) == 1 else grey), alpha]

@@ -219,6 +219,19 @@ def test_pixels_of_a_scene_are_transparent_only_where_no_band_has_data(tmp_path:
     assert (alpha == 0).sum() == 1
 
 
+@pytest.mark.parametrize("count", range(1, 7))
+def test_what_an_alpha_band_masks_is_transparent_and_stretches_nothing(tmp_path: Path, count: int) -> None:
+    values = np.random.default_rng(0).integers(1000, 2000, (count + 1, 40, 50)).astype(np.uint16)
+    values[-1] = 255
+    bare = preview(write_scene(tmp_path / "bare.tif", values[:-1, 20:]), tmp_path / "bare.png", size=64)
+    values[:-1, :20], values[-1, :20] = 60_000, 0
+    preview(write_scene(tmp_path / "s.tif", values, alpha=True), tmp_path / "s.png", size=64)
+    drawn = pixels(tmp_path / "s.png")
+    assert bare == (50, 20)
+    assert (drawn[:20, :, 3] == 0).all()
+    np.testing.assert_array_equal(drawn[20:], pixels(tmp_path / "bare.png"))
+
+
 @given(hnp.arrays(np.float32, (6, 7), elements=st.floats(-1e6, 1e6, width=32) | st.just(np.nan)))
 def test_stretching_keeps_the_order_of_values(values: np.ndarray) -> None:
     known = np.isfinite(values)
