@@ -20,6 +20,7 @@ from landcover.bands import Band, Choice, resolve_bands
 from landcover.errors import BandError, SceneError
 from landcover.products import Product, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
+from landcover.scene import open_scene
 from tests.scenes import digital_numbers, write_scene
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
@@ -850,6 +851,25 @@ def test_of_an_item_that_says_nothing_of_bands_the_file_tells_them(tmp_path: Pat
     said = {"nodata": 7, "raster:scale": 1e-4}
     bands = read_product(str(save(tmp_path, item({"image": alone | said})))).bands
     assert [(b.common_name, b.scale, b.nodata) for b in bands] == [("red", 1e-4, 7), ("nir", 1e-4, 7)]
+
+
+def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
+    """Which of them is meant nobody has said; an alpha band is none."""
+    pixels = digital_numbers(40, 30, 3)
+    for alpha in (False, True):
+        with rasterio.open(
+            write_scene(tmp_path / f"{alpha}.tif", pixels[: 3 - alpha], names=(), photometric="minisblack"), "r+"
+        ) as file:
+            file.colorinterp = (*file.colorinterp[:-1], ColorInterp.alpha if alpha else ColorInterp.undefined)
+    write_scene(tmp_path / "nir.tif", pixels[:1], names=("nir",))
+    for form in ({"eo:bands": [{"common_name": "red"}]}, {"bands": [{"name": "B04"}]}):
+        assets = {"nir": asset("nir.tif", "B08", "nir"), "red": {"href": "False.tif", "roles": ["data"]} | form}
+        path = str(save(tmp_path, item(assets, "sentinel-2-l2a")))
+        with pytest.raises(SceneError, match=r"False.tif has 3 bands, of which the item describes 'red' alone; let"):
+            open_scene(path, ("red", "nir"), Choice(offset=0))
+        assert open_scene(path, ("nir",), Choice(offset=0)).bands
+        assets["red"]["href"] = "True.tif"
+        assert open_scene(str(save(tmp_path, item(assets, "sentinel-2-l2a"))), ("red", "nir"), Choice(offset=0)).bands
 
 
 def test_an_href_may_be_percent_encoded(tmp_path: Path) -> None:

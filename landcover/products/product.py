@@ -15,6 +15,7 @@ class BandSource:
         common_name: what STAC, a description or the colour interpretation says the band is; None if nothing does.
         scale, offset: `reflectance = digital number * scale + offset`, where the product says it; else None.
         nodata: the digital number of missing pixels, where the product's metadata, not the file, says it; else None.
+        alone: the product's metadata says that the file holds no other band.
     """
 
     path: str
@@ -24,6 +25,7 @@ class BandSource:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
