@@ -330,8 +330,10 @@ def _drawn_from(points: _Points, mapped: np.ndarray, legend: Legend, hectares: n
     if told is None:
         return classes, True
     theirs = np.array([legend.names.index(n) if n in legend.names else -2 for n in told.names])
-    same = (theirs >= 0).all() and np.allclose(told.hectares, hectares[theirs], rtol=_SAME)
-    return (classes, True) if same and (theirs[told.of] == mapped).all() else (told, False)
+    if (theirs < 0).any() or not np.allclose(told.hectares, hectares[theirs], rtol=_SAME):
+        return told, False
+    drawn = _Strata(theirs[told.of], legend.names, hectares)
+    return drawn, bool((drawn.of == mapped).all())
 
 
 def _again(points: _Points, counting: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -399,8 +401,8 @@ class _Sample:
             )
         if single := [name for name, n in there if n == 1]:
             yield (
-                f"only one point drawn from {', '.join(single)} is labelled, so no interval {rest} can be told: label "
-                "two points or more of each"
+                f"only one point drawn from {', '.join(single)} is labelled, so of no figure {rest} "
+                "can an interval be told: label two points or more of each"
             )
 
 

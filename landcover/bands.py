@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -266,3 +267,15 @@ def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
             return stack.enter_context(rasterio.open(path))
     except RasterioError as e:
         raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+
+
+def check_place(band: Band, file: rasterio.DatasetReader) -> None:
+    """Refuse a file that lacks a band, or holds others where only one is told of, whose order nobody has said."""
+    source, spectral = band.source, [role for role in file.colorinterp if role != ColorInterp.alpha]
+    if source.index > file.count:
+        raise SceneError(f"{source.path} has no band {source.index}, where '{band.name}' should be")
+    if source.alone and len(spectral) > 1:
+        raise SceneError(
+            f"{source.path} has {len(spectral)} bands, and the item does not say which is '{band.name}'; let it "
+            "describe each, in their order, or give the file itself"
+        )

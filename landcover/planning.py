@@ -65,7 +65,8 @@ class Options:
         device: "auto", "cpu", "cuda" or "cuda:N".
         engine: "auto", "openvino" or "torch".
         precision: "f32", "bf16", or "auto" for bf16 where the processor computes in it and the model allows it.
-        bbox: min_x, min_y, max_x, max_y of the part to map, in `bbox_crs`, or the scene's CRS if that is None.
+        bbox: min_x, min_y, max_x, max_y of the part to map, in `bbox_crs`, or the scene's CRS if that is None; min_x is
+            the greater of longitudes where it crosses the antimeridian.
         aoi: vector file with polygons; what lies outside becomes nodata.
         confidence: where to write the confidence, uint8 percent, 255 = nodata; None for not.
         scores: where to write the scores, one band per class, uint16 ten-thousandths, 65535 = nodata; None for not.

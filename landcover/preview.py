@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
-from landcover.bands import Choice, open_file, resolve_bands
+from landcover.bands import Choice, check_place, open_file, resolve_bands
 from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
@@ -122,6 +122,8 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
         ) from e
     with ExitStack() as stack:
         files = [open_file(b.source.path, stack) for b in found]
+        for band, file in zip(found, files, strict=True):
+            check_place(band, file)
         first = files[0]
         if any(f.shape != first.shape or not f.transform.almost_equals(first.transform, 1e-6) for f in files):
             raise SceneError(f"the bands red, green and blue of {source} do not share a grid; preview one of its files")

@@ -1,7 +1,7 @@
 """The part of a scene that is wanted: a bounding box or the polygons of an area of interest, as pixels."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,10 @@ class Area:
         return sha256(b"".join(p.wkb for p in self.polygons)).hexdigest()
 
 
+_TOGETHER = 2.0
+"""How many times wider than both bounds may be that consist of two halves which meet."""
+
+
 def parse_bbox(text: str) -> tuple[float, float, float, float]:
     """Read "min_x,min_y,max_x,max_y"; min_x may be the greater of longitudes, for a box across the antimeridian.
 
@@ -104,7 +108,7 @@ def box_of_bounds(
         transform, crs: of the scene.
 
     Raises:
-        ConfigError: min_x is the greater in a CRS without longitudes.
+        ConfigError: a minimum is not below its maximum.
         SceneError: the bounds lie outside the scene, or on both sides of it, or cannot be brought to its CRS.
 
     References:
@@ -113,18 +117,18 @@ def box_of_bounds(
     if bounds_crs is not None and crs is None:
         raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
     place = crs if bounds_crs is None else _crs(bounds_crs)
-    if bounds[0] > bounds[2] and not (place and place.is_geographic):
-        raise ConfigError(f"--bbox {_numbers(bounds)} is empty: write the smaller x first, for they are no longitudes")
-    if bounds_crs is not None:
-        bounds = _transformed(bounds, place, crs)
-    found = list(filter(None, (_touched(turned, transform, size) for turned in _turns(bounds))))
+    _check_order(bounds, place)
+    asked = [bounds] if bounds_crs is None else _transformed(bounds, place, crs)
+    in_degrees = crs is not None and crs.is_geographic
+    turns = [turned for box in asked for turned in _turns(box)] if in_degrees else asked
+    found = [box for turned in turns if (box := _touched(turned, transform, size))]
     if not found:
         xs, ys = zip(*(transform @ (col, row) for col in (0, size[1]) for row in (0, size[0])), strict=True)
         raise SceneError(
-            f"the box {_numbers(bounds)} lies outside the scene, which spans "
+            f"the box {_numbers(asked[0])} lies outside the scene, which spans "
             f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
         )
-    if len(found) > 1:
+    if len(found) > 1 and (len(asked) > 1 or asked[0][0] > asked[0][2]):
         raise SceneError(
             f"the box {_numbers(bounds)} crosses the antimeridian, where the scene begins and ends; give the parts of "
             "it on either side one after the other"
@@ -132,12 +136,26 @@ def box_of_bounds(
     return found[0]
 
 
-def _turns(bounds: tuple[float, float, float, float]) -> list[tuple[float, float, float, float]]:
-    """Bounds as they are; those across the antimeridian as a scene may count its longitudes, below -180 or above."""
+def _check_order(bounds: tuple[float, float, float, float], place: CRS | None) -> None:
+    """Refuse bounds whose minimum is not below their maximum, but for longitudes across the antimeridian."""
     min_x, min_y, max_x, max_y = bounds
-    if min_x <= max_x:
-        return [bounds]
-    return [(min_x + turn, min_y, max_x + 360 + turn, max_y) for turn in (-360, 0)]
+    if min_y < max_y and (min_x < max_x or (place and place.is_geographic and _crosses(min_x, max_x))):
+        return
+    told = f"--bbox {_numbers(bounds)} is empty: write the minimum before the maximum, min_x,min_y,max_x,max_y"
+    if min_y < max_y and _crosses(min_x, max_x):
+        told = (
+            f"--bbox {_numbers(bounds)} would cross the antimeridian if these were longitudes, and the scene's CRS has "
+            "none: add --bbox-crs EPSG:4326, or write the smaller x first"
+        )
+    raise ConfigError(told)
+
+
+def _turns(bounds: tuple[float, float, float, float]) -> list[tuple[float, float, float, float]]:
+    """Bounds of longitudes as a scene may count them, below -180 or above 180; first as they are, if they may be so."""
+    west, south, east, north = bounds
+    if west > east:
+        return [(west + turn, south, east + 360 + turn, north) for turn in (-360, 0)]
+    return [(west + turn, south, east + turn, north) for turn in (0, -360, 360)]
 
 
 def _touched(bounds: tuple[float, float, float, float], transform: Affine, size: tuple[int, int]) -> Box | None:
@@ -152,13 +170,22 @@ def _touched(bounds: tuple[float, float, float, float], transform: Affine, size:
     return Box(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
 
 
-def _transformed(bounds: tuple[float, float, float, float], place: CRS, crs: CRS) -> tuple[float, float, float, float]:
-    """Bounds in the scene's CRS; PROJ, too, writes min_x as the greater where they cross the antimeridian."""
+def _transformed(
+    bounds: tuple[float, float, float, float], place: CRS, crs: CRS
+) -> list[tuple[float, float, float, float]]:
+    """Bounds in the scene's CRS; PROJ, too, writes min_x as the greater where they cross the antimeridian.
+
+    They are in two parts where they cross it and the CRS ends there, for it shows the whole earth.
+    """
+    west, south, east, north = bounds
+    halves = [(west, south, 180.0, north), (-180.0, south, east, north)] if west > east else []
     try:
-        return transform_bounds(place, crs, *bounds, densify_pts=21)
+        whole, *parts = (transform_bounds(place, crs, *box, densify_pts=21) for box in (bounds, *halves))
     except (RasterioError, CRSError, CPLE_BaseError) as e:
         told = f"the box {_numbers(bounds)} in {place.to_string()}"
         raise SceneError(f"{told} cannot be brought to the scene's CRS: {e}") from e
+    apart = whole[2] - whole[0] > _TOGETHER * sum(part[2] - part[0] for part in parts)
+    return parts if parts and apart and not crs.is_geographic else [whole]
 
 
 def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, int] | None = None) -> Area:
@@ -181,7 +208,21 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
     if not len(frame):
         raise ConfigError(f"--aoi {path} holds no polygon")
     polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
-    return Area(tuple(p for p in polygons if not p.is_empty), transform)
+    polygons = polygons[~shapely.is_empty(polygons)]
+    if crs is not None and crs.is_geographic and size is not None:
+        polygons = _as_counted(polygons, transform, size)
+    return Area(tuple(polygons), transform)
+
+
+def _as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
+    """Polygons of longitudes that reach a raster as it counts them, also below -180 or above 180; all if none does."""
+    lons = [(transform @ (col, row))[0] for row in (0, size[0]) for col in (0, size[1])]
+    low, _, high, _ = shapely.bounds(polygons).reshape(-1, 4).T
+    reaching = [
+        shapely.transform(polygons[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
+        for turn in (0, -360, 360)
+    ]
+    return found if len(found := np.concatenate(reaching)) else polygons
 
 
 def read_vectors(path: Path, name: str) -> "GeoDataFrame":

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, open_file, resolve_bands
+from landcover.bands import Band, Choice, check_place, open_file, resolve_bands
 from landcover.errors import SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
@@ -285,7 +285,7 @@ def open_scene(
                 "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
             )
         for band in bands:
-            _check_place_in_file(band, files[band.source.path])
+            check_place(band, files[band.source.path])
         _check_same_place(files, finest)
         dtype = np.result_type(*(files[b.source.path].dtypes[b.source.index - 1] for b in bands)).name
         return Scene(
@@ -299,18 +299,6 @@ def open_scene(
             blocks=tuple(_blocks(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
             datetime=product.datetime,
-        )
-
-
-def _check_place_in_file(band: Band, file: rasterio.DatasetReader) -> None:
-    """Refuse a file that lacks a band, or holds others where only one is told of, whose order nobody has said."""
-    source, spectral = band.source, [role for role in file.colorinterp if role != ColorInterp.alpha]
-    if source.index > file.count:
-        raise SceneError(f"{source.path} has no band {source.index}, where '{band.name}' should be")
-    if source.alone and len(spectral) > 1:
-        raise SceneError(
-            f"{source.path} has {len(spectral)} bands, of which the item describes '{band.name}' alone; let the item "
-            "describe each, in their order, or give the file itself"
         )
 
 

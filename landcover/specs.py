@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import tomllib
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -255,7 +256,8 @@ def _said(finding: ErrorDetails) -> str:
     if finding["type"] == "missing":
         return "it is missing; add it"
     if finding["type"] == "string_type":
-        return f"{str(finding['input'])[:40]} is no text; write it in quotes"
+        value = finding["input"]
+        return f"{value} is no text; write it in quotes" if isinstance(value, int | float | date) else "it is no text"
     return finding["msg"].removeprefix("Value error, ")
 
 

@@ -283,6 +283,22 @@ def test_a_class_without_points_leaves_the_users_accuracy_of_others_and_nothing_
             assert c.users == known.users
 
 
+@pytest.mark.parametrize("where", ["another class", "beyond the map"])
+def test_a_point_that_was_moved_does_not_make_a_lost_class_known(tmp_path: Path, where: str) -> None:
+    truth = blotches(11)
+    path = write_map(tmp_path / "map.tif", mistaken(truth, 12))
+    sample(path, tmp_path / "points.gpkg", count=250)
+    table = labelled(tmp_path / "points.gpkg", truth)
+    table = table[table["stratum"] != "urban"].reset_index(drop=True)
+    other = table[table["stratum"] != table["stratum"][0]].geometry.iloc[0]
+    beside = other.x + NORTH_UP.a, other.y  # for in the pixel of another point its class would be in dispute
+    table.loc[0, "geometry"] = shapely.Point(beside if where == "another class" else (0, 0))
+    table.to_file(tmp_path / "some.gpkg")
+    found = assess(path, tmp_path / "some.gpkg")
+    assert "no point drawn from urban is labelled" in " / ".join(found.notes)
+    assert np.isnan([found.overall.value, *(c.hectares.value for c in found.classes)]).all()
+
+
 def test_points_of_a_larger_map_judge_what_a_smaller_one_has(tmp_path: Path) -> None:
     """Where it has no class counts for nothing; to leave such points out would give its strata too much weight."""
     truth = np.kron(np.array([[1, 2]]), np.ones((200, 100), int)).astype(np.uint8)

@@ -6,10 +6,12 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from affine import Affine
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
@@ -24,7 +26,7 @@ from landcover.models import Model, init_model
 from landcover.network import live_bytes
 from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene, predict
-from landcover.regions import Area, parse_bbox
+from landcover.regions import Area, box_of_bounds, parse_bbox
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -479,6 +481,7 @@ def test_the_map_lies_where_the_scene_lies(tmp_path: Path, pointwise: Model, pla
         ("EPSG:4326", Affine(1e-4, 0, 179.999, 0, -1e-4, -17)),
         ("EPSG:4326", Affine(1e-4, 0, -180.001, 0, -1e-4, -17)),
         ("EPSG:32760", Affine(10, 0, 819_300, 0, -10, 8_118_100)),
+        ("EPSG:3832", Affine(10, 0, 3_339_460, 0, -10, -1_908_300)),
     ],
 )
 def test_a_box_of_degrees_across_the_antimeridian_is_the_part_of_the_scene_in_it(
@@ -495,6 +498,57 @@ def test_a_box_of_degrees_across_the_antimeridian_is_the_part_of_the_scene_in_it
         west, south, east, north = transform_bounds(part.crs, "EPSG:4326", *part.bounds)
     found = [west % 360, south, east % 360, north]
     assert found == pytest.approx([179.9995, -17.0015, 180.0015, -17.0005], abs=2e-4)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:6933", "EPSG:4326"])
+def test_where_a_crs_ends_at_the_antimeridian_a_box_across_it_is_its_part_on_that_side(crs: str) -> None:
+    """PROJ makes a box around the whole earth of it."""
+
+    def reached(west: float) -> Box:
+        """In a scene of 60 × 50 pixels of 1e-3 degrees, or as many metres, of which `west` is the first longitude."""
+        step = 1e-3 if crs == "EPSG:4326" else 100.0
+        left, _, _, top = transform_bounds("EPSG:4326", crs, west, -17.0, west + 0.01, -16.99)
+        transform = Affine(step, 0, left, 0, -step, top)
+        return box_of_bounds((179.98, -17.5, -179.97, -16.5), "EPSG:4326", transform, CRS.from_string(crs), (60, 50))
+
+    assert (reached(179.96).col0, reached(179.96).col1) == pytest.approx((20, 45), abs=6)
+    assert (reached(-180.0).col0, reached(-180.0).col1) == pytest.approx((0, 30), abs=6)
+    for west in (99.0, -150.0, 0.0):
+        with pytest.raises(SceneError, match="lies outside the scene"):
+            reached(west)
+
+
+def test_longitudes_are_those_of_the_scene_however_it_counts_them() -> None:
+    beyond = Affine(0.1, 0, 170, 0, -0.1, -10), CRS.from_epsg(4326), (100, 200)  # to 190
+    assert box_of_bounds((-178, -17, -177, -16), None, *beyond) == Box(60, 70, 120, 130)
+    assert box_of_bounds((182, -17, 183, -16), None, *beyond) == Box(60, 70, 120, 130)
+    assert box_of_bounds((179, -17, -179, -16), None, *beyond) == Box(60, 70, 90, 110)
+    earth = Affine(1, 0, -180.5, 0, -1, 90), CRS.from_epsg(4326), (180, 361)
+    assert box_of_bounds((-180, -90, 180, 90), None, *earth) == Box(0, 180, 0, 361)
+    with pytest.raises(SceneError, match="where the scene begins and ends"):
+        box_of_bounds((179, -17, -179, -16), None, *earth)
+
+
+@pytest.mark.parametrize("west", [179.99, 180.01, -179.99])
+def test_an_area_lies_where_the_scene_counts_its_longitudes(tmp_path: Path, pointwise: Model, west: float) -> None:
+    scene = write_scene(
+        tmp_path / "scene.tif",
+        digital_numbers(60, 50),
+        crs="EPSG:4326",
+        transform=Affine(1e-3, 0, 179.98, 0, -1e-3, -17),
+    )
+    area = shapely.box(west, -17.03, west + 0.01, -17.01)
+    geopandas.GeoDataFrame(geometry=[area], crs="EPSG:4326").to_file(tmp_path / "area.gpkg")
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True, "allow_resolution": True}
+    with rasterio.open(predict(scene, tmp_path / "map.tif", aoi=tmp_path / "area.gpkg", **how)) as file:
+        assert file.bounds == pytest.approx((west % 360, -17.03, west % 360 + 0.01, -17.01))
+        assert file.read(1).all()
+
+
+@pytest.mark.parametrize("bounds", [(10, 0, 5, 10), (5, 10, 10, 0), (80, 0, -80, 10)])
+def test_bounds_that_are_swapped_cross_nothing(bounds: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ConfigError, match="write the minimum before the maximum"):
+        box_of_bounds(bounds, None, Affine(0.1, 0, -20, 0, -0.1, 20), CRS.from_epsg(4326), (400, 400))
 
 
 def test_a_scene_without_crs_is_refused_unless_allowed(tmp_path: Path, pointwise: Model) -> None:

@@ -18,6 +18,7 @@ from rasterio.transform import Affine
 
 from landcover.bands import Band, Choice, resolve_bands
 from landcover.errors import BandError, SceneError
+from landcover.preview import preview
 from landcover.products import Product, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
 from landcover.scene import open_scene
@@ -865,9 +866,12 @@ def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
     for form in ({"eo:bands": [{"common_name": "red"}]}, {"bands": [{"name": "B04"}]}):
         assets = {"nir": asset("nir.tif", "B08", "nir"), "red": {"href": "False.tif", "roles": ["data"]} | form}
         path = str(save(tmp_path, item(assets, "sentinel-2-l2a")))
-        with pytest.raises(SceneError, match=r"False.tif has 3 bands, of which the item describes 'red' alone; let"):
+        with pytest.raises(SceneError, match=r"False.tif has 3 bands, and the item does not say which is 'red'; let"):
             open_scene(path, ("red", "nir"), Choice(offset=0))
         assert open_scene(path, ("nir",), Choice(offset=0)).bands
+        seen = assets | {"green": asset("nir.tif", "B03", "green"), "blue": asset("nir.tif", "B02", "blue")}
+        with pytest.raises(SceneError, match="does not say which is 'red'"):
+            preview(save(tmp_path, item(seen, "sentinel-2-l2a")), tmp_path / "picture.png")
         assets["red"]["href"] = "True.tif"
         assert open_scene(str(save(tmp_path, item(assets, "sentinel-2-l2a"))), ("red", "nir"), Choice(offset=0)).bands
 

@@ -500,7 +500,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     state = torch.load(path, weights_only=True)
     spoilt(state)
     torch.save(state, path)
-    with pytest.raises(TrainingError, match="is not of the network that this recipe trains; add --no-resume"):
+    with pytest.raises(TrainingError, match="does not fit the network that this recipe trains, or is damaged; add"):
         train(plan)
 
 

@@ -43,7 +43,10 @@ def predict(
     engine: Engine = "auto",
     precision: Precision = "auto",
     bbox: Annotated[str | None, Option(help="Map this part only: min_x,min_y,max_x,max_y in the scene's CRS.")] = None,
-    bbox_crs: Annotated[str | None, Option(help="The CRS of --bbox, such as EPSG:4326.")] = None,
+    bbox_crs: Annotated[
+        str | None,
+        Option(help="The CRS of --bbox, such as EPSG:4326, in which 179,-17,-179,-16 crosses the antimeridian."),
+    ] = None,
     aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
     confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
     scores: Annotated[Path | None, Option(help="Write the scores too: one band per class.")] = None,

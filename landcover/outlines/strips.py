@@ -18,7 +18,8 @@ class Walked:
         row, rows: its first row, and how many it has.
         values: class ids of its patches, uint8 (patches,).
         joined: which of its patches each became that was open before it, int32 (open before,).
-        still_open: which of its patches reach its last row, bool (patches,); these are open after it, in this order.
+        number: which of the patches that are open after it each of its patches is, -1 if it is complete, and -1 at the
+            end, which is that of none, int32 (patches + 1,).
         pixels: how many pixels of the strip each patch has, int64 (patches,).
         weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
         pieces: its outlines.
@@ -28,7 +29,7 @@ class Walked:
     rows: int
     values: np.ndarray
     joined: np.ndarray
-    still_open: np.ndarray
+    number: np.ndarray
     pixels: np.ndarray
     weighed: np.ndarray | None
     pieces: Pieces
@@ -59,16 +60,11 @@ class Walker:
         last = _last_row(starts, label, block.shape)
         still_open = np.zeros(len(values), bool)
         still_open[last[last >= 0]] = True
-        self._above, self._above_patch = block[-1].copy(), numbered(still_open)[last]
-        self._open = int(still_open.sum())
+        number = np.append(np.where(still_open, np.cumsum(still_open) - 1, -1), -1).astype(np.int32)
+        self._above, self._above_patch, self._open = block[-1].copy(), number[last], int(still_open.sum())
         self._row += rows
         weighed = _weighed(weights, starts, label, len(values)) if weights is not None else None
-        return Walked(row, rows, values, joined, still_open, pixels, weighed, pieces)
-
-
-def numbered(chosen: np.ndarray) -> np.ndarray:
-    """The number of each that is chosen, -1 for the others; and -1 at the end, which is that of none."""
-    return np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1).astype(np.int32)
+        return Walked(row, rows, values, joined, number, pixels, weighed, pieces)
 
 
 def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from landcover.ground import Ground
 from landcover.outlines.measure import measured
 from landcover.outlines.rings import closed, gather, offsets_of, simple, turns
 from landcover.outlines.simplify import Simplification
-from landcover.outlines.strips import Walked, Walker, numbered
+from landcover.outlines.strips import Walked, Walker
 from landcover.outlines.walk import CLOSED, Pieces
 from landcover.pipeline import read_ahead
 
@@ -116,11 +116,11 @@ class Tracer:
         for rings in self._rings:
             rings.patch = strip.joined[rings.patch]
         self._rings += self._closed(strip.pieces)
-        done = self._finished(strip.values, sums, strip.still_open)
-        number = numbered(strip.still_open)
+        still_open = strip.number[:-1] >= 0
+        done = self._finished(strip.values, sums, still_open)
         for rings in self._rings:
-            rings.patch = number[rings.patch]
-        self._sums = sums[:, strip.still_open]
+            rings.patch = strip.number[rings.patch]
+        self._sums = sums[:, still_open]
         return done
 
     def _closed(self, pieces: Pieces) -> list[_Rings]:

@@ -15,7 +15,7 @@ class BandSource:
         common_name: what STAC, a description or the colour interpretation says the band is; None if nothing does.
         scale, offset: `reflectance = digital number * scale + offset`, where the product says it; else None.
         nodata: the digital number of missing pixels, where the product's metadata, not the file, says it; else None.
-        alone: the product's metadata says that the file holds no other band.
+        alone: the product's metadata tells of no other band in the file.
     """
 
     path: str

@@ -122,9 +122,12 @@ def fitting(folder: Path) -> Iterator[None]:
     """Say of an error, while states of the checkpoint in `folder` are taken up, what it means for the user."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except Exception as e:
         raise TrainingError(
-            f"the checkpoint in {folder} is not of the network that this recipe trains; add --no-resume to start over"
+            f"the checkpoint in {folder} does not fit the network that this recipe trains, or is damaged; add "
+            "--no-resume to start over"
         ) from e
 
 

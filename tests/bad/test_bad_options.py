@@ -119,7 +119,7 @@ def test_two_outputs_of_one_name(tmp_path: Path, scene: Path, predict: Refuse) -
         (["--bbox-crs", "EPSG:4326"], "without --bbox"),
         (["--bbox", "5,5,1,1"], "is empty"),
         (["--bbox", "5,1,1,5"], "is empty"),
-        (["--bbox", "179,-17,-179,-16"], "write the smaller x first, for they are no longitudes"),
+        (["--bbox", "179,-17,-179,-16"], "add --bbox-crs EPSG:4326, or write the smaller x first"),
         (["--bbox", "-inf,-inf,inf,inf"], "not four finite numbers"),
         (["--model", "m" * 300], "cannot be read"),
         (["--bbox", "0,0,1,1"], "lies outside the scene"),
