@@ -52,7 +52,6 @@ _FAR = 1 << 40
 _ELSEWHERE = 0.01
 """By how much the area that points were drawn from may differ from the map's before it is told."""
 
-
 _SAME = 1e-3
 """By how much the area of a class may differ from that of the stratum that it is."""
 
@@ -329,7 +328,7 @@ def _drawn_from(points: _Points, mapped: np.ndarray, legend: Legend, hectares: n
     classes, told = _Strata(mapped, legend.names, hectares), points.strata
     if told is None:
         return classes, True
-    theirs = np.array([legend.names.index(n) if n in legend.names else -2 for n in told.names])
+    theirs = np.array([legend.names.index(n) if n in legend.names else -1 for n in told.names])
     if (theirs < 0).any() or not np.allclose(told.hectares, hectares[theirs], rtol=_SAME):
         return told, False
     drawn = _Strata(theirs[told.of], legend.names, hectares)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _STRAIGHT_DEGREES, _STRAIGHT_METRES = 0.01, 1000.0
 """How long the edges of polygons may be that are brought to another CRS, in which straight lines are bent."""
 
+_TOGETHER = 2.0
+"""How many times wider than both bounds may be that consist of two halves which meet."""
+
 
 @dataclass(frozen=True)
 class Area:
@@ -67,15 +70,11 @@ class Area:
         return sha256(b"".join(p.wkb for p in self.polygons)).hexdigest()
 
 
-_TOGETHER = 2.0
-"""How many times wider than both bounds may be that consist of two halves which meet."""
-
-
 def parse_bbox(text: str) -> tuple[float, float, float, float]:
-    """Read "min_x,min_y,max_x,max_y"; min_x may be the greater of longitudes, for a box across the antimeridian.
+    """Read "min_x,min_y,max_x,max_y"; whether they are in order, `box_of_bounds` tells.
 
     Raises:
-        ConfigError: it is not four numbers, or a minimum is not below its maximum.
+        ConfigError: it is not four numbers.
     """
     try:
         min_x, min_y, max_x, max_y = (float(v) for v in text.replace(",", " ").split())
@@ -83,8 +82,6 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
         raise ConfigError(f"--bbox '{text}' is not four numbers; write --bbox min_x,min_y,max_x,max_y") from e
     if not np.isfinite([min_x, min_y, max_x, max_y]).all():
         raise ConfigError(f"--bbox '{text}' is not four finite numbers; leave it out to map the whole scene")
-    if not ((min_x < max_x or _crosses(min_x, max_x)) and min_y < max_y):
-        raise ConfigError(f"--bbox '{text}' is empty: write the minimum before the maximum, min_x,min_y,max_x,max_y")
     return min_x, min_y, max_x, max_y
 
 
@@ -144,8 +141,8 @@ def _check_order(bounds: tuple[float, float, float, float], place: CRS | None) -
     told = f"--bbox {_numbers(bounds)} is empty: write the minimum before the maximum, min_x,min_y,max_x,max_y"
     if min_y < max_y and _crosses(min_x, max_x):
         told = (
-            f"--bbox {_numbers(bounds)} would cross the antimeridian if these were longitudes, and the scene's CRS has "
-            "none: add --bbox-crs EPSG:4326, or write the smaller x first"
+            f"--bbox {_numbers(bounds)} would cross the antimeridian if these were longitudes, and their CRS has none: "
+            "add --bbox-crs EPSG:4326, or write the smaller x first"
         )
     raise ConfigError(told)
 
