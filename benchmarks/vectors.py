@@ -26,7 +26,7 @@ from rasterio.features import shapes, sieve
 from rasterio.windows import Window
 
 import landcover
-from landcover.features import polygons_of
+from landcover.features import in_wkb
 from landcover.outlines import trace
 from landcover.synthetic import mosaic_scene
 
@@ -113,7 +113,8 @@ def usual_simpler(ids: np.ndarray, transform: rasterio.Affine, crs: rasterio.crs
 
 def traced(ids: np.ndarray, transform: rasterio.Affine) -> int:
     strips = ((ids[i : i + 512], None) for i in range(0, len(ids), 512))
-    return sum(len(polygons_of(patches, transform)) for patches in trace(strips, ids.shape[1]))
+    found = (in_wkb(patches, transform)[0] for patches in trace(strips, ids.shape[1]))
+    return sum(len(shapely.from_wkb(polygons.to_numpy(zero_copy_only=False))) for polygons in found)
 
 
 def write(table: geopandas.GeoDataFrame, path: Path, driver: str | None) -> None:

@@ -41,7 +41,7 @@ class Maker:
 
     def features(self, patches: Patches) -> pyarrow.Table:
         """One row for each patch. Area and perimeter are null where there is no CRS."""
-        geometry, bounds = self._geometry(patches)
+        geometry, bounds = in_wkb(patches, self.transform)
         places = np.zeros(256, np.int32)
         places[list(self.legend.ids)] = np.arange(len(self.legend.ids))
         known = self.crs is not None
@@ -60,17 +60,6 @@ class Maker:
         fields = [geometry_field(self.crs) if n == "geometry" else pyarrow.field(n, c.type) for n, c in columns.items()]
         return pyarrow.Table.from_arrays(list(columns.values()), schema=pyarrow.schema(fields))
 
-    def _geometry(self, patches: Patches) -> tuple[pyarrow.Array, np.ndarray]:
-        """WKB, and bounds (4, n)."""
-        wkb, begin, bounds = encoded(
-            patches.nodes, patches.rings, patches.shells, tuple(map(float, self.transform[:6])), patches.unit
-        )
-        found = _binary(wkb, begin)
-        if not patches.diagonal:
-            return found, bounds
-        shapes = _valid(shapely.from_wkb(found.to_numpy(zero_copy_only=False)))
-        return pyarrow.array(shapely.to_wkb(shapes), pyarrow.large_binary()), bounds
-
 
 def geometry_field(crs: CRS | None) -> pyarrow.Field:
     """The field of geometries, which names their encoding and their CRS."""
@@ -84,18 +73,21 @@ def bounds_column(bounds: np.ndarray) -> pyarrow.Array:
     return pyarrow.StructArray.from_arrays([_numbers(b) for b in bounds], CORNERS)
 
 
-def polygons_of(patches: Patches, transform: Affine) -> np.ndarray:
-    """The polygons of patches, (n,), or multipolygons where corners join.
+def in_wkb(patches: Patches, transform: Affine) -> tuple[pyarrow.Array, np.ndarray]:
+    """The polygons of patches, or multipolygons where corners join, (n,), and their bounds, float64 (4, n).
 
     Args:
         patches: as they were traced.
         transform: pixel corners (col, row) to coordinates.
     """
-    wkb, begin, _ = encoded(
+    wkb, begin, bounds = encoded(
         patches.nodes, patches.rings, patches.shells, tuple(map(float, transform[:6])), patches.unit
     )
-    found = shapely.from_wkb(_binary(wkb, begin).to_numpy(zero_copy_only=False))
-    return _valid(found) if patches.diagonal else found
+    found = _binary(wkb, begin)
+    if patches.diagonal:
+        shapes = _valid(shapely.from_wkb(found.to_numpy(zero_copy_only=False)))
+        found = pyarrow.array(shapely.to_wkb(shapes), pyarrow.large_binary())
+    return found, bounds
 
 
 def _numbers(values: np.ndarray) -> pyarrow.Array:

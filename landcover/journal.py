@@ -70,7 +70,6 @@ class Run:
     def __init__(
         self, layers: dict[str, Layer], folders: dict[str, Path], facts: dict[str, Any], complete: "Complete"
     ) -> None:
-        self._folders = folders
         self._complete = complete
         self._out = next(iter(layers.values())).path
         self._journal = next(iter(folders.values())) / _NAME

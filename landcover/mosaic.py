@@ -239,7 +239,12 @@ def plan_mosaic(
     """Check maps and lay out the mosaic of them.
 
     Args:
-        maps, out, confidences, crs: as in `write_mosaic`.
+        maps: class maps of one legend. Those on the mosaic's grid are copied exactly, the others resampled to the
+            nearest pixel.
+        out: the GeoTIFF.
+        confidences: the confidence of each map; where maps overlap the most confident wins, and the later one of
+            equals. None for the later one to win throughout.
+        crs: of the mosaic; None for that of most of the maps.
 
     Raises:
         MapError: a map cannot be read or has no CRS, legends differ, or they span too much.
@@ -260,36 +265,19 @@ def plan_mosaic(
     return Mosaic(out, tuple(read), tuple(confidences) if confidences else None, legend, _grid(read, place))
 
 
-def write_mosaic(
-    maps: Sequence[Path],
-    out: Path,
-    *,
-    confidences: Sequence[Path] | None = None,
-    crs: str | CRS | None = None,
-    overwrite: bool = False,
-) -> Generator[int, None, None]:
-    """Copy many maps into one cloud-optimised GeoTIFF; yields the pixels done so far, of `plan_mosaic(…).pixels`.
+def fill_mosaic(mosaic: Mosaic, *, overwrite: bool = False) -> Generator[int, None, None]:
+    """Write a mosaic as one cloud-optimised GeoTIFF; yields the pixels done so far, of `Mosaic.pixels`.
 
     What is finished when it is stopped is kept, and the next run with the same maps goes on from it.
 
     Args:
-        maps: class maps of one legend. Those on the mosaic's grid are copied exactly, the others resampled to the
-            nearest pixel.
-        out: the GeoTIFF.
-        confidences: the confidence of each map; where maps overlap the most confident wins, and the later one of
-            equals. None for the later one to win throughout.
-        crs: of the mosaic; None for that of most of the maps.
-        overwrite: replace `out`.
+        mosaic: from `plan_mosaic`.
+        overwrite: replace its file.
 
     Raises:
-        MapError: a map cannot be read or has no CRS, legends differ, or they span too much.
-        OutputError: the output exists, or cannot be written.
+        MapError: a map cannot be read.
+        OutputError: the file exists, or cannot be written.
     """
-    yield from fill_mosaic(plan_mosaic(maps, out, confidences=confidences, crs=crs), overwrite=overwrite)
-
-
-def fill_mosaic(mosaic: Mosaic, *, overwrite: bool = False) -> Generator[int, None, None]:
-    """Write a mosaic that is planned; yields the pixels done so far."""
     grid, boxes = mosaic.grid, mosaic.boxes
     with _open_run(mosaic, overwrite) as run:
         start = run.progress.row if run.progress.panel == 0 else grid.height

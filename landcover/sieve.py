@@ -12,21 +12,6 @@ _ROUNDING = 1 - 1e-6
 """Of the least area: pixels of one size are measured as up to 1e-9 smaller or larger, and as many have to be enough."""
 
 
-def sieve(ids: np.ndarray, min_area: float, ground: Ground) -> np.ndarray:
-    """Merge the small patches of a map that is in memory; see `sieved`.
-
-    Args:
-        ids: uint8 (rows, cols), 0 = nodata.
-        min_area: in m².
-        ground: where the pixels lie.
-
-    Returns:
-        uint8 (rows, cols).
-    """
-    cover = np.bincount(ids.ravel(), minlength=256)
-    return np.concatenate([rows for _, rows in sieved([(0, ids)], min_area, ground, cover)])
-
-
 def sieved(
     blocks: Iterable[tuple[int, np.ndarray]], min_area: float, ground: Ground, cover: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
 from landcover import provenance
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA
 from landcover.cog import Layer
+from landcover.features import in_wkb
 from landcover.journal import open_run
+from landcover.outlines import Patches
 from landcover.specs import Legend, load_legend
 
 UTM = "EPSG:32633"
@@ -47,6 +50,11 @@ def _write(path: Path, values: np.ndarray, transform: Affine, crs: str | None, *
     with open_run({"map": Layer(path, height, width, transform, place, "uint8", **layer)}, overwrite=True) as run:
         run.write(0, 0, (height, width), {"map": values.astype("uint8")[None]})
     return path
+
+
+def shapes_of(patches: Patches, transform: Affine) -> np.ndarray:
+    """The polygons of patches, (n,)."""
+    return shapely.from_wkb(in_wkb(patches, transform)[0].to_numpy(zero_copy_only=False))
 
 
 def blotches(seed: int, side: int = 120) -> np.ndarray:

@@ -16,7 +16,7 @@ from landcover import mosaic
 from landcover.classmap import open_map
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.journal import finished_part
-from landcover.mosaic import plan_mosaic, write_mosaic, write_vrt
+from landcover.mosaic import fill_mosaic, plan_mosaic, write_vrt
 from landcover.preview import preview
 from landcover.specs import Legend, load_legend
 from landcover.stats import stats
@@ -42,8 +42,8 @@ def read(path: Path) -> np.ndarray:
         return file.read(1)
 
 
-def merge(maps: Sequence[Path], out: Path, **how) -> np.ndarray:
-    for _ in write_mosaic(maps, out, **how):
+def merge(maps: Sequence[Path], out: Path, *, overwrite: bool = False, **how) -> np.ndarray:
+    for _ in fill_mosaic(plan_mosaic(maps, out, **how), overwrite=overwrite):
         pass
     return read(out)
 
@@ -215,7 +215,7 @@ def test_a_virtual_mosaic_moves_with_its_maps(tmp_path: Path) -> None:
 
 def begun(maps: Sequence[Path], out: Path) -> int:
     """The pixels that a mosaic finds done; it is stopped then."""
-    running = write_mosaic(maps, out)
+    running = fill_mosaic(plan_mosaic(maps, out))
     done = next(running)
     running.close()
     return done
@@ -228,7 +228,7 @@ def test_a_stopped_mosaic_goes_on_and_one_of_other_maps_begins_anew(
     maps = [write_map(tmp_path / f"{i}.tif", classes(64, 40, i), transform=at(0, 40 * i)) for i in range(2)]
     wanted = merge(maps, tmp_path / "wanted.tif")
     out = tmp_path / "m.tif"
-    running = write_mosaic(maps, out)
+    running = fill_mosaic(plan_mosaic(maps, out))
     assert [next(running) for _ in range(4)] == [0, 16 * 80, 32 * 80, 48 * 80]
     running.close()
     assert not out.exists()
@@ -244,7 +244,7 @@ def test_a_stopped_mosaic_goes_on_and_one_of_other_maps_begins_anew(
 
 def test_progress_ends_at_all_pixels(tmp_path: Path) -> None:
     maps = [write_map(tmp_path / "a.tif", classes(600, 40))]
-    done = list(write_mosaic(maps, tmp_path / "m.tif"))
+    done = list(fill_mosaic(plan_mosaic(maps, tmp_path / "m.tif")))
     assert done[-1] == plan_mosaic(maps, tmp_path / "x.tif").pixels == 600 * 40
     assert done == sorted(done)
 

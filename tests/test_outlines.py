@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landcover.classmap import restripped
-from landcover.features import measure, polygons_of
+from landcover.features import measure
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Simplification, trace
 from landcover.stats import stats
 from landcover.vectorization import vectorize
-from tests.maps import NORTH_UP, UTM, write_map
+from tests.maps import NORTH_UP, UTM, shapes_of, write_map
 from tests.test_vectorization import SAMPLES, blobs, read, spiral
 
 maps = hnp.arrays(
@@ -41,7 +41,7 @@ def traced(
     ground = Ground(pyproj.CRS(crs), transform, *ids.shape)
     strips = ((ids[i : i + rows], None) for i in range(0, len(ids), rows))
     found = list(trace(strips, ids.shape[1], junctions=True, ground=ground, simplification=how, diagonal=diagonal))
-    shapes = np.concatenate([polygons_of(p, transform) for p in found])
+    shapes = np.concatenate([shapes_of(p, transform) for p in found])
     return shapes, *(np.concatenate([getattr(p, n) for p in found]) for n in ("values", "area", "perimeter"))
 
 

@@ -32,15 +32,15 @@ from typer.testing import CliRunner
 from landcover import classmap
 from landcover.cli import vectorize as command
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
-from landcover.features import measure, polygons_of
+from landcover.features import measure
 from landcover.ground import Ground, ground_resolution
 from landcover.outlines import trace
-from landcover.sieve import sieve, sieved
+from landcover.sieve import sieved
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
 from landcover.vectorization import polygons, vectorize
-from tests.maps import NORTH_UP, UTM, write_confidence, write_map
+from tests.maps import NORTH_UP, UTM, shapes_of, write_confidence, write_map
 from tests.scenes import read_map
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
@@ -96,7 +96,7 @@ def outlined(ids: np.ndarray, transform: Affine, rows: int = 0, *, junctions: bo
     height = rows or len(ids)
     strips = ((ids[i : i + height], None) for i in range(0, len(ids), height))
     found = list(trace(strips, ids.shape[1], junctions=junctions))
-    polygons = np.concatenate([polygons_of(p, transform) for p in found])
+    polygons = np.concatenate([shapes_of(p, transform) for p in found])
     return polygons, np.concatenate([p.values for p in found]), np.concatenate([p.pixels for p in found])
 
 
@@ -164,7 +164,7 @@ def test_a_patch_is_weighed_over_its_pixels(ids: np.ndarray, rows: int) -> None:
     weights[weights < 0.1] = np.nan
     strips = ((ids[i : i + rows], weights[i : i + rows]) for i in range(0, len(ids), rows))
     found = list(trace(strips, ids.shape[1]))
-    polygons = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
+    polygons = np.concatenate([shapes_of(p, Affine.identity()) for p in found])
     means = np.concatenate([p.means for p in found])
     for polygon, mean in zip(polygons, means, strict=True):
         inside = rasterize([polygon], out_shape=ids.shape, transform=Affine.identity()) > 0
@@ -192,6 +192,12 @@ def label_patches(ids: np.ndarray) -> np.ndarray:
 
 
 # Sieving
+
+
+def sieve(ids: np.ndarray, min_area: float, ground: Ground) -> np.ndarray:
+    """Merge the small patches of a map, given in one piece."""
+    cover = np.bincount(ids.ravel(), minlength=256)
+    return np.concatenate([rows for _, rows in sieved([(0, ids)], min_area, ground, cover)])
 
 
 @given(small_maps, st.integers(1, 30))
@@ -959,7 +965,7 @@ def test_with_corners_joined_polygons_are_those_of_gdal_made_valid(ids: np.ndarr
     """GDAL lets a shell touch itself, which is not valid; the same ground in parts is."""
     strips = ((ids[i : i + rows], None) for i in range(0, len(ids), rows))
     found = list(trace(strips, ids.shape[1], diagonal=True))
-    geometries = np.concatenate([polygons_of(p, Affine.identity()) for p in found])
+    geometries = np.concatenate([shapes_of(p, Affine.identity()) for p in found])
     values = np.concatenate([p.values for p in found])
     assert shapely.is_valid(geometries).all()
     np.testing.assert_array_equal(shapely.area(geometries), np.concatenate([p.pixels for p in found]))
