@@ -24,6 +24,9 @@ SCORE_SCALE = 1e-4
 STRIP_PIXELS = 4_000_000
 """Pixels of a map read at a time, in whole rows of blocks."""
 
+_MANY_CLASSES = 40
+"""From here on, counting all values at once is faster than one by one."""
+
 _LISTED = 5
 """How many values are named in an error."""
 
@@ -43,7 +46,16 @@ def open_map(path: str | Path, legend: Legend | str | None = None) -> Iterator[t
             legend = read_legend(dataset)
         elif dataset.count != 1 or dataset.dtypes[0] != "uint8":
             read_legend(dataset)  # says so
-        yield dataset, legend
+        with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(dataset)):
+            yield dataset, legend
+
+
+def _cache_bytes(dataset: rasterio.DatasetReader) -> int:
+    """Bound of GDAL's cache while a map is read from top to bottom: a row of its blocks, and what is read beside it.
+
+    By default GDAL would keep a twentieth of the machine's memory.
+    """
+    return max(3 * dataset.block_shapes[0][0] * dataset.width, 16 << 20)
 
 
 @contextmanager
@@ -117,6 +129,18 @@ def restripped(blocks: Iterable[tuple[int, np.ndarray]], rows: int) -> Iterator[
             waiting, start, height = [joined[done:]], start + done, height - done
     if height:
         yield start, np.concatenate(waiting)
+
+
+def count_values(ids: np.ndarray, legend: Legend) -> np.ndarray:
+    """How many pixels of each of the 256 values there are, int64 (256,), of ids uint8 (rows, cols).
+
+    The legend's values are looked for one by one, which takes a tenth of the time of `bincount`, and no memory.
+    """
+    counts = np.zeros(256, np.int64)
+    if len(legend.ids) < _MANY_CLASSES:
+        known = [MAP_NODATA, *legend.ids]
+        counts[known] = [np.count_nonzero(ids == value) for value in known]
+    return counts if counts.sum() == ids.size else np.bincount(ids.ravel(), minlength=256)
 
 
 def check_values(pixels: np.ndarray, legend: Legend, name: str, *, exact: bool = True) -> None:

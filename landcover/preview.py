@@ -14,7 +14,7 @@ from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, check_place, open_file, resolve_bands
-from landcover.classmap import MAP_NODATA, check_values, open_map, open_raster
+from landcover.classmap import MAP_NODATA, check_values, count_values, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.products import Product, read_product
@@ -182,7 +182,7 @@ def map_picture(
         panels = 2 if beside else 1
         across = (size - (panels - 1) * _GAP) // panels
         ids = _read_ids(dataset, _fit(dataset, across, size))
-        check_values(np.bincount(ids.ravel(), minlength=256), known, dataset.name, exact=False)
+        check_values(count_values(ids, known), known, dataset.name, exact=False)
         present = [c for c in known.classes if (ids == c.id).any()]
         shape, strip = _fit_with_legend(dataset, across, size, panels, present)
         pictures = [_colour(_read_ids(dataset, shape), known, dataset)]

@@ -18,7 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landcover import __version__
-from landcover.classmap import CONFIDENCE_NODATA, check_values, open_map, open_raster, restripped, strips
+from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers
 from landcover.grid import Box
@@ -33,9 +33,6 @@ from landcover.vectorfiles import check_layer, write_layer
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
-
-_CACHE_BYTES = 64_000_000
-"""Of GDAL for blocks of the map, each of which is read once; by default it would keep a twentieth of the memory."""
 
 _MOST_RUNS = 1_000_000
 """Runs of pixels in the rows that are traced at a time."""
@@ -233,7 +230,7 @@ class _Source:
 
 @contextmanager
 def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), open_map(map_path, how.legend) as (dataset, legend):
+    with open_map(map_path, how.legend) as (dataset, legend):
         wanted = tuple(legend.id_of(name) for name in how.classes) if how.classes is not None else legend.ids
         if how.crs is not None and dataset.crs is None:
             raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
@@ -335,11 +332,11 @@ def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarr
     """Rows whose values are all in the legend; nodata outside of an area."""
     dataset = source.dataset
     for row, ids in strips(dataset):
-        counts = np.bincount(ids.ravel(), minlength=256)
+        counts = count_values(ids, source.legend)
         check_values(counts, source.legend, dataset.name)
         if area is not None:
             ids = np.where(area.mask(Box(row, row + len(ids), 0, dataset.width)), ids, 0).astype(np.uint8)
-            counts = np.bincount(ids.ravel(), minlength=256)
+            counts = count_values(ids, source.legend)
         source.counts[:] += counts
         yield row, ids
 

@@ -1,6 +1,8 @@
 """Hectares: pixel areas against the ellipsoid, memory-bounded counting, and zones."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas
@@ -22,6 +24,7 @@ from landcover.errors import ConfigError, LandcoverError, MapError, SceneError
 from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.regions import box_of_bounds
+from landcover.specs import load_legend
 from landcover.stats import stats
 from tests.commands import landcover as run
 from tests.commands import refused
@@ -98,6 +101,24 @@ def test_strips_give_the_same_as_the_whole(tmp_path: Path, monkeypatch: pytest.M
         assert [c.hectares for c in a.classes] == pytest.approx([c.hectares for c in b.classes])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what a process held at most")
+def test_memory_does_not_grow_with_the_rows_of_a_map(tmp_path: Path) -> None:
+    """GDAL would keep what it has read until a twentieth of the machine's memory is full."""
+    count = """
+import re, sys
+from landcover.stats import stats
+for path in sys.argv[1:]:
+    stats(path)
+    print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+    maps = [tmp_path / f"{height}.tif" for height in (1024, 16 * 1024)]
+    for path, height in zip(maps, (1024, 16 * 1024), strict=True):
+        write_map(path, np.ones((height, 8192), np.uint8))
+    done = subprocess.run([sys.executable, "-c", count, *maps], capture_output=True, text=True, check=True)
+    short, tall = map(int, done.stdout.split())
+    assert tall - short < 40_000, "kB, of 126 MB more"
+
+
 @pytest.fixture
 def zoned(tmp_path: Path) -> Path:
     """A map of 20 × 30 pixels, and three zones in degrees: a half, all of it, and far away."""
@@ -107,6 +128,12 @@ def zoned(tmp_path: Path) -> Path:
     table = geopandas.GeoDataFrame({"name": ["half", "all", "far"], "code": [7, 8, 9]}, geometry=shapes, crs=UTM)
     table.to_crs(4326).to_file(tmp_path / "zones.geojson")
     return tmp_path / "map.tif"
+
+
+@given(hnp.arrays(np.uint8, (3, 5), elements=st.sampled_from([0, 1, 2, 3, 4, 7, 255])))
+def test_values_are_counted_whether_a_legend_knows_them_or_not(ids: np.ndarray) -> None:
+    counts = landcover.classmap.count_values(ids, load_legend("default"))
+    assert counts.tolist() == np.bincount(ids.ravel(), minlength=256).tolist()
 
 
 def test_overlapping_zones_count_each_for_itself(zoned: Path) -> None:
