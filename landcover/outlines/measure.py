@@ -1,4 +1,7 @@
-"""How much ground outlines enclose, and how long they are, summed edge by edge; compiled."""
+"""How much ground patches cover, and how long their outlines are; compiled.
+
+As they are, patches are measured run by run; when their outlines were simplified, edge by edge.
+"""
 
 import math
 
@@ -9,13 +12,73 @@ from landcover.ground import Scales
 from landcover.outlines.walk import CLOSED, Pieces
 
 
-def measured(
-    pieces: Pieces, count: int, scales: Scales, first_row: int, rows: int, unit: int = 1
+@numba.njit(cache=True, nogil=True)
+def measure_runs(block, starts, label, count, scales):
+    """The part of each patch's area and perimeter that lies in a strip, its last line left out: m² and m, (count,).
+
+    Each run adds its ground and its two sides, and what it lies below adds a length to both where that is of another
+    patch. Runs come row after row, so that what is known of a row is looked up once, and then read in order.
+
+    Args:
+        block, starts, label: the runs of a strip; see `landcover.outlines.walk`.
+        count: of patches.
+        scales: of the rows of the strip.
+    """
+    area, length = np.zeros(count), np.zeros(count)
+    width, runs = block.shape[1], len(starts) - 1
+    row, line, row_end, line_end = 0, 0, 0, 0
+    here, below, share, line_here, line_below, line_share = 0, 0, 0.0, 0, 0, 0.0
+    k = 0  # the run above
+    for i in range(runs):
+        patch, end = label[i], starts[i + 1]
+        if end <= width:
+            continue  # in the row above
+        if patch >= 0:
+            if starts[i] >= row_end:
+                row = starts[i] // width - 1
+                row_end = (row + 2) * width
+                here, below, share = _knots(scales.row_place[row])
+            x0, x1 = starts[i] - row_end + width - 1, end - row_end + width - 1
+            ground = scales.area[here, x1] - scales.area[here, x0]
+            ground += share * (scales.area[below, x1] - scales.area[below, x0] - ground)
+            sides = scales.down[here, x0] + scales.down[here, x1]
+            area[patch] += ground
+            length[patch] += sides + share * (scales.down[below, x0] + scales.down[below, x1] - sides)
+        at = max(starts[i], width)
+        while at < end:
+            while starts[k + 1] + width <= at:
+                k += 1
+            to, other = min(end, starts[k + 1] + width), label[k]
+            if other != patch:  # then it is not nodata upon nodata, which goes on from row to row
+                if at >= line_end:
+                    line = at // width - 1
+                    line_end = (line + 2) * width
+                    line_here, line_below, line_share = _knots(scales.line_place[line])
+                x0, x1 = at - line_end + width - 1, to - line_end + width - 1
+                metres = scales.across[line_here, x1] - scales.across[line_here, x0]
+                metres += line_share * (scales.across[line_below, x1] - scales.across[line_below, x0] - metres)
+                if patch >= 0:
+                    length[patch] += metres
+                if other >= 0:
+                    length[other] += metres
+            at = to
+    return area, length
+
+
+@numba.njit(cache=True, nogil=True)
+def _knots(place):
+    """The knots around a place, and how far it is from the first to the second."""
+    knot = int(place)
+    share = place - knot
+    return knot, knot + 1 if share > 0 else knot, share
+
+
+def measure_outlines(
+    pieces: Pieces, count: int, scales: Scales, first_row: int, rows: int, unit: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of each patch's area and perimeter that the outlines in a strip contribute.
 
-    The area of a patch is a sum over its outlines: of the ground left of each edge, in the rows the edge spans. Along
-    pixel edges it is the sum of the areas of its pixels.
+    The area of a patch is a sum over its outlines: of the ground left of each edge, in the rows the edge spans.
 
     Args:
         pieces: in a strip.

@@ -1,9 +1,11 @@
-"""Strips of a raster, one after the other: their patches numbered, and the outlines in each walked."""
+"""Strips of a raster, one after the other: their patches numbered and measured, and the outlines in each walked."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from landcover.ground import Ground
+from landcover.outlines.measure import measure_outlines, measure_runs
 from landcover.outlines.simplify import Simplification
 from landcover.outlines.walk import Pieces, label_runs, runs_of, walk
 
@@ -15,32 +17,39 @@ class Walked:
     Its patches are those that were open before it, which it may join, and those that begin in it.
 
     Attributes:
-        row, rows: its first row, and how many it has.
         values: class ids of its patches, uint8 (patches,).
         joined: which of its patches each became that was open before it, int32 (open before,).
         number: which of the patches that are open after it each of its patches is, -1 if it is complete, and -1 at the
             end, which is that of none, int32 (patches + 1,).
         pixels: how many pixels of the strip each patch has, int64 (patches,).
         weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
+        measures: area in m² and perimeter in m of what lies of each patch between the strip's first line and its last,
+            or on one of them, float64 (2, patches); None without ground.
         pieces: its outlines.
     """
 
-    row: int
-    rows: int
     values: np.ndarray
     joined: np.ndarray
     number: np.ndarray
     pixels: np.ndarray
     weighed: np.ndarray | None
+    measures: np.ndarray | None
     pieces: Pieces
 
 
 class Walker:
     """Walks a raster that is given in strips, from top to bottom; see `trace` for the arguments."""
 
-    def __init__(self, width: int, diagonal: bool, junctions: bool, simplification: Simplification | None) -> None:
+    def __init__(
+        self,
+        width: int,
+        diagonal: bool,
+        junctions: bool,
+        ground: Ground | None,
+        simplification: Simplification | None,
+    ) -> None:
         self._diagonal, self._junctions = diagonal, junctions or simplification is not None
-        self._simplification = simplification
+        self._ground, self._simplification = ground, simplification
         self._row = 0
         self._above = np.zeros(width + 2, np.uint8)  # the last row, with nodata at both ends
         self._above_patch = np.full(width + 2, -1, np.int32)  # the open patch of each of its pixels
@@ -48,23 +57,35 @@ class Walker:
 
     def walk(self, ids: np.ndarray, weights: np.ndarray | None) -> Walked:
         """Walk the next rows: class ids, uint8 (rows, width), 0 = nodata; weights are float (rows, width) or nan."""
-        row, rows = self._row, len(ids)
-        block = np.zeros((rows + 1, len(self._above)), np.uint8)
+        block = np.zeros((len(ids) + 1, len(self._above)), np.uint8)
         block[0], block[1:, 1:-1] = self._above, ids
         starts = runs_of(block)
         label, joined, values, pixels = label_runs(block, starts, self._above_patch, self._open, self._diagonal)
-        pieces = Pieces(*walk(block, starts, label, row, self._diagonal, self._junctions))
+        pieces = Pieces(*walk(block, starts, label, self._row, self._diagonal, self._junctions))
         if self._simplification is not None:
-            pieces = self._simplification.apply(pieces, block, row)
+            pieces = self._simplification.apply(pieces, block, self._row)
+        measures = self._measures(block, starts, label, len(values), pieces)
 
         last = _last_row(starts, label, block.shape)
         still_open = np.zeros(len(values), bool)
         still_open[last[last >= 0]] = True
         number = np.append(np.where(still_open, np.cumsum(still_open) - 1, -1), -1).astype(np.int32)
         self._above, self._above_patch, self._open = block[-1].copy(), number[last], int(still_open.sum())
-        self._row += rows
         weighed = _weighed(weights, starts, label, len(values)) if weights is not None else None
-        return Walked(row, rows, values, joined, number, pixels, weighed, pieces)
+        self._row += len(ids)
+        return Walked(values, joined, number, pixels, weighed, measures, pieces)
+
+    def _measures(
+        self, block: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int, pieces: Pieces
+    ) -> np.ndarray | None:
+        """What lies of each patch in a block, on the ground."""
+        if self._ground is None:
+            return None
+        row, rows = self._row, len(block) - 1
+        scales = self._ground.scales(row, min(row + rows, self._ground.height))
+        if self._simplification is None:
+            return np.stack(measure_runs(block, starts, label, count, scales))
+        return np.stack(measure_outlines(pieces, count, scales, row, rows, self._simplification.unit))
 
 
 def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:

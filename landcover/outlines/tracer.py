@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from landcover.ground import Ground
-from landcover.outlines.measure import measured
 from landcover.outlines.rings import closed, gather, offsets_of, simple, turns
 from landcover.outlines.simplify import Simplification
 from landcover.outlines.strips import Walked, Walker
@@ -90,13 +89,11 @@ class Tracer:
     Args:
         width: of the raster.
         diagonal: whether pixels that meet at a corner are joined.
-        ground: under the raster, to measure outlines on.
         unit: how many steps of the nodes a pixel has.
     """
 
-    def __init__(self, width: int, diagonal: bool, ground: Ground | None, unit: int) -> None:
-        self._width, self._diagonal = width, diagonal
-        self._ground, self._unit = ground, unit
+    def __init__(self, width: int, diagonal: bool, unit: int) -> None:
+        self._width, self._diagonal, self._unit = width, diagonal, unit
         self._sums = np.zeros((5, 0))  # pixels, weighted sum, known pixels, area and perimeter of the open patches
         self._rings: list[_Rings] = []
         self._chains: list[_Chain] = []
@@ -110,9 +107,8 @@ class Tracer:
         sums[0] += strip.pixels
         if strip.weighed is not None:
             sums[1:3] += strip.weighed
-        if self._ground is not None and count:
-            scales = self._ground.scales(strip.row, min(strip.row + strip.rows, self._ground.height))
-            sums[3:] += measured(strip.pieces, count, scales, strip.row, strip.rows, self._unit)
+        if strip.measures is not None:
+            sums[3:] += strip.measures
         for rings in self._rings:
             rings.patch = strip.joined[rings.patch]
         self._rings += self._closed(strip.pieces)
@@ -224,14 +220,14 @@ def trace(
         diagonal: whether pixels that meet at a corner are joined.
         junctions: whether every node where other borders meet an outline is kept, so that neighbours share their
             borders node by node; else only where it bends.
-        ground: under the raster, to measure outlines on.
+        ground: under the raster, to measure patches on.
         simplification: of outlines; strips then are those of `simplify.STRIP_ROWS`, for nodes on their borders stay.
 
     Yields:
         After each strip the patches that are complete with it.
     """
-    walker = Walker(width, diagonal, junctions, simplification)
-    tracer = Tracer(width, diagonal, ground, simplification.unit if simplification else 1)
+    walker = Walker(width, diagonal, junctions, ground, simplification)
+    tracer = Tracer(width, diagonal, simplification.unit if simplification else 1)
     with read_ahead(_walked(strips, walker, width), depth=1) as walked:
         for strip in walked:
             yield tracer.add(strip)
