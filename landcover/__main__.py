@@ -1,6 +1,7 @@
 """`landcover`, or `python -m landcover`: the command line as a process of its own."""
 
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -15,20 +16,25 @@ def run() -> NoReturn:
     """
     gc.set_threshold(20_000)
     from landcover.cli import main
+    from landcover.cli.console import fail
 
     code = 0
     try:
-        main()
-    except SystemExit as e:
-        if isinstance(e.code, str):
-            raise
-        code = e.code or 0
-    atexit._run_exitfuncs()
-    try:
+        try:
+            main()
+        except SystemExit as e:
+            if isinstance(e.code, str):
+                raise
+            code = e.code or 0
         sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        sys.exit(code)  # Python says that not all could be printed
+    except OSError as e:
+        if e.filename is not None:  # it is not what is printed, but a bug
+            raise
+        code = 3
+        if e.errno != errno.EPIPE:  # who read it has left
+            fail(f"what is printed cannot be written: {e.strerror}")
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
     os._exit(code)
 
 
