@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from landcover.cog import Layer, encode
 from landcover.errors import StaleError
-from landcover.outputs import check_destination, disk_errors, publish, publish_text, work_folder
+from landcover.outputs import check_destination, disk_errors, drop_work_folder, publish, publish_text, work_folder
 from landcover.provenance import tags
 
-_NAME, _MARK = "journal.json", "run"
+_NAME, _MARK, _OTHERS = "journal.json", "run", "others.json"
 
 
 class Progress(BaseModel):
@@ -80,6 +80,8 @@ class Run:
         self._mapped = self.progress.mapped
         self._written = False
         run, fresh = self._run, entry is None
+        if fresh:
+            _note_others(self._journal.parent, [layer.path for layer in layers.values()][1:])
         self._files: dict[str, _RawFile] = {}
         try:
             for name, layer in layers.items():
@@ -207,7 +209,7 @@ def open_run(
     Args:
         layers: by name; the journal lies beside the first.
         facts: what the pixels depend on, as plain values by name.
-        resume: False to drop what an earlier run left.
+        resume: False to drop what an earlier run left, also of layers that are not written now.
         overwrite: replace outputs that exist.
         complete: what makes the files of the raw pixels.
 
@@ -218,6 +220,7 @@ def open_run(
     for layer in layers.values():
         check_destination(layer.path, overwrite=overwrite)
     first = next(iter(layers.values())).path
+    forsaken = _forsaken(first) if not resume or finished_part(first) is None else []
     with ExitStack() as stack:
         folders = {
             name: stack.enter_context(
@@ -225,6 +228,8 @@ def open_run(
             )
             for name, layer in layers.items()
         }
+        for path, dropped in forsaken:
+            drop_work_folder(path, dropped)
         run = Run(layers, folders, facts or {}, complete)
         try:
             yield run
@@ -240,6 +245,33 @@ def finished_part(out: Path) -> Path | None:
     """The folder with what a run that was stopped had finished of an output, or None."""
     folder = out.parent / f".{out.name}.work"
     return folder if (folder / _NAME).exists() else None
+
+
+def _note_others(folder: Path, others: list[Path]) -> None:
+    """Note beside the first layer where the others go, so that a run without them can drop what is left of them."""
+    publish_text(folder / _OTHERS, json.dumps([str(path.absolute()) for path in others]))
+
+
+def _forsaken(out: Path) -> list[tuple[Path, Callable[[Path], bool]]]:
+    """The other outputs of a run that was stopped while it wrote one, and what tells that their folders are its own.
+
+    What it noted can be out of date, so only the mark of a folder decides.
+    """
+    folder = out.parent / f".{out.name}.work"
+    try:
+        others = TypeAdapter(list[str]).validate_json((folder / _OTHERS).read_bytes())
+    except (OSError, ValidationError):
+        return []
+    run = _marked(folder)
+    return [(Path(other), lambda f: _marked(f) == run) for other in others] if run else []
+
+
+def _marked(folder: Path) -> str:
+    """The run whose rows a folder holds; "" if that is not known."""
+    try:
+        return (folder / _MARK).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 class _RawFile:

@@ -88,6 +88,44 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
         clear: clear it at the beginning all the same.
     """
     folder = path.parent / f".{path.name}.work"
+    with _locked(path):
+        finished = False
+        try:
+            with disk_errors(path):
+                if clear or not keep():
+                    shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(exist_ok=True)
+            yield folder
+            finished = True
+        finally:
+            if finished or not keep():
+                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()  # if there is nothing in it
+
+
+def drop_work_folder(path: Path, dropped: Callable[[Path], bool]) -> None:
+    """Remove the work folder of an output that is not written now.
+
+    Args:
+        path: of the output.
+        dropped: tells of the folder, while it is locked, whether it may go; one that another run is using stays.
+    """
+    folder = path.parent / f".{path.name}.work"
+    if not folder.is_dir():
+        return
+    with suppress(OutputError), _locked(path):
+        if dropped(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only run that writes an output.
+
+    Raises:
+        BusyError: another run is.
+    """
     lock = FileLock(path.parent / f".{path.name}.lock")
     with disk_errors(path):
         try:
@@ -95,19 +133,9 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
         except Timeout as e:
             tempfile.TemporaryFile(dir=path.parent).close()  # where none can be made, there is no lock either
             raise BusyError(f"another run is writing {path}; wait for it or choose another --out") from e
-    finished = False
     try:
-        with disk_errors(path):
-            if clear or not keep():
-                shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(exist_ok=True)
-        yield folder
-        finished = True
+        yield
     finally:
-        if finished or not keep():
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()  # if there is nothing in it
         with suppress(OSError):  # where an open file cannot be removed, the empty lock file stays
             Path(lock.lock_file).unlink()
         lock.release()

@@ -22,6 +22,7 @@ from landcover.cog import Layer
 from landcover.errors import LandcoverError, OutputError
 from landcover.journal import open_run
 from landcover.models import Model
+from landcover.outputs import work_folder
 from landcover.planning import Options, make_plan
 from landcover.prediction import map_scene, predict
 from tests.commands import tree
@@ -193,6 +194,70 @@ def test_another_configuration_is_refused(stopped: Path, pointwise: Model) -> No
     assert tree(stopped) >= {".map.tif.work/journal.json", ".map.tif.work/rows.raw"}
     again(stopped, pointwise)
     assert tree(stopped) == {"scene.tif", "map.tif", "map.tif.aux.xml"}
+
+
+def stop_with_confidence(folder: Path, scene: Path, model: Model, confidence: Path) -> None:
+    """Kill a run that writes a confidence too."""
+    process = start(command(scene, folder / "map.tif", model, "--confidence", confidence), folder / "map.tif")
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["rows finished", "no row finished"])
+def test_a_run_that_is_dropped_leaves_nothing_of_its_other_outputs(
+    tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes, noted: bool
+) -> None:
+    """A map with its confidence is killed; then the map alone is made."""
+    (tmp_path / "other").mkdir()
+    stop_with_confidence(tmp_path, scene, pointwise, tmp_path / "other" / "c.tif")
+    assert (tmp_path / "other" / ".c.tif.work").exists()
+    if not noted:
+        (tmp_path / ".map.tif.work" / "journal.json").unlink()
+    run(*command(scene, tmp_path / "map.tif", pointwise, *(["--no-resume"] if noted else [])))
+    assert (tmp_path / "map.tif").read_bytes() == undisturbed
+    assert tree(tmp_path) == {"map.tif", "map.tif.aux.xml", "other"}
+
+
+def of_another_run(work: Path) -> None:
+    (work / "run").write_text("0" * 32)
+
+
+def without_a_mark(work: Path) -> None:
+    (work / "run").unlink()
+
+
+def behind_a_link(work: Path) -> None:
+    work.rename(work.with_name("kept"))
+    work.symlink_to("kept")
+
+
+@pytest.mark.parametrize("change", [of_another_run, without_a_mark, behind_a_link])
+def test_folders_that_are_not_of_the_dropped_run_stay(tmp_path: Path, scene: Path, pointwise: Model, change) -> None:
+    """Whatever its notes say."""
+    stop_with_confidence(tmp_path, scene, pointwise, tmp_path / "c.tif")
+    change(tmp_path / ".c.tif.work")
+    run(*command(scene, tmp_path / "map.tif", pointwise, "--no-resume"))
+    assert (tmp_path / ".c.tif.work" / "rows.raw").exists()
+
+
+@pytest.mark.parametrize("notes", [None, b"", b"{}", b"[3]", b'["a\\u0000b", "", "..", "/", "/no/such/folder/c.tif"]'])
+def test_notes_of_other_outputs_that_are_missing_or_damaged(
+    tmp_path: Path, scene: Path, pointwise: Model, undisturbed: bytes, notes: bytes | None
+) -> None:
+    """Those of an older version, which noted none, too."""
+    stop_with_confidence(tmp_path, scene, pointwise, tmp_path / "c.tif")
+    others = tmp_path / ".map.tif.work" / "others.json"
+    others.unlink() if notes is None else others.write_bytes(notes)
+    run(*command(scene, tmp_path / "map.tif", pointwise, "--no-resume"))
+    assert (tmp_path / "map.tif").read_bytes() == undisturbed
+    assert (tmp_path / ".c.tif.work" / "rows.raw").exists()
+
+
+def test_a_folder_that_a_living_run_uses_stays(tmp_path: Path, scene: Path, pointwise: Model) -> None:
+    stop_with_confidence(tmp_path, scene, pointwise, tmp_path / "c.tif")
+    with work_folder(tmp_path / "c.tif", keep=lambda: True) as work:
+        run(*command(scene, tmp_path / "map.tif", pointwise, "--no-resume"))
+        assert (work / "rows.raw").exists()
 
 
 def test_every_fact_of_a_stopped_run_counts(stopped: Path, pointwise: Model) -> None:
