@@ -1,5 +1,6 @@
 """Training: what is learned, from what, held out where, and that a stopped run ends as an undisturbed one."""
 
+import csv
 import dataclasses
 import itertools
 import json
@@ -562,6 +563,27 @@ def test_the_card_counts_the_steps_that_were_done(tmp_path: Path) -> None:
     last = (tmp_path / "model/curves.csv").read_text().splitlines()[-1].split(",")[0]
     assert int(last) < 24
     assert f"; {last} steps of 4 chips" in (tmp_path / "model/README.md").read_text()
+
+
+def test_a_batch_without_a_labelled_pixel_has_no_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Few pixels are labelled, and a batch is a small piece of one chip."""
+    recipe = write_lesson(tmp_path, steps=12)
+    for before, after in (
+        ("size = 32", "size = 16"),
+        ("batch = 4", "batch = 1"),
+        ("evaluations = 4", "evaluations = 12"),
+    ):
+        change(recipe, before, after)
+    few = np.where(patches(128), 3, 7).astype(np.uint8) * (np.arange(128) % 32 < 6)
+    write_labels(tmp_path / "labels.tif", few)
+    outcome = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
+    assert outcome.code == 0, outcome
+    rows = list(csv.DictReader((tmp_path / "model" / "curves.csv").read_text().splitlines()))
+    steps = [line for line in outcome.err.splitlines() if ": step " in line]
+    assert 0 < sum(row["loss"] == "" for row in rows) < len(rows) == 12
+    assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
+    for row, line in zip(rows, steps, strict=True):
+        assert (f"loss {float(row['loss']):.3f}" if row["loss"] else "no labelled pixel") in line
 
 
 def test_refining_through_the_command_line(lesson: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

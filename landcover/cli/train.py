@@ -94,7 +94,8 @@ class _Watch:
             from landcover.accuracy import macro_f1
 
             reached = f", macro-F1 on places held out {macro_f1(step.counts):.3f}"
-        say(f"{name}: step {step.number} of {steps}, loss {step.loss:.3f}{reached}{left}")
+        loss = "no labelled pixel" if step.loss is None else f"loss {step.loss:.3f}"
+        say(f"{name}: step {step.number} of {steps}, {loss}{reached}{left}")
         self._board(name, step)
 
     def _board(self, name: str, step: "Step") -> None:
@@ -105,7 +106,7 @@ class _Watch:
         if name not in self._writers:
             self._writers[name] = SummaryWriter(str(self._folder / name))
         writer = self._writers[name]
-        values = {"loss": step.loss, "rate": step.rate}
+        values = {"rate": step.rate} | ({} if step.loss is None else {"loss": step.loss})
         if step.counts is not None:
             from landcover.accuracy import figures
 

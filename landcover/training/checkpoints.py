@@ -25,13 +25,13 @@ class Step:
 
     Attributes:
         number: from 1.
-        loss: of the batch.
+        loss: of the batch; None where no pixel of it is labelled and no teacher has an opinion of one.
         rate: of learning.
         counts: the confusion matrix on the held-out chips, where they were looked at.
     """
 
     number: int
-    loss: float
+    loss: float | None
     rate: float
     counts: np.ndarray | None = None
 

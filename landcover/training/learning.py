@@ -174,10 +174,11 @@ def learn(
         average.update_parameters(network)
 
         step += 1
-        done = Step(step, loss.item(), rate)
-        if not math.isfinite(done.loss):
+        reached = loss.item()
+        done = Step(step, reached if _teaches(labels, valid, opinion) else None, rate)
+        if not math.isfinite(reached):
             raise TrainingError(
-                f"the loss became {done.loss} at step {step}: training diverged; lower the rate ({loop.rate:g})"
+                f"the loss became {reached} at step {step}: training diverged; lower the rate ({loop.rate:g})"
             )
         if step == loop.steps or step % max(1, loop.steps // loop.evaluations) == 0:
             if rank == 0:
@@ -285,6 +286,11 @@ def _opinion(task: Task, reflectance: Tensor, valid: Tensor, half: bool) -> Tens
     with torch.no_grad(), torch.autocast(reflectance.device.type, torch.bfloat16, enabled=half):
         opinions = [net(view(reflectance, valid)).float().softmax(dim=1) for net, view in task.teachers]
     return torch.stack(opinions).mean(dim=0)
+
+
+def _teaches(labels: Tensor, valid: Tensor, opinion: Tensor | None) -> bool:
+    """Whether there is anything to learn from a batch, whose loss of zero would otherwise look like a perfect one."""
+    return bool((labels > 0).any()) or (opinion is not None and bool(valid.any()))
 
 
 def _averaging(most: float) -> Any:

@@ -251,13 +251,13 @@ def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
     draw.rectangle((edge, edge, width - edge, height - edge), outline="#888888")
-    last, top = max(r["step"] for r in rows), max(max(r["loss"] for r in rows), 1e-9)
+    last, top = max(r["step"] for r in rows), max([r["loss"] for r in rows if r["loss"]], default=1.0)
     curves = (("loss", top, "#2b83ba", edge), ("macro_f1", 1.0, "#d7301f", width // 2))
     for key, most, colour, x0 in curves:
         points = [
             (edge + (width - 2 * edge) * r["step"] / last, height - edge - (height - 2 * edge) * r[key] / most)
             for r in rows
-            if key in r and np.isfinite(r[key])
+            if r.get(key) is not None and np.isfinite(r[key])
         ]
         if points:
             draw.text((x0, 12), f"{key.replace('_', '-')}, 0 to {most:.3g}", fill=colour)
