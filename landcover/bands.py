@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import BandError, OtherBandsError, SceneError, check_name
-from landcover.products import BandSource, Product, gdal_options
+from landcover.products import BandSource, Product, gdal_options, raster_bands
 from landcover.specs import Sensor, band_key, load_sensor
 
 _IMPOSSIBLE = 0.05
@@ -63,10 +63,12 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
     """Tell which band of a product is which, and its scaling.
 
     Bands: what the user maps, then the sensor, then names, descriptions and colours in the product. Scaling: what the
-    user says, then the sensor the user names, then the product, then the sensor the product tells.
+    user says, then the sensor the user names, then the product, its metadata before its files, then the sensor the
+    product tells.
 
     Raises:
         BandError: a wanted band is not found or found twice, or its scaling is not known.
+        SceneError: a file is to tell the scaling, and cannot be opened.
     """
     chosen = load_sensor(choice.sensor) if choice.sensor else None
     told = chosen or (load_sensor(product.sensor) if product.sensor else None)
@@ -182,8 +184,8 @@ class _Scaling:
             return self.choice.scale, "--scale"
         if self.chosen:
             return self.chosen.scale, f"sensor {self.chosen.name}"
-        if source.scale is not None:
-            return source.scale, "the scene"
+        if (said := self._said(source)).scale is not None:
+            return said.scale, self._teller(source)
         if self.told:
             return self.told.scale, f"sensor {self.told.name}"
         raise BandError(
@@ -196,11 +198,25 @@ class _Scaling:
             return self.choice.offset, "--offset"
         if self.chosen and not isinstance(self.chosen.offset, str):
             return self.chosen.offset, f"sensor {self.chosen.name}"
-        if source.scale is not None:
-            return source.offset or 0.0, "the scene"
+        if (said := self._said(source)).scale is not None:
+            return said.offset or 0.0, self._teller(source)
         if self.told and not isinstance(self.told.offset, str):
             return self.told.offset, f"sensor {self.told.name}"
         return (self._proven_offset, "its pixels") if self.told else (0.0, "--scale given alone")
+
+    def _said(self, source: BandSource) -> BandSource:
+        """A band with the scaling that the product says: its metadata, or the band's file where they are silent."""
+        if source.scale is not None:
+            return source
+        return next((b for b in self._stored[source.path] if b.index == source.index), source)
+
+    def _teller(self, source: BandSource) -> str:
+        return "its file" if source.scale is None else "the scene"
+
+    @cached_property
+    def _stored(self) -> dict[str, tuple[BandSource, ...]]:
+        """What files say of their bands, by path, where the product's metadata say nothing."""
+        return {path: raster_bands(path) for path in {b.path for b in self.bands if b.scale is None}}
 
     @cached_property
     def _proven_offset(self) -> float:

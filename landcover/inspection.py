@@ -21,7 +21,7 @@ from landcover.ground import ground_resolution
 from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
 from landcover.processors import own_threads
-from landcover.products import BandSource, Product, read_product
+from landcover.products import BandSource, Product, raster_bands, read_product
 from landcover.scene import Scene
 from landcover.selection import select_model
 
@@ -94,14 +94,15 @@ def _stored_band(band: BandSource, file: rasterio.DatasetReader) -> dict[str, An
     if band.index > file.count:
         raise SceneError(f"{band.path} has no band {band.index}, though the product lists it")
     declared = file.nodatavals[band.index - 1]
+    said = band if band.scale is not None else raster_bands(band.path)[band.index - 1]
     return {
         "label": band.label or None,
         "common_name": band.common_name,
         "dtype": file.dtypes[band.index - 1],
         "nodata": declared if declared is not None else band.nodata,
         "gsd": gsd and round(gsd, 3),
-        "scale": band.scale,
-        "offset": band.offset,
+        "scale": said.scale,
+        "offset": said.offset,
     }
 
 

@@ -18,11 +18,13 @@ from rasterio.transform import Affine
 
 from landcover.bands import Band, Choice, resolve_bands
 from landcover.errors import BandError, SceneError
+from landcover.models import Model
 from landcover.preview import preview
 from landcover.products import Product, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
 from landcover.scene import open_scene
-from tests.scenes import digital_numbers, write_scene
+from tests.commands import landcover
+from tests.scenes import SCALE, digital_numbers, read_map, write_scene
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 
@@ -598,6 +600,7 @@ def test_the_sensor_of_an_item(tmp_path: Path, collection: str | None, propertie
 
 
 def test_landsat_s_nir08_is_nir(tmp_path: Path) -> None:
+    raster(tmp_path / "a.tif")
     path = save(tmp_path, item({"nir08": asset("a.tif", "OLI_B5", "nir08")}, "landsat-c2-l2", platform="landsat-8"))
     assert resolve_bands(read_product(str(path)), ("nir",), Choice())[0].source.label == "OLI_B5"
 
@@ -852,6 +855,49 @@ def test_of_an_item_that_says_nothing_of_bands_the_file_tells_them(tmp_path: Pat
     said = {"nodata": 7, "raster:scale": 1e-4}
     bands = read_product(str(save(tmp_path, item({"image": alone | said})))).bands
     assert [(b.common_name, b.scale, b.nodata) for b in bands] == [("red", 1e-4, 7), ("nir", 1e-4, 7)]
+
+
+@pytest.mark.parametrize("form", ["eo:bands", "bands"])
+def test_of_a_band_whose_scaling_an_item_leaves_out_the_file_tells_it(tmp_path: Path, form: str) -> None:
+    """Band by band; what the item says of one goes before what the file says, and options before both."""
+    with rasterio.open(raster(tmp_path / "stack.tif", 3), "r+") as file:
+        file.scales, file.offsets = (2e-4, 3e-4, 1.0), (-0.1, 0.0, 0.0)
+    with rasterio.open(raster(tmp_path / "alone.tif"), "r+") as file:
+        file.scales = (5e-4,)
+    key = "common_name" if form == "eo:bands" else "eo:common_name"
+    stack = {form: [{key: "red"}, {key: "nir", "raster:scale": 1e-4}, {key: "green"}]}
+    if form == "eo:bands":
+        stack = {form: [{key: "red"}, {key: "nir"}, {key: "green"}], "raster:bands": [{}, {"scale": 1e-4}]}
+    assets = {"a": {"href": "stack.tif", "roles": ["data"]} | stack, "b": asset("alone.tif", "B2", "blue")}
+    path = save(tmp_path, item(assets))
+    product = read_product(str(path))
+    assert [b.scale for b in product.bands] == [None, 1e-4, None, None]
+    red, nir, blue = resolve_bands(product, ("red", "nir", "blue"), Choice())
+    assert [(b.scale, b.offset) for b in (red, nir, blue)] == [(2e-4, -0.1), (1e-4, 0), (5e-4, 0)]
+    assert [b.why.split("; ")[1] for b in (red, nir)] == [
+        "scale from its file, offset from its file",
+        "scale from the scene, offset from the scene",
+    ]
+    (red,) = resolve_bands(product, ("red",), Choice(scale=7e-4))
+    assert (red.scale, red.offset) == (7e-4, -0.1)
+    with pytest.raises(BandError, match="does not say how its numbers become reflectance"):
+        resolve_bands(product, ("green",), Choice())
+
+
+def test_an_item_without_a_scaling_is_mapped_as_its_file(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no option that says how its numbers become reflectance; `info` tells who said it."""
+    write_scene(tmp_path / "scene.tif", digital_numbers(70, 50))
+    image = {"href": "scene.tif", "roles": ["data"], "eo:bands": [{"common_name": "red"}, {"common_name": "nir"}]}
+    path = save(tmp_path, item({"image": image}))
+    for source in (tmp_path / "scene.tif", path):
+        args = ("--model", pointwise.folder, "--allow-untrained", "-o", tmp_path / f"{source.stem}_map.tif")
+        assert landcover(capsys, "predict", source, *args).code == 0
+    assert (read_map(tmp_path / "item_map.tif") == read_map(tmp_path / "scene_map.tif")).all()
+    told = landcover(capsys, "info", path, "--model", pointwise.folder).out
+    assert told.count("scale from its file") == 2
+    assert landcover(capsys, "info", path, "--json").out.count(f'"scale": {SCALE}') == 2
 
 
 def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
