@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -132,6 +135,17 @@ def test_a_raster_without_a_place_is_read_without_a_warning(tmp_path: Path) -> N
     with warnings.catch_warnings(action="ignore"), rasterio.open(path, "w", **plain) as file:
         file.write(np.zeros((2, 5, 5), np.uint8))
     assert len(read_product(str(path)).bands) == 2
+
+
+def test_nothing_complains_about_a_raster_in_kilometres(tmp_path: Path) -> None:
+    """PROJ finds its database, in which the unit is looked up."""
+    kilometres, place = "+proj=utm +zone=33 +datum=WGS84 +units=km", Affine(0.01, 0, 500, 0, -0.01, 5000)
+    path = write_scene(tmp_path / "km.tif", digital_numbers(9, 9), crs=kilometres, transform=place)
+    env = {k: v for k, v in os.environ.items() if k not in ("PROJ_DATA", "PROJ_LIB")}
+    args = [sys.executable, "-m", "landcover", "info", str(path)]
+    done = subprocess.run(args, env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "pixel: 10 m on the ground" in done.stdout
 
 
 def test_any_gdal_path_is_a_source(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -123,6 +125,18 @@ def _check_names() -> None:
         check_name(given, ConfigError)
 
 
+def _tell_proj_its_data() -> None:
+    """Let PROJ find its database where rasterio carries one.
+
+    rasterio names the place only to the contexts that GDAL keeps for PROJ. For a GeoTIFF in kilometres GDAL looks its
+    unit up in PROJ's own one too, which complains on stderr that it finds none.
+    """
+    spec = find_spec("rasterio")  # which does not import it
+    data = Path(spec.origin).parent / "proj_data" if spec and spec.origin else None
+    if data and data.is_dir() and not {"PROJ_DATA", "PROJ_LIB"} & os.environ.keys():
+        os.environ["PROJ_DATA"] = str(data)
+
+
 def main() -> None:
     """Run the command line; a user's error is one sentence and exit code 3, an interrupt is 130.
 
@@ -131,6 +145,7 @@ def main() -> None:
     with _interruptible():
         try:
             _check_names()
+            _tell_proj_its_data()
             app()
         except LandcoverError as e:
             fail(str(e))
