@@ -68,6 +68,11 @@ def geometry_field(crs: CRS | None) -> pyarrow.Field:
     return pyarrow.field("geometry", pyarrow.large_binary(), metadata=metadata)
 
 
+def told_crs(table: pyarrow.Table) -> dict | None:
+    """The CRS of a table's geometries, as PROJJSON; None if it has none."""
+    return json.loads(table.schema.field("geometry").metadata[b"ARROW:extension:metadata"]).get("crs")
+
+
 def bounds_column(bounds: np.ndarray) -> pyarrow.Array:
     """Bounds, float64 (4, n), as a struct."""
     return pyarrow.StructArray.from_arrays([_numbers(b) for b in bounds], CORNERS)

@@ -6,6 +6,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from landcover.antimeridian import turns
 from landcover.ground import Ground, coordinates
 
 _POINTS = 32
@@ -33,7 +34,7 @@ def footprint(ground: Ground) -> BaseGeometry | None:
         pole = math.copysign(90, lat.mean())
         ring = np.vstack([ring, [[turned[-1], pole], [turned[0], pole], ring[0]]])
     whole = shapely.make_valid(shapely.simplify(shapely.Polygon(ring), _TOLERANCE))
-    parts = shapely.union_all(_turns(whole))
+    parts = shapely.union_all(turns(whole))
     return shapely.orient_polygons(shapely.transform(parts, lambda points: np.round(points, _DIGITS)))
 
 
@@ -69,15 +70,3 @@ def _outline(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
     lon, lat = ground.to_lonlat.transform(*coordinates(ground.transform, col, row))
     known = np.isfinite(lon) & np.isfinite(lat)
     return lon[known], lat[known]
-
-
-def _turns(whole: BaseGeometry) -> list[BaseGeometry]:
-    """The parts of a polygon whose longitudes may exceed 180, each brought to where they don't."""
-    west, _, east, _ = whole.bounds
-    parts = []
-    for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
-        part = shapely.intersection(whole, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
-        wide = part.bounds[2] - part.bounds[0]
-        if wide > 10**-_DIGITS:  # else it only touches, but for rounding
-            parts.append(shapely.transform(part, lambda points, turn=turn: points - [360 * turn, 0]))
-    return parts

@@ -17,7 +17,7 @@ from pyproj import Transformer
 from pyproj.exceptions import CRSError
 
 from landcover.errors import ConfigError, OutputError
-from landcover.features import BOUNDS, CORNERS
+from landcover.features import BOUNDS, CORNERS, told_crs
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.specs import Legend
 
@@ -151,7 +151,7 @@ def _kept_crs(table: pyarrow.Table, driver: str, path: Path) -> str | None:
     Raises:
         OutputError: none are found; the polygons would come to lie elsewhere.
     """
-    told = _crs(table)
+    told = told_crs(table)
     if told is None:
         return None
     crs = pyproj.CRS.from_json_dict(told)
@@ -252,7 +252,7 @@ def _write_parquet(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts
     """
     first = next(tables)
     told = pyarrow.schema(
-        [f.remove_metadata() for f in first.schema], {**facts, "geo": json.dumps(_geo(_crs(first), kind))}
+        [f.remove_metadata() for f in first.schema], {**facts, "geo": json.dumps(_geo(told_crs(first), kind))}
     )
     how = {"compression": "zstd", "use_dictionary": ["class_id", "class_name"], "write_statistics": _ordered(told)}
     with pyarrow.parquet.ParquetWriter(path, told, **how) as writer:
@@ -265,11 +265,6 @@ def _ordered(schema: pyarrow.Schema) -> list[str]:
     """The columns of which the least and the greatest value mean something; of WKB they cost time and memory only."""
     parts = {BOUNDS: [f"{BOUNDS}.{corner}" for corner in CORNERS], "geometry": []}
     return [path for name in schema.names for path in parts.get(name, [name])]
-
-
-def _crs(table: pyarrow.Table) -> dict | None:
-    """The CRS of a table's geometries, as PROJJSON."""
-    return json.loads(table.schema.field("geometry").metadata[b"ARROW:extension:metadata"]).get("crs")
 
 
 def _geo(crs: dict | None, kind: str) -> dict:

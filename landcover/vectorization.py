@@ -18,9 +18,11 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landcover import __version__
+from landcover.antimeridian import lonlat_parts
 from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
-from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers
+from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers, told_crs
+from landcover.footprints import footprint
 from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, trace
@@ -29,7 +31,7 @@ from landcover.provenance import inherited, legend_tag, tags
 from landcover.regions import Area, read_area
 from landcover.sieve import sieved
 from landcover.specs import Legend
-from landcover.vectorfiles import check_layer, write_layer
+from landcover.vectorfiles import FORMATS, check_layer, write_layer
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -39,6 +41,9 @@ _MOST_RUNS = 1_000_000
 
 _COARSE_METRES = 1000.0
 """Outlines that do not run along pixel edges are measured edge by edge where pixels are larger."""
+
+_NEAR_DEGREES = 179.0
+"""Of longitude; a map that reaches farther east or west may cross the antimeridian."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
 
     Columns are class_id, class_name, area_m2, perimeter_m (with that of holes; both geodesic on WGS 84) and, with
     `confidence`, mean_confidence. A shapefile, whose field names are short, calls the last two perim_m and mean_conf.
-    GeoJSON is written in WGS 84 longitude and latitude (RFC 7946).
+    GeoJSON is written in WGS 84 longitude and latitude (RFC 7946); there polygons that cross the antimeridian are cut.
 
     Args:
         map_path: a class map, uint8, 0 = nodata.
@@ -175,6 +180,8 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
+        if FORMATS[out.suffix.lower()] == "GeoJSON" and not how.points and _may_cross(source.ground):
+            tables = map(_cut, tables)
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
         write_layer(given, out, source.legend, facts, kind)
@@ -275,11 +282,11 @@ def _shapes(table: pyarrow.Table) -> np.ndarray:
     return shapely.from_wkb(table["geometry"].to_numpy())
 
 
-def _with_shapes(table: pyarrow.Table, shapes: np.ndarray) -> pyarrow.Table:
-    """A table with other geometries."""
+def _with_shapes(table: pyarrow.Table, shapes: np.ndarray, crs: CRS | None = None) -> pyarrow.Table:
+    """A table with other geometries, in another CRS if one is named."""
     at, bounds_at = (table.column_names.index(n) for n in ("geometry", BOUNDS))
     wkb = pyarrow.array(shapely.to_wkb(shapes), pyarrow.large_binary())
-    table = table.set_column(at, table.schema.field(at), wkb)
+    table = table.set_column(at, geometry_field(crs) if crs is not None else table.schema.field(at), wkb)
     return table.set_column(bounds_at, BOUNDS, bounds_column(shapely.bounds(shapes).reshape(-1, 4).T))
 
 
@@ -353,14 +360,12 @@ def _as_asked(table: pyarrow.Table, how: VectorOptions) -> pyarrow.Table:
 
 def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
     """A table in another CRS."""
-    import geopandas
-
-    here, there = geopandas.GeoDataFrame.from_arrow(table.select(["geometry"])), CRS.from_user_input(crs)
+    here, there = CRS.from_user_input(told_crs(table)), CRS.from_user_input(crs)
     try:
-        to_there = Transformer.from_crs(here.crs, there, always_xy=True)
+        to_there = Transformer.from_crs(here, there, always_xy=True)
     except ProjError as e:
         raise ConfigError(f"the map cannot be brought to --crs {crs}: {e}") from e
-    before = here.geometry.to_numpy()
+    before = _shapes(table)
     moved = shapely.transform(before, to_there.transform, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise ConfigError(f"the map reaches beyond what --crs {crs} can show; leave it out to keep the map's CRS")
@@ -369,8 +374,36 @@ def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
             f"--crs {crs} would tear polygons that cross its antimeridian or lie around a pole; leave it out to keep "
             "the map's CRS, or write GeoJSON without it, which is cut there"
         )
-    at = table.column_names.index("geometry")
-    return _with_shapes(table, moved).cast(table.schema.set(at, geometry_field(there)))
+    return _with_shapes(table, moved, there)
+
+
+def _may_cross(ground: Ground | None) -> bool:
+    """Whether a map comes near the antimeridian, or counts longitudes beyond it, and does not lie around a pole."""
+    if ground is None or (not ground.crs.is_geographic and _holds_pole(ground)):
+        return False
+    corners = [ground.transform @ (col, row) for col in (0, ground.width) for row in (0, ground.height)]
+    if ground.crs.is_geographic and max(abs(x) for x, _ in corners) > _NEAR_DEGREES:
+        return True
+    outline = footprint(ground)
+    return outline is None or max(map(abs, outline.bounds[::2])) > _NEAR_DEGREES
+
+
+def _holds_pole(ground: Ground) -> bool:
+    for lat in (-90, 90):
+        x, y = ground.to_lonlat.transform(0, lat, direction="INVERSE")
+        col, row = ~ground.transform @ (x, y)
+        if 0 < col < ground.width and 0 < row < ground.height:
+            return True
+    return False
+
+
+def _cut(table: pyarrow.Table) -> pyarrow.Table:
+    """A table in longitude and latitude, its polygons cut at the antimeridian.
+
+    GDAL would do it too, but it loses holes that touch the antimeridian, and crashes on some longitudes above 180.
+    """
+    shapes = lonlat_parts(_shapes(table), CRS.from_user_input(told_crs(table))) if len(table) else _shapes(table)
+    return _with_shapes(table, shapes, CRS.from_epsg(4326))
 
 
 def _torn(before: np.ndarray, after: np.ndarray, to_there: Transformer) -> bool:

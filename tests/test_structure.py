@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "landcover"
 RANKS = [
     {"errors", "accuracy"},
     {"processors"},
-    {"grid", "specs", "pipeline", "outputs", "products", "ground"},
+    {"grid", "specs", "pipeline", "outputs", "products", "ground", "antimeridian"},
     {"scaling", "blend", "provenance", "regions", "bands", "recipes", "footprints"},
     {"plausibility", "scene", "classmap", "cog", "weights", "network", "chips", "synthetic", "outlines"},
     {"journal", "models", "engines", "sieve", "features"},

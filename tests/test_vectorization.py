@@ -40,7 +40,7 @@ from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
 from landcover.vectorization import polygons, vectorize
-from tests.maps import NORTH_UP, UTM, shapes_of, write_confidence, write_map
+from tests.maps import NORTH_UP, UTM, blotches, shapes_of, write_confidence, write_map
 from tests.scenes import read_map
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
@@ -402,21 +402,72 @@ def test_areas_add_up_to_the_pixels_of_the_map(tmp_path: Path, crs: str, transfo
     np.testing.assert_array_equal(burn(table, ids.shape, transform), ids)
 
 
+WORLD = 2 * 20037508.342789244
+
+
 @pytest.mark.parametrize(
-    ("crs", "transform"),
+    ("crs", "transform", "turn"),
     [
-        ("EPSG:4326", Affine(0.01, 0, 179.8, 0, -0.01, -16)),
-        ("EPSG:32760", Affine(500, 0, 810_000, 0, -500, 8_100_000)),
+        ("EPSG:32760", Affine(500, 0, 808_000, 0, -500, 8_100_000), None),
+        ("EPSG:32601", Affine(500, 0, 170_000, 0, -500, 2_100_000), None),
+        ("EPSG:3857", Affine(500, 0, WORLD / 2 - 30_000, 0, -500, -1_800_000), WORLD),
+        ("EPSG:4326", Affine(1 / 60, 0, 179, 0, -1 / 60, -16), 360),
+        ("EPSG:4269", Affine(1 / 60, 0, -181, 0, -1 / 60, 55), 360),
+        ("EPSG:4326", Affine(1 / 60, 0, 359, 0, -1 / 60, 50), 360),
+        ("EPSG:4326", Affine(1 / 60, 0, 539, 0, -1 / 60, 50), 360),
     ],
 )
-def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path, crs: str, transform: Affine) -> None:
-    write_map(tmp_path / "m.tif", np.full((10, 40), 1, np.uint8), crs=crs, transform=transform)
-    vectorize(tmp_path / "m.tif", tmp_path / "p.geojson")
-    west, _, east, _ = read(tmp_path / "p.geojson").total_bounds
-    assert (west, east) == (-180, 180)
-    (shape,) = read(tmp_path / "p.geojson").geometry
-    assert shape.geom_type == "MultiPolygon"
-    assert shape.area < 0.05
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}, {"connect": 8}], ids=["", "dissolve", "connect"])
+def test_geojson_is_cut_at_the_antimeridian(
+    tmp_path: Path, crs: str, transform: Affine, turn: float | None, how: dict
+) -> None:
+    """As RFC 7946 wants it; what is cut is the map all the same, its holes too, and keeps its rows and measures."""
+    ids = blotches(0)
+    ids[:, 55:65] = 2
+    ids[40:50, 58:62], ids[60:70, 60:63], ids[80:90, 57:60] = 0, 1, 3  # across, to the east, to the west
+    ids[92:112, 60:72], ids[96:104, 64:68] = 3, 1  # a polygon that only touches it, and its hole
+    write_map(tmp_path / "m.tif", ids, crs=crs, transform=transform)
+    table, whole = (read(vectorize(tmp_path / "m.tif", tmp_path / n, **how).path) for n in ("p.geojson", "p.gpkg"))
+    _is_as_geojson_wants_it(table)
+    pandas.testing.assert_frame_equal(table.drop(columns="geometry"), whole.drop(columns="geometry"))
+    back = table.to_crs(crs)
+    if turn:  # parts on the other side are brought back to where the map has them
+        middle = transform.c + transform.a * ids.shape[1] / 2
+        back = back.explode(ignore_index=True)
+        away = turn * np.round((middle - shapely.get_x(shapely.centroid(back.geometry))) / turn)
+        back.geometry = [
+            shapely.transform(s, lambda p, x=x: np.add(p, [x, 0])) for s, x in zip(back.geometry, away, strict=True)
+        ]
+    np.testing.assert_array_equal(burn(back, ids.shape, transform), ids)
+
+
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}], ids=["", "dissolve"])
+def test_geojson_of_the_whole_earth_counted_from_greenwich(tmp_path: Path, how: dict) -> None:
+    """What was cut at 0° is one polygon again, or touches nothing; what lies across 180° is cut there."""
+    ids = blotches(0)
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:4326", transform=Affine(3, 0, 0, 0, -1, 60))
+    table = read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson", **how).path)
+    _is_as_geojson_wants_it(table)
+    there = burn(table, ids.shape, Affine(3, 0, -180, 0, -1, 60))
+    np.testing.assert_array_equal(there, np.roll(ids, 60, axis=1))
+
+
+def _is_as_geojson_wants_it(table: geopandas.GeoDataFrame) -> None:
+    assert table.geometry.is_valid.all()
+    parts = shapely.get_parts(table.geometry)
+    assert np.abs(shapely.bounds(parts)[:, [0, 2]]).max() <= 180
+    assert shapely.is_ccw(shapely.get_exterior_ring(parts)).all()
+    assert not any(shapely.is_ccw(hole) for part in parts for hole in part.interiors)
+
+
+def test_points_in_geojson_lie_in_their_polygons(tmp_path: Path) -> None:
+    """Between -180 and 180, also where the map counts on."""
+    write_map(tmp_path / "m.tif", blotches(0), crs="EPSG:4326", transform=Affine(1 / 60, 0, 179, 0, -1 / 60, -16))
+    points, shapes = (
+        read(vectorize(tmp_path / "m.tif", tmp_path / f"{how}.geojson", points=how).path).geometry
+        for how in (True, False)
+    )
+    assert shapes.intersects(points).all()
 
 
 # Files

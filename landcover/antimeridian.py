@@ -1,0 +1,97 @@
+"""Polygons in longitude and latitude, cut where they cross the antimeridian, so that each part lies on one side of it.
+
+References:
+    Butler et al. 2016, The GeoJSON Format (RFC 7946), section 3.1.9.
+"""
+
+import math
+
+import numpy as np
+import shapely
+from pyproj import CRS, Transformer
+from shapely.geometry.base import BaseGeometry
+
+_LEAST_DEGREES = 1e-7
+"""A hundredth of a metre: parts that are not wider only touch the antimeridian, but for rounding."""
+
+
+def lonlat_parts(shapes: np.ndarray, crs: CRS) -> np.ndarray:
+    """Polygons or multipolygons (n,) in longitude and latitude on WGS 84, between -180 and 180.
+
+    Those that cross the antimeridian become multipolygons of parts on either side of it. What crosses the meridian of
+    Greenwich too, in a projection, has no such parts, and is left as PROJ has it.
+
+    Args:
+        shapes: in `crs`, none around a pole; where that is geographic, longitudes may be below -180 or above 180.
+        crs: of the shapes.
+    """
+    polygons, of = shapely.get_parts(shapes, return_index=True)
+    moved = _collected(_moved(polygons, crs), of, shapes)
+    bounds = shapely.bounds(moved)
+    for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
+        parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
+        moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else shapely.multipolygons(parts)
+    return moved
+
+
+def turns(whole: BaseGeometry) -> list[BaseGeometry]:
+    """The polygons of a shape whose longitudes may exceed 180, each brought to where they don't."""
+    west, _, east, _ = whole.bounds
+    parts = []
+    for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
+        within = shapely.intersection(whole, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
+        for part in shapely.get_parts(within):
+            if part.geom_type == "Polygon" and part.bounds[2] - part.bounds[0] > _LEAST_DEGREES:
+                parts.append(shapely.transform(part, lambda points, turn=turn: points - [360 * turn, 0]))
+    return parts
+
+
+def _moved(polygons: np.ndarray, crs: CRS) -> np.ndarray:
+    """Polygons in longitude and latitude, in one piece: longitudes go on above 180 where they have to."""
+    to_lonlat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    lonlat = shapely.transform(polygons, to_lonlat.transform, interleaved=False)
+    if crs.is_geographic:
+        x, points = shapely.get_coordinates(polygons)[:, 0], shapely.get_coordinates(lonlat)
+        points[:, 0] += 360 * np.round((x - points[:, 0]) / 360)  # as the map counts them
+        return shapely.set_coordinates(lonlat, points)
+    torn = np.flatnonzero(_torn(polygons, lonlat, to_lonlat, -180))
+    turned = shapely.transform(lonlat[torn], lambda points: _from(points, 0))
+    whole = ~_torn(polygons[torn], turned, to_lonlat, 0)
+    lonlat[torn[whole]] = turned[whole]
+    return lonlat
+
+
+def _from(points: np.ndarray, first: float) -> np.ndarray:
+    """Points (n, 2) with their longitudes from `first` to 360 degrees more."""
+    return np.stack([first + (points[:, 0] - first) % 360, points[:, 1]], axis=1)
+
+
+def _torn(before: np.ndarray, lonlat: np.ndarray, to_lonlat: Transformer, first: float) -> np.ndarray:
+    """Which polygons have an edge whose ends came to lie apart, so that its middle is not between them; bool (n,).
+
+    Args:
+        before: polygons.
+        lonlat: the same in longitudes from `first` to 360 degrees more.
+        to_lonlat: what moved them.
+        first: a longitude.
+    """
+    rings, of = shapely.get_rings(before, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    lon = shapely.get_coordinates(shapely.get_rings(lonlat))[:, 0]
+    far = np.flatnonzero((ring[1:] == ring[:-1]) & (np.abs(np.diff(lon)) > 180))
+    middles = np.stack(to_lonlat.transform(*((points[far] + points[far + 1]) / 2).T), axis=1)
+    aside = np.abs(_from(middles, first)[:, 0] - (lon[far] + lon[far + 1]) / 2)
+    torn = np.zeros(len(before), bool)
+    torn[of[ring[far[aside > np.abs(lon[far + 1] - lon[far]) / 4]]]] = True
+    return torn
+
+
+def _collected(parts: np.ndarray, of: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """Polygons, in order, brought together by the number of the shape they are of: multipolygons, but for lone ones."""
+    lone = (np.bincount(of, minlength=len(shapes)) == 1) & (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON)
+    out = np.empty(len(shapes), object)
+    alone = lone[of]
+    out[of[alone]] = parts[alone]
+    several, index = np.unique(of[~alone], return_inverse=True)
+    out[several] = shapely.multipolygons(parts[~alone], indices=index)
+    return out
