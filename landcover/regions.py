@@ -194,7 +194,7 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
         size: of the scene, height and width; then polygons may be far larger than what its CRS can show.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no polygon.
+        ConfigError: the file cannot be read, or holds no polygon that has an area.
     """
     frame = read_vectors(path, f"--aoi {path}")
     if not hasattr(frame, "geom_type"):  # a table without geometries
@@ -204,11 +204,24 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
     frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"]) & ~frame.is_empty]
     if not len(frame):
         raise ConfigError(f"--aoi {path} holds no polygon")
+    frame = frame[_has_area(frame.geometry.to_numpy())]
+    if not len(frame):
+        raise ConfigError(
+            f"--aoi {path} holds only polygons without an area, whose corners lie on a line; draw the area of interest "
+            "as a polygon that has width and height"
+        )
     polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
-    polygons = polygons[~shapely.is_empty(polygons)]
+    polygons = polygons[_has_area(polygons)]
     if crs is not None and crs.is_geographic and size is not None:
         polygons = _as_counted(polygons, transform, size)
     return Area(tuple(polygons), transform)
+
+
+def _has_area(polygons: np.ndarray) -> np.ndarray:
+    """Which polygons enclose anything, bool (n,); so does one that crosses itself, though its halves cancel out."""
+    found = shapely.area(polygons) != 0
+    found[~found] = shapely.area(shapely.make_valid(polygons[~found])) != 0
+    return found
 
 
 def _as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:

@@ -545,6 +545,19 @@ def test_an_area_lies_where_the_scene_counts_its_longitudes(tmp_path: Path, poin
         assert file.read(1).all()
 
 
+def test_an_area_that_crosses_itself_is_one(tmp_path: Path, pointwise: Model) -> None:
+    """A figure of eight, whose halves cancel out, beside a polygon that has no area at all."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 40))
+    (left, top), (right, bottom) = UTM @ (10, 10), UTM @ (30, 30)
+    eight = shapely.Polygon([(left, top), (right, bottom), (right, top), (left, bottom)])
+    line = shapely.Polygon([UTM @ (1, 1), UTM @ (1, 5), UTM @ (1, 1)])
+    geopandas.GeoSeries([line, eight], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    ids = read_map(predict(scene, tmp_path / "map.tif", aoi=tmp_path / "area.gpkg", **how))
+    assert ids.shape == (20, 20)
+    assert 150 < (ids > 0).sum() < 250
+
+
 @pytest.mark.parametrize("bounds", [(10, 0, 5, 10), (5, 10, 10, 0), (80, 0, -80, 10)])
 def test_bounds_that_are_swapped_cross_nothing(bounds: tuple[float, float, float, float]) -> None:
     with pytest.raises(ConfigError, match="write the minimum before the maximum"):

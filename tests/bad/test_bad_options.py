@@ -158,6 +158,23 @@ def test_an_area_without_polygons(tmp_path: Path, scene: Path, predict: Refuse) 
     assert "holds no polygon" in predict(scene, "--aoi", tmp_path / "aoi.gpkg")
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
+@pytest.mark.parametrize(
+    "end", [(500_100, 4_999_900), (500_100, 4_999_950), (500_050, 4_999_900), (500_050, 4_999_950)]
+)
+def test_area_without_width(tmp_path: Path, scene: Path, predict: Refuse, crs: str, end: tuple[int, int]) -> None:
+    """Down, aslant, across, and a single point; the message is of the area, not of a box that nobody gave."""
+    import geopandas
+    import shapely
+
+    start = (500_050, 4_999_950)
+    line = shapely.Polygon([start, end, start, start])
+    geopandas.GeoSeries([line], crs="EPSG:32633").to_crs(crs).to_file(tmp_path / "aoi.gpkg")
+    said = predict(scene, "--aoi", tmp_path / "aoi.gpkg")
+    assert f"--aoi {tmp_path / 'aoi.gpkg'} holds only polygons without an area" in said
+    assert "--bbox" not in said
+
+
 @pytest.mark.parametrize("command", [["predict"], ["predict", "x.tif"], ["predict", "x.tif", "--nonsense"], ["fly"]])
 def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     assert landcover(capsys, *command).code == 2
