@@ -452,6 +452,14 @@ def test_geojson_of_the_whole_earth_counted_from_greenwich(tmp_path: Path, how: 
     np.testing.assert_array_equal(there, np.roll(ids, 60, axis=1))
 
 
+def test_geojson_of_a_map_around_a_pole(tmp_path: Path) -> None:
+    """Nothing is cut that has no two sides."""
+    ids = np.ones((120, 120), np.uint8)
+    ids[30:90, 30:90], ids[50:70, 50:70] = 2, 0
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:3413", transform=Affine(500, 0, -30_250, 0, -500, 30_750))
+    _is_as_geojson_wants_it(read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson").path))
+
+
 def _is_as_geojson_wants_it(table: geopandas.GeoDataFrame) -> None:
     assert table.geometry.is_valid.all()
     parts = shapely.get_parts(table.geometry)
