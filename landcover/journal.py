@@ -80,7 +80,7 @@ class Run:
         self._mapped = self.progress.mapped
         self._written = False
         run, fresh = self._run, entry is None
-        if fresh:
+        if fresh and len(layers) > 1:
             _note_others(self._journal.parent, [layer.path for layer in layers.values()][1:])
         self._files: dict[str, _RawFile] = {}
         try:
