@@ -213,7 +213,7 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
     polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
     polygons = polygons[_has_area(polygons)]
     if crs is not None and crs.is_geographic and size is not None:
-        polygons = _as_counted(polygons, transform, size)
+        polygons = as_counted(polygons, transform, size)
     return Area(tuple(polygons), transform)
 
 
@@ -224,7 +224,7 @@ def _has_area(polygons: np.ndarray) -> np.ndarray:
     return found
 
 
-def _as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
+def as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
     """Polygons of longitudes that reach a raster as it counts them, also below -180 or above 180; all if none does."""
     lons = [(transform @ (col, row))[0] for row in (0, size[0]) for col in (0, size[1])]
     low, _, high, _ = shapely.bounds(polygons).reshape(-1, 4).T

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.features import rasterize
 
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, nearest
 from landcover.ground import Ground, coordinates
-from landcover.regions import placed, read_vectors
+from landcover.regions import as_counted, placed, read_vectors
 from landcover.specs import Legend
 
 if TYPE_CHECKING:
@@ -140,7 +141,11 @@ def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader)
     table = read_vectors(path, f"the zones {path}")
     _check_zones(table, path)
     shapes = placed(table, f"the zones file {path}", dataset.transform, dataset.crs, dataset.shape)
-    return _zone_names(table, column, path), list(shapes)
+    names = _zone_names(table, column, path)
+    if not dataset.crs.is_geographic:
+        return names, list(shapes)
+    counted = (as_counted(shapes[i : i + 1], dataset.transform, dataset.shape) for i in range(len(shapes)))
+    return names, [found[0] if len(found) == 1 else shapely.geometrycollections(found) for found in counted]
 
 
 def _check_zones(table: "GeoDataFrame", path: Path) -> None:

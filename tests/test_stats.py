@@ -158,6 +158,19 @@ def test_edges_of_zones_are_straight_where_they_were_drawn(tmp_path: Path, zone:
     assert counted.classes[0].pixels == pytest.approx(pixels, rel=1e-3)
 
 
+@pytest.mark.parametrize("west", [179.99, -180.01])
+def test_zones_lie_where_the_map_counts_its_longitudes(tmp_path: Path, west: float) -> None:
+    """One zone east of the antimeridian, one west of it, one on both sides in two pieces, and one nowhere near."""
+    ids = checkers(20, 20)
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:4326", transform=Affine(0.001, 0, west, 0, -0.001, -16))
+    east, home = shapely.box(-180, -17, -179.9956, -15), shapely.box(179.9936, -17, 180, -15)
+    zones = [east, home, shapely.multipolygons([east, home]), shapely.box(-170, -17, -169, -15)]
+    geopandas.GeoSeries(zones, crs=4326).to_file(tmp_path / "z.gpkg")
+    tables = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")[1:]
+    for table, part in zip(tables, (ids[:, 10:14], ids[:, 4:10], ids[:, 4:14], ids[:, :0]), strict=True):
+        assert [c.pixels for c in table.classes] == [int((part == c.class_id).sum()) for c in table.classes]
+
+
 def test_zones_that_the_crs_of_the_map_cannot_show_are_told(tmp_path: Path) -> None:
     """Around a pole they are not cut to what lies near the map, and half of the earth has no place in its plane."""
     pole = Affine(1000, 0, -15_000, 0, -1000, 10_000)
