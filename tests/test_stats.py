@@ -171,6 +171,20 @@ def test_zones_lie_where_the_map_counts_its_longitudes(tmp_path: Path, west: flo
         assert [c.pixels for c in table.classes] == [int((part == c.class_id).sum()) for c in table.classes]
 
 
+@pytest.mark.parametrize(("west", "share"), [(178, 1), (-182, 1), (178 - 2, 0.5), (-180, 0.5)])
+def test_zones_in_metres_are_not_torn_at_the_antimeridian(tmp_path: Path, west: float, share: float) -> None:
+    """Half of the zone lies west of it, with half of its hole; maps of both halves, of one, and of the other."""
+    write_map(
+        tmp_path / "m.tif", np.ones((400, 400), np.uint8), crs="EPSG:4326", transform=Affine(0.01, 0, west, 0, -0.01, 2)
+    )
+    across = pyproj.Transformer.from_crs(4326, "EPSG:32760", always_xy=True).transform(180, 0)
+    place = shapely.Point(across)
+    zone = place.buffer(100_000).difference(place.buffer(50_000))
+    geopandas.GeoSeries([zone], crs="EPSG:32760").to_file(tmp_path / "z.gpkg")
+    _, counted = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
+    assert counted.hectares == pytest.approx(share * zone.area / 1e4, rel=0.01)
+
+
 def test_zones_that_the_crs_of_the_map_cannot_show_are_told(tmp_path: Path) -> None:
     """Around a pole they are not cut to what lies near the map, and half of the earth has no place in its plane."""
     pole = Affine(1000, 0, -15_000, 0, -1000, 10_000)
