@@ -344,10 +344,13 @@ def scene_files(source: str) -> list[Path]:
 def _alpha_is_spectral(
     product: Product, bands: tuple[Band, ...], files: dict[str, rasterio.DatasetReader], choice: Choice
 ) -> bool:
-    """True where a band flagged as alpha is wanted as a band, or the sensor's usual file has a band in its place."""
-    wanted = any(files[b.source.path].colorinterp[b.source.index - 1] == ColorInterp.alpha for b in bands)
+    """True where a band flagged as alpha is wanted, or named, or where the sensor has one in usual files."""
+    named = [b for b in product.bands if b.common_name is not None and b.path in files]
+    flagged = (files[b.path].colorinterp[b.index - 1] for b in (*named, *(band.source for band in bands)))
+    if ColorInterp.alpha in flagged:
+        return True
     name = choice.sensor or product.sensor
-    return wanted or (name is not None and any(len(x) == len(product.bands) for x in load_sensor(name).layouts))
+    return name is not None and any(len(x) == len(product.bands) for x in load_sensor(name).layouts)
 
 
 def _read_mask(file: rasterio.DatasetReader | WarpedVRT, bands: list[int], window: Window, spectral_alpha: bool) -> Any:

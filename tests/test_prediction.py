@@ -428,6 +428,19 @@ def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Mod
     )
 
 
+def test_a_band_flagged_as_alpha_is_no_mask_where_it_is_named(tmp_path: Path, pointwise: Model) -> None:
+    """GDAL flags the fourth band of bytes as alpha; a model that does not look at it maps what is dark in it, too."""
+    pixels = (digital_numbers(20, 20, bands=4) % 250 + 1).astype("uint8")
+    pixels[3, :5] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", "green", "swir16"))
+    with rasterio.open(scene) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels[:2], np.ones((20, 20), bool))
+    )
+
+
 @pytest.mark.parametrize("spectral", [True, False])
 def test_a_mask_counts_beside_a_band_flagged_as_alpha(tmp_path: Path, pointwise: Model, spectral: bool) -> None:
     """GDAL flags the fourth band of every photograph as alpha, be it near infrared or not."""
