@@ -210,7 +210,7 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
             f"--aoi {path} holds only polygons without an area, whose corners lie on a line; draw the area of interest "
             "as a polygon that has width and height"
         )
-    polygons = frame.geometry.to_numpy() if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
+    polygons = _filled(frame) if crs is None else placed(frame, f"--aoi {path}", transform, crs, size)
     polygons = polygons[_has_area(polygons)]
     if crs is not None and crs.is_geographic and size is not None:
         polygons = as_counted(polygons, transform, size)
@@ -263,6 +263,16 @@ def read_vectors(path: Path, name: str) -> "GeoDataFrame":
     return frame
 
 
+def _filled(table: "GeoDataFrame") -> np.ndarray:
+    """The shapes of a table, multipolygons without empty parts: of those GEOS dies, and GDAL overlooks what has one."""
+    shapes = np.array(table.geometry, object)
+    parts, of = shapely.get_parts(shapes, return_index=True)
+    empty = shapely.is_empty(parts)
+    for i in np.unique(of[empty & (shapely.get_type_id(shapes)[of] == shapely.GeometryType.MULTIPOLYGON)]):
+        shapes[i] = shapely.multipolygons(parts[(of == i) & ~empty])
+    return shapes
+
+
 def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: tuple[int, int] | None) -> np.ndarray:
     """The polygons of a table in the CRS of a raster, edges that are straight in their own CRS bent as they are there.
 
@@ -275,7 +285,7 @@ def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: 
     Raises:
         ConfigError: the polygons cannot be brought to the CRS of the raster.
     """
-    shapes, here, there = table.geometry.to_numpy(), table.crs, pyproj.CRS.from_wkt(crs.to_wkt())
+    shapes, here, there = _filled(table), table.crs, pyproj.CRS.from_wkt(crs.to_wkt())
     if here == there:
         return shapes
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
 import pyproj
 import pytest
 import shapely
@@ -220,6 +221,19 @@ def test_boxes_in_another_crs(bounds: tuple, crs: str, transform: Affine, found:
         return
     with pytest.raises(SceneError, match=found):
         ask()
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:3035", "EPSG:4326"])
+def test_a_zone_with_an_empty_part_is_its_other_parts(tmp_path: Path, crs: str) -> None:
+    """Zones in degrees are not cut to what lies near the map where one of them has longitudes beyond 180."""
+    half = shapely.box(500_000, 4_999_800, 500_150, 5_000_000)
+    zones = [shapely.multipolygons([shapely.Polygon(), half]), shapely.multipolygons([half, shapely.Polygon()])]
+    frame = geopandas.GeoDataFrame(geometry=[*zones, shapely.multipolygons([shapely.Polygon()]), None], crs=UTM)
+    far = geopandas.GeoDataFrame(geometry=[shapely.box(200, 0, 201, 1) if crs == "EPSG:4326" else None], crs=crs)
+    pandas.concat([frame.to_crs(crs), far]).to_file(tmp_path / "z.gpkg")
+    write_map(tmp_path / "m.tif", checkers(20, 30))
+    _, *tables = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
+    assert [sum(c.pixels for c in t.classes) + t.nodata_pixels for t in tables] == [300, 300, 0, 0, 0]
 
 
 def test_zones_are_named_by_a_column_or_numbered(zoned: Path) -> None:
