@@ -314,7 +314,7 @@ def _mended(shapes: np.ndarray) -> np.ndarray:
 
 def _is_torn(shape: BaseGeometry) -> bool:
     """Whether an outline jumps from one side of ±180 to the other; not one around a pole, which cannot but do so."""
-    outlines = [shapely.get_coordinates(ring)[:, 0] for ring in shapely.get_rings(shape)]
+    outlines = [shapely.get_coordinates(ring)[:, 0] for ring in shapely.get_rings(shapely.get_parts(shape))]
     around = any(abs(np.diff(np.unwrap(lon, period=360)).sum()) > 180 for lon in outlines)
     return not around and any((np.abs(np.diff(lon)) > 180).any() for lon in outlines)
 
@@ -337,8 +337,8 @@ def _surroundings(
     x, y = back.transform(*coordinates(transform, col, row))
     if not np.isfinite([x, y]).all():
         return None
-    if in_degrees and max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > 180:  # it crosses the antimeridian
-        return None
+    if in_degrees and (np.abs(x).max() > 180 or max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > 180):
+        return None  # it crosses the antimeridian
     wide, high = 0.05 * np.ptp(x), 0.05 * np.ptp(y)
     return x.min() - wide, y.min() - high, x.max() + wide, y.max() + high
 

@@ -159,14 +159,15 @@ def test_edges_of_zones_are_straight_where_they_were_drawn(tmp_path: Path, zone:
     assert counted.classes[0].pixels == pytest.approx(pixels, rel=1e-3)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4269"])
 @pytest.mark.parametrize("west", [179.99, -180.01])
-def test_zones_lie_where_the_map_counts_its_longitudes(tmp_path: Path, west: float) -> None:
+def test_zones_lie_where_the_map_counts_its_longitudes(tmp_path: Path, west: float, crs: str) -> None:
     """One zone east of the antimeridian, one west of it, one on both sides in two pieces, and one nowhere near."""
     ids = checkers(20, 20)
     write_map(tmp_path / "m.tif", ids, crs="EPSG:4326", transform=Affine(0.001, 0, west, 0, -0.001, -16))
     east, home = shapely.box(-180, -17, -179.9956, -15), shapely.box(179.9936, -17, 180, -15)
     zones = [east, home, shapely.multipolygons([east, home]), shapely.box(-170, -17, -169, -15)]
-    geopandas.GeoSeries(zones, crs=4326).to_file(tmp_path / "z.gpkg")
+    geopandas.GeoSeries(zones, crs=crs).to_file(tmp_path / "z.gpkg")
     tables = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")[1:]
     for table, part in zip(tables, (ids[:, 10:14], ids[:, 4:10], ids[:, 4:14], ids[:, :0]), strict=True):
         assert [c.pixels for c in table.classes] == [int((part == c.class_id).sum()) for c in table.classes]
@@ -174,13 +175,13 @@ def test_zones_lie_where_the_map_counts_its_longitudes(tmp_path: Path, west: flo
 
 @pytest.mark.parametrize(("west", "share"), [(178, 1), (-182, 1), (178 - 2, 0.5), (-180, 0.5)])
 def test_zones_in_metres_are_not_torn_at_the_antimeridian(tmp_path: Path, west: float, share: float) -> None:
-    """Half of the zone lies west of it, with half of its hole; maps of both halves, of one, and of the other."""
+    """Half of the zone lies west of it, as of its hole and of its island; maps of both halves, of one, of the other."""
     write_map(
         tmp_path / "m.tif", np.ones((400, 400), np.uint8), crs="EPSG:4326", transform=Affine(0.01, 0, west, 0, -0.01, 2)
     )
     across = pyproj.Transformer.from_crs(4326, "EPSG:32760", always_xy=True).transform(180, 0)
     place = shapely.Point(across)
-    zone = place.buffer(100_000).difference(place.buffer(50_000))
+    zone = place.buffer(100_000).difference(place.buffer(50_000)).union(place.buffer(25_000))
     geopandas.GeoSeries([zone], crs="EPSG:32760").to_file(tmp_path / "z.gpkg")
     _, counted = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
     assert counted.hectares == pytest.approx(share * zone.area / 1e4, rel=0.01)
