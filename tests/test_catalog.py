@@ -368,6 +368,14 @@ def test_an_area_of_interest_lies_in_any_crs(tmp_path: Path) -> None:
     assert choose([WEST, HOME], aoi=tmp_path / "area.gpkg", bbox=(170, -20, 180, 10)) == []
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32760", "EPSG:3832"])
+def test_an_area_of_interest_may_cross_the_antimeridian(tmp_path: Path, crs: str) -> None:
+    """In degrees beyond 180, or in metres; it is no band around the earth."""
+    far = placed("far", 20, -10, 30, 0)
+    geopandas.GeoSeries([shapely.box(179, -6, 181, -5)], crs="EPSG:4326").to_crs(crs).to_file(tmp_path / "area.gpkg")
+    assert names(choose([WEST, EAST, HOME, far], aoi=tmp_path / "area.gpkg")) == ["west", "east"]
+
+
 def test_scenes_are_looked_at_only_where_a_place_is_asked_for(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "a.tif", digital_numbers(6, 5))  # at 15° east, 45° north
     there, missing = Entry(str(path), "a"), Entry(str(tmp_path / "none.tif"), "none")

@@ -122,7 +122,9 @@ def _box(bbox: tuple[float, float, float, float]) -> list[BaseGeometry]:
 
 
 def _area(path: Path) -> list[BaseGeometry]:
-    return list(read_area(path, Affine.identity(), CRS.from_epsg(4326)).polygons)
+    """Polygons in degrees, from -180 to 180 as footprints are."""
+    earth = Affine(1, 0, -180, 0, -1, 90), CRS.from_epsg(4326), (180, 360)
+    return list(read_area(path, *earth).polygons)
 
 
 def _touching(entries: list[Entry], places: list[list[BaseGeometry]]) -> list[Entry]:
