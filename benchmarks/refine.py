@@ -2,7 +2,7 @@
 
     python benchmarks/refine.py [--picture docs/images/refined.webp]
 
-The labels of the Landsat scene of Raleigh are 34 places. Twenty are learned from, five of each class where there are so
+The labels of the Landsat scene of Raleigh are 29 places. Twenty are learned from, five of each class where there are so
 many; the others are held back. Everything runs through the command line, as a user would.
 """
 
