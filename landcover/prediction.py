@@ -34,7 +34,7 @@ def predict(scene: str | Path, out: str | Path, **options: Any) -> Path:
     Args:
         scene: any raster GDAL reads, a folder of band files, or a STAC item.
         out: the class map to write: uint8, 0 = nodata, on the scene's grid.
-        options: the other attributes of `Options`, such as `model`, `sensor`, `bbox`, `confidence`.
+        options: the other attributes of `landcover.planning.Options`, such as `model`, `sensor`, `bbox`, `confidence`.
 
     Returns:
         The path of the map.

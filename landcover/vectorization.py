@@ -164,7 +164,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         map_path: a class map, uint8, 0 = nodata.
         out: the file; its suffix gives the format (.gpkg .geojson .json .fgb .parquet .geoparquet .shp).
         overwrite: replace `out`.
-        options: the attributes of `VectorOptions`, such as `min_area` and `simplify`.
+        options: the attributes of `landcover.vectorization.VectorOptions`, such as `min_area` and `simplify`.
 
     Raises:
         ConfigError: an option has an impossible value.
@@ -193,7 +193,8 @@ def polygons(map_path: str | Path, **options: Any) -> Iterator["GeoDataFrame"]:
 
     Args:
         map_path: a class map, uint8, 0 = nodata.
-        options: the attributes of `VectorOptions`; `dissolve` is not among them, for it takes all polygons.
+        options: the attributes of `landcover.vectorization.VectorOptions`; `dissolve` is not among them, for it takes
+            all polygons.
 
     Yields:
         Tables with the columns that `vectorize` writes. Polygons leave when no further row of the map belongs to them.

@@ -76,6 +76,12 @@ def test_the_readme_in_python(desk: Path) -> None:
         assert (desk / name).exists()
 
 
+def test_python_tells_what_the_package_offers(tmp_path: Path) -> None:
+    shown = run([sys.executable, "-c", "import landcover; help(landcover)"], tmp_path).stdout
+    for name in ("assess", "load_model", "polygons", "predict", "sample", "vectorize"):
+        assert f"    {name}(" in shown
+
+
 @pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not been run here")
 def test_make_demo(tmp_path: Path) -> None:
     done = subprocess.run(
