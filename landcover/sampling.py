@@ -71,7 +71,7 @@ def sample(
 
     Raises:
         MapError: the map cannot be read as one, has no CRS, or holds no class.
-        ConfigError: the points do not suffice, or the suffix is no format.
+        ConfigError: the points do not suffice, the seed is below 0, or the suffix is no format.
         OutputError: the file cannot be written.
 
     References:
@@ -85,6 +85,8 @@ def sample(
             f"{count} points with at least {at_least} in a class cannot be drawn: give --at-least 2 or more, so that "
             f"an error can be told, and --count no less than that and no more than {MOST:,}"
         )
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} is below 0; give 0 or more")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
             raise MapError(f"{dataset.name} has no CRS, so its points have no place; assign one with gdal_edit -a_srs")

@@ -571,6 +571,8 @@ def test_points_tell_where_they_come_from(tmp_path: Path) -> None:
         sample(path, tmp_path / "points.parquet")
     with pytest.raises(ConfigError, match="cannot be drawn"):
         sample(path, tmp_path / "again.parquet", count=10)
+    with pytest.raises(ConfigError, match="--seed -1 is below 0"):
+        sample(path, tmp_path / "again.parquet", seed=-1)
 
 
 HALVES = np.repeat([1, 2], 50).reshape(10, 10).astype(np.uint8)
