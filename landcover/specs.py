@@ -258,7 +258,10 @@ def _said(finding: ErrorDetails) -> str:
     if finding["type"] == "string_type":
         value = finding["input"]
         return f"{value} is no text; write it in quotes" if isinstance(value, int | float | date) else "it is no text"
-    return finding["msg"].removeprefix("Value error, ")
+    if finding["type"] == "string_pattern_mismatch":  # of a colour
+        return f"{finding['input']!r} is no colour; write it as '#1b7837'"
+    message, value = finding["msg"].removeprefix("Value error, "), finding["input"]
+    return message.replace("Input", repr(value)[:40], 1) if isinstance(value, int | float | str) else message
 
 
 def _keys(spec: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:

@@ -107,6 +107,16 @@ def test_sensors_and_legends_have_names(tmp_path: Path, name: str, said: str) ->
         load_legend(str(path))
 
 
+def test_a_value_that_cannot_be_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nclasses = [{ id = 1, name = "all", color = "red" }]\n')
+    with pytest.raises(ConfigError, match=r"classes.0.color: 'red' is no colour; write it as '#1b7837'"):
+        load_legend(str(path))
+    path.write_text('name = "mine"\nclasses = [{ id = 300, name = "all", color = "#ffffff" }]\n')
+    with pytest.raises(ConfigError, match=r"classes.0.id: 300 should be less than or equal to 254"):
+        load_legend(str(path))
+
+
 def test_an_unknown_sensor_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'sentinel2-l2a'"):
         load_sensor("sentinel2-l2")

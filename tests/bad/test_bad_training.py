@@ -51,7 +51,7 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ("steps =", "step =", "unknown key 'loop.step'; did you mean 'steps'?"),
         ("[augmentation]", "[augmentations]", "did you mean 'augmentation'?"),
         ('kind = "scene"\nscene', 'kind = "scene"\nsence', "did you mean 'scene'?"),
-        ("rate = 1e-2", "rate = -1", "loop.rate: Input should be greater than 0"),
+        ("rate = 1e-2", "rate = -1", "loop.rate: -1 should be greater than 0"),
         (
             'name = "lesson"',
             'name = "my lesson"',
@@ -262,8 +262,8 @@ def test_the_recipe_does_not_lie_in_the_folder_that_is_replaced(tmp_path: Path, 
 
 
 def test_options_that_cannot_be(train: Train) -> None:
-    assert "--steps: Input should be greater than or equal to 1" in train("--steps", "0")
-    assert "--seed: Input should be greater than or equal to 0" in train("--seed", "-1")
+    assert "--steps: 0 should be greater than or equal to 1" in train("--steps", "0")
+    assert "--seed: -1 should be greater than or equal to 0" in train("--seed", "-1")
 
 
 TEST = '[[tests]]\ntitle = "t"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
