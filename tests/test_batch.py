@@ -152,7 +152,7 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert not (tmp_path / "out").exists()
     strict = batch(capsys, scenes, tmp_path / "out", pointwise, "--strict")
     assert strict.code == 3
-    assert "1 of the scenes cannot be read" in strict.err
+    assert "1 of the scenes cannot be read: gone: " in strict.err
 
 
 def test_events_are_lines_of_json(

@@ -259,7 +259,7 @@ def _broken(entry: Entry, error: LandcoverError) -> Record:
 
 
 def _listed(broken: Iterable[Record]) -> str:
-    errors = [record.error for record in broken]
+    errors = [f"{record.name}: {record.error}" for record in broken]
     more = f" … and {len(errors) - 5} more" if len(errors) > 5 else ""
     return f"{len(errors)} of the scenes cannot be read: {' · '.join(errors[:5])}{more}"
 
