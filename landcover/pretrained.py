@@ -144,6 +144,10 @@ def import_model(
         raise ModelError(f"{out} is the folder that is read; give --out another one")
     if (mean is None) != (stddev is None) or len(mean or bands) != len(bands) or len(stddev or bands) != len(bands):
         raise ModelError(f"--mean and --stddev have to be given both, with one number for each of {', '.join(bands)}")
+    if gsd is not None and len(gsd) != 2:
+        raise ModelError(
+            "--gsd takes two numbers, the finest and the coarsest metres per pixel; write for example 10,30"
+        )
     stats = list(zip(mean, stddev, strict=True)) if mean and stddev else None
     model = adopt(folder, bands, legend, stats, gsd)
     save_model(out, model.spec, model.network.state_dict())

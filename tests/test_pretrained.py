@@ -212,7 +212,7 @@ def test_importing_writes_a_model_that_says_it_all(tmp_path: Path, capsys: pytes
         (("--classes", "a,b,c", "--mean", "0,0,x", "--stddev", "1,1,1"), "not numbers"),
         (("--classes", "a,b,c", "--mean", "0,0,nan", "--stddev", "1,1,1"), "finite"),
         (("--classes", "a,b,c", "--mean", "0,0,0", "--stddev", "1,1,0"), "greater than 0"),
-        (("--classes", "a,b,c", "--gsd", "10"), "gsd"),
+        (("--classes", "a,b,c", "--gsd", "10"), "--gsd takes two numbers"),
         (("--classes", "a,b,c", "--gsd", "20,10"), "range from the finest"),
         (("--classes", "a,a,b"), "occurs twice"),
         (("--classes", "a,b,"), "make no legend"),
