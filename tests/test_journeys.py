@@ -97,12 +97,20 @@ def test_make_demo(tmp_path: Path) -> None:
     assert re.search(r"forest +[\d,]+ +[\d,.]+", done.stdout)
 
 
-@pytest.mark.parametrize(
-    "command", ["predict", "vectorize", "stats", "preview", "info", "doctor", "models list", "models init"]
-)
+PLAIN = ["predict", "vectorize", "batch", "train", "sample", "assess", "stats", "preview", "report", "info", "doctor"]
+GROUPED = [
+    "catalog build",
+    "catalog list",
+    *(f"models {verb}" for verb in ("list", "show", "init", "import", "export")),
+]
+
+
+@pytest.mark.parametrize("command", [*PLAIN, *GROUPED])
 def test_every_help_teaches_with_an_example(command: str, tmp_path: Path) -> None:
     shown = run(["landcover", *command.split(), "--help"], tmp_path).stdout
     assert f"Example: landcover {command}" in re.sub(r"\s+", " ", shown)
+    usage = re.sub(r"\s+", " ", shown.split("\n\n")[0]).removeprefix(f"Usage: landcover {command} [OPTIONS]")
+    assert usage == usage.upper()  # SCENE, not scene, beside MAP
 
 
 def test_models_are_listed_and_shown(tmp_path: Path) -> None:

@@ -53,7 +53,10 @@ SOME_FAILED = 4
 def batch(
     catalog: Annotated[
         str,
-        Argument(help="A folder, a quoted glob, a CSV, Parquet or STAC file with many scenes, or one large scene."),
+        Argument(
+            metavar="CATALOG",
+            help="A folder, a quoted glob, a CSV, Parquet or STAC file with many scenes, or one large scene.",
+        ),
     ],
     out: Annotated[Path, Option("--out", "-o", help="The folder for the outputs; made if it is not there.")],
     model: ModelName = "",
@@ -98,7 +101,9 @@ def batch(
     strict: Annotated[bool, Option("--strict", help="Do not begin if a scene cannot be read.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan, and do nothing.")] = False,
-    json_: Annotated[bool, Option("--json", help="Print the plan, or each event, as JSON on a line.")] = False,
+    json_: Annotated[
+        bool, Option("--json", help="Print the plan as one JSON document, or each event as JSON on a line.")
+    ] = False,
     legend: MapLegend = None,
     tile_size: TileSize = TILE_SIZE,
     overlap: Overlap = OVERLAP,

@@ -21,7 +21,9 @@ _LISTED = 20
 
 @app.command()
 def build(
-    folder: Annotated[str, Argument(help="A folder with scenes, or a quoted pattern such as 'scenes/*.tif'.")],
+    folder: Annotated[
+        str, Argument(metavar="FOLDER", help="A folder with scenes, or a quoted pattern such as 'scenes/*.tif'.")
+    ],
     out: Annotated[
         Path,
         Option(
@@ -58,7 +60,9 @@ def build(
 
 @app.command("list")
 def list_(
-    catalog: Annotated[str, Argument(help="A folder, a quoted pattern, a CSV, Parquet or STAC file.")],
+    catalog: Annotated[
+        str, Argument(metavar="CATALOG", help="A folder, a quoted pattern, a CSV, Parquet or STAC file.")
+    ],
     bbox: ChosenBox = None,
     aoi: ChosenArea = None,
     datetime: ChosenTime = None,

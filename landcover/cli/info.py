@@ -10,7 +10,9 @@ from landcover.cli.parsing import parse_bands
 
 
 def info(
-    scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
+    scene: Annotated[
+        str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
+    ],
     model: Annotated[str, Option("--model", "-m", help="Tell what this model would see.")] = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
     bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,

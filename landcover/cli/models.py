@@ -41,7 +41,7 @@ def list_(json_: Annotated[bool, Option("--json", help="Print one JSON document.
 
 @app.command()
 def show(
-    model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="An embedded model's name, or a model folder.")],
     json_: Annotated[bool, Option("--json", help="Print its model.json.")] = False,
 ) -> None:
     """Show what a model is, after checking its folder: the card, the weights, and that both describe one network.
@@ -109,7 +109,9 @@ def init(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, Argument(help="A folder that save_pretrained of segmentation-models-pytorch wrote.")],
+    folder: Annotated[
+        Path, Argument(metavar="FOLDER", help="A folder that save_pretrained of segmentation-models-pytorch wrote.")
+    ],
     bands: Annotated[str, Option(help="Common names, in the order of the network's channels, as red,green,blue.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
     classes: Annotated[str | None, Option(help="Class names, in the order of the scores; ids count from 1.")] = None,
@@ -142,7 +144,7 @@ def import_(
 
 @app.command()
 def export(
-    model: Annotated[str, Argument(help="An embedded model's name, or a model folder.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="An embedded model's name, or a model folder.")],
     out: Annotated[Path, Option("--out", "-o", help="The file to write.")],
     format_: Annotated[str, Option("--format", help="onnx, openvino or pt2 (torch.export).")] = "onnx",
     scene: Annotated[str | None, Option(help="Check the result on chips of this scene too.")] = None,

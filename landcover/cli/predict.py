@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def predict(
-    scene: Annotated[str, Argument(help="Any raster GDAL reads, a folder of band files, or a STAC item.")],
+    scene: Annotated[
+        str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
+    ],
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
     model: ModelName = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, Argument(help="The recipe, a TOML file; see configs/train for some.")],
+    config: Annotated[Path, Argument(metavar="CONFIG", help="The recipe, a TOML file; see configs/train for some.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
     init: Annotated[str | None, Option(help="Refine this model: an embedded one's name, or a model folder.")] = None,
     folds: Annotated[int, Option(help="Cross-validate by place: train so many times, with other places held out.")] = 0,
