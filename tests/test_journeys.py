@@ -15,6 +15,7 @@ import rasterio
 import yaml
 from affine import Affine
 
+import landcover
 from landcover import inspection
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
@@ -111,6 +112,10 @@ def test_every_help_teaches_with_an_example(command: str, tmp_path: Path) -> Non
     assert f"Example: landcover {command}" in re.sub(r"\s+", " ", shown)
     usage = re.sub(r"\s+", " ", shown.split("\n\n")[0]).removeprefix(f"Usage: landcover {command} [OPTIONS]")
     assert usage == usage.upper()  # SCENE, not scene, beside MAP
+
+
+def test_the_version_is_printed_without_a_command(tmp_path: Path) -> None:
+    assert run(["landcover", "--version"], tmp_path).stdout == f"{landcover.__version__}\n"
 
 
 def test_models_are_listed_and_shown(tmp_path: Path) -> None:
