@@ -155,6 +155,15 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert "1 of the scenes cannot be read: gone: " in strict.err
 
 
+@pytest.mark.parametrize("option", [("--min-area", "1ha"), ("--connect", "8"), ("--format", "fgb"), ("--smooth",)])
+def test_options_of_polygons_want_polygons(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, option: tuple[str, ...]
+) -> None:
+    result = batch(capsys, scenes, tmp_path / "out", pointwise, *option)
+    assert result.code == 3
+    assert "are of polygons; add --vectorize" in result.err
+
+
 def test_events_are_lines_of_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

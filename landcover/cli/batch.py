@@ -137,8 +137,11 @@ def batch(
         "points": points,
         "crs": crs,
     }
-    if any(vectors[key] for key in vectors if key != "connect") and not (vectorize or merge_polygons):
-        raise ConfigError("--classes, --min-area, --simplify and the like are of polygons; add --vectorize")
+    shaped = any(vectors[key] for key in vectors if key != "connect") or (connect, format_) != (4, "gpkg")
+    if shaped and not (vectorize or merge_polygons):
+        raise ConfigError(
+            "--classes, --min-area, --format and the like are of polygons; add --vectorize or --merge-polygons"
+        )
     mapping = {
         "sensor": sensor,
         "bands": parse_bands(bands),
