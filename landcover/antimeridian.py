@@ -1,4 +1,4 @@
-"""Polygons in longitude and latitude, cut where they cross the antimeridian, so that each part lies on one side of it.
+"""Polygons in longitude and latitude that cross the antimeridian or lie around a pole: cut there, or in one piece.
 
 References:
     Butler et al. 2016, The GeoJSON Format (RFC 7946), section 3.1.9.
@@ -32,6 +32,51 @@ def lonlat_parts(shapes: np.ndarray, crs: CRS) -> np.ndarray:
         parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
         moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else shapely.multipolygons(parts)
     return moved
+
+
+def in_one_piece(shapes: np.ndarray) -> np.ndarray:
+    """Polygons or multipolygons (n,) of longitudes, those that were torn at ±180 in one piece that goes on beyond it.
+
+    What lies around a pole reaches up to it, and once around the earth.
+
+    Args:
+        shapes: as PROJ brings them to longitudes from -180 to 180, with edges that are short on the earth.
+    """
+    west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
+    for i in np.flatnonzero(east - west > 180):
+        parts = [_going_on(part) if _jumps(part) else part for part in shapely.get_parts(shapes[i])]
+        shapes[i] = shapely.multipolygons([p for p in shapely.get_parts(parts) if p.geom_type == "Polygon"])
+    return shapes
+
+
+def _jumps(polygon: BaseGeometry) -> bool:
+    """Whether an outline comes from one side of ±180 to the other in a step."""
+    return any((np.abs(np.diff(shapely.get_coordinates(r)[:, 0])) > 180).any() for r in shapely.get_rings(polygon))
+
+
+def _going_on(polygon: BaseGeometry) -> BaseGeometry:
+    """A polygon whose outlines go on beyond ±180 where they jumped, its holes wherever they meet its shell."""
+    shell, *holes = (make_whole(*shapely.get_coordinates(ring).T) for ring in shapely.get_rings(polygon))
+    west, _, east, _ = shell.bounds
+    lacking = [
+        shapely.transform(hole, lambda points, turn=turn: points + np.array([360 * turn, 0]))
+        for hole in holes
+        for turn in range(math.ceil((west - hole.bounds[2]) / 360), math.floor((east - hole.bounds[0]) / 360) + 1)
+    ]
+    return shapely.difference(shell, shapely.union_all(lacking))
+
+
+def make_whole(lon: np.ndarray, lat: np.ndarray) -> BaseGeometry:
+    """The polygon within a closed outline in degrees, (n,) each, whose longitudes go on beyond ±180 where they jump.
+
+    An outline around a pole is led to it and along it.
+    """
+    going_on = np.unwrap(lon, period=360)
+    ring = np.column_stack([going_on, lat])
+    if abs(going_on[-1] - going_on[0]) > 180:
+        pole = math.copysign(90, lat.mean())
+        ring = np.vstack([ring, [[going_on[-1], pole], [going_on[0], pole], ring[0]]])
+    return shapely.make_valid(shapely.Polygon(ring))
 
 
 def turns(whole: BaseGeometry) -> list[BaseGeometry]:

@@ -1,12 +1,10 @@
 """Footprints: the outline of a raster in longitude and latitude, cut where it crosses the antimeridian."""
 
-import math
-
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from landcover.antimeridian import turns
+from landcover.antimeridian import make_whole, turns
 from landcover.ground import Ground, coordinates
 
 _POINTS = 32
@@ -28,13 +26,8 @@ def footprint(ground: Ground) -> BaseGeometry | None:
     lon, lat = _outline(ground)
     if len(lon) < 3:
         return None
-    turned = np.unwrap(np.append(lon, lon[0]), period=360)
-    ring = np.column_stack([turned, np.append(lat, lat[0])])
-    if abs(turned[-1] - turned[0]) > 180:
-        pole = math.copysign(90, lat.mean())
-        ring = np.vstack([ring, [[turned[-1], pole], [turned[0], pole], ring[0]]])
-    whole = shapely.make_valid(shapely.simplify(shapely.Polygon(ring), _TOLERANCE))
-    parts = shapely.union_all(turns(whole))
+    whole = shapely.simplify(make_whole(np.append(lon, lon[0]), np.append(lat, lat[0])), _TOLERANCE)
+    parts = shapely.union_all(turns(shapely.make_valid(whole)))
     return shapely.orient_polygons(shapely.transform(parts, lambda points: np.round(points, _DIGITS)))
 
 

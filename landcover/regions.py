@@ -19,6 +19,7 @@ from rasterio.warp import transform_bounds
 from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
+from landcover.antimeridian import in_one_piece
 from landcover.errors import ConfigError, SceneError
 from landcover.grid import Box
 from landcover.ground import coordinates
@@ -300,33 +301,7 @@ def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: 
     shapes = shapely.transform(shapes, to_there.transform, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(shapes)).all():
         raise ConfigError(f"{name} reaches beyond what the CRS of the raster can show; cut it to what lies around it")
-    return _mended(shapes) if size is not None and there.is_geographic else shapes
-
-
-def _mended(shapes: np.ndarray) -> np.ndarray:
-    """Polygons of longitudes, those that PROJ tore at ±180 in one piece that goes on beyond it."""
-    west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
-    wide = np.flatnonzero(east - west > 180)
-    for i in (k for k in wide if _is_torn(shapes[k])):
-        shapes[i] = shapely.multipolygons([_going_on(part) for part in shapely.get_parts(shapes[i])])
-    return shapes
-
-
-def _is_torn(shape: BaseGeometry) -> bool:
-    """Whether an outline jumps from one side of ±180 to the other; not one around a pole, which cannot but do so."""
-    outlines = [shapely.get_coordinates(ring)[:, 0] for ring in shapely.get_rings(shapely.get_parts(shape))]
-    around = any(abs(np.diff(np.unwrap(lon, period=360)).sum()) > 180 for lon in outlines)
-    return not around and any((np.abs(np.diff(lon)) > 180).any() for lon in outlines)
-
-
-def _going_on(polygon: BaseGeometry) -> BaseGeometry:
-    """A polygon whose outlines go on beyond ±180 where they jumped, its holes within its shell."""
-    shell, *holes = (shapely.get_coordinates(ring) for ring in shapely.get_rings(polygon))
-    for ring in (shell, *holes):
-        ring[:, 0] = np.unwrap(ring[:, 0], period=360)
-    for hole in holes:
-        hole[:, 0] += 360 * np.ceil((shell[:, 0].min() - 1e-6 - hole[:, 0].min()) / 360)
-    return shapely.Polygon(shell, holes)
+    return in_one_piece(shapes) if size is not None and there.is_geographic else shapes
 
 
 def _surroundings(

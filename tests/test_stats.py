@@ -187,6 +187,25 @@ def test_zones_in_metres_are_not_torn_at_the_antimeridian(tmp_path: Path, west: 
     assert counted.hectares == pytest.approx(share * zone.area / 1e4, rel=0.01)
 
 
+@pytest.mark.parametrize("west", [-180, 0])
+@pytest.mark.parametrize(("crs", "top"), [("EPSG:3413", 90), ("EPSG:3031", -60)])
+def test_zones_around_a_pole_hold_it(tmp_path: Path, crs: str, top: int, west: int) -> None:
+    """Around it in the middle, aside, with it in a hole, with a hole aside, beside it, and in two parts."""
+    write_map(tmp_path / "m.tif", checkers(60, 360), crs="EPSG:4326", transform=Affine(1, 0, west, 0, -0.5, top))
+    disc, aside = shapely.Point(0, 0).buffer(5e5), shapely.Point(3e5, 2e5).buffer(8e5)
+    ring = shapely.Point(0, 0).buffer(1.2e6).difference(disc)
+    holes = [shapely.Point(x * 1e5, y * 1e5).buffer(7e4) for x, y in np.random.default_rng(0).uniform(-2, 2, (9, 2))]
+    far = shapely.Point(1.5e6, 1.5e6).buffer(2e5)
+    pierced = aside.difference(shapely.union_all(holes))
+    zones = [disc, aside, ring, pierced, far, shapely.multipolygons([disc, far])]
+    geopandas.GeoSeries(zones, crs=crs).to_file(tmp_path / "z.gpkg")
+    row, col = np.indices((60, 360))
+    x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(west + col + 0.5, top - (row + 0.5) / 2)
+    for zone, table in zip(zones, stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")[1:], strict=True):
+        pixels = sum(c.pixels for c in table.classes) + table.nodata_pixels
+        assert pixels == shapely.contains_xy(zone, x, y).sum()
+
+
 def test_zones_that_the_crs_of_the_map_cannot_show_are_told(tmp_path: Path) -> None:
     """Around a pole they are not cut to what lies near the map, and half of the earth has no place in its plane."""
     pole = Affine(1000, 0, -15_000, 0, -1000, 10_000)
