@@ -15,6 +15,9 @@ _TOLERANCE = 1e-6
 
 _DIGITS = 7
 
+_NEAR_DEGREES = 179.0
+"""Of longitude; a raster that reaches farther east or west may cross the antimeridian."""
+
 
 def footprint(ground: Ground) -> BaseGeometry | None:
     """The outline of a raster, in degrees of longitude and latitude on WGS 84.
@@ -52,6 +55,26 @@ def box(west: float, south: float, east: float, north: float) -> BaseGeometry:
     if west <= east:
         return shapely.box(west, south, east, north)
     return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
+
+
+def may_cross_antimeridian(ground: Ground) -> bool:
+    """Whether a raster comes near the antimeridian, or counts longitudes beyond it, and does not lie around a pole."""
+    if not ground.crs.is_geographic and _holds_pole(ground):
+        return False
+    corners = [ground.transform @ (col, row) for col in (0, ground.width) for row in (0, ground.height)]
+    if ground.crs.is_geographic and max(abs(x) for x, _ in corners) > _NEAR_DEGREES:
+        return True
+    outline = footprint(ground)
+    return outline is None or max(map(abs, outline.bounds[::2])) > _NEAR_DEGREES
+
+
+def _holds_pole(ground: Ground) -> bool:
+    for lat in (-90, 90):
+        x, y = ground.to_lonlat.transform(0, lat, direction="INVERSE")
+        col, row = ~ground.transform @ (x, y)
+        if 0 < col < ground.width and 0 < row < ground.height:
+            return True
+    return False
 
 
 def _outline(ground: Ground) -> tuple[np.ndarray, np.ndarray]:

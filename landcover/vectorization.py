@@ -22,7 +22,7 @@ from landcover.antimeridian import lonlat_parts
 from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers, told_crs
-from landcover.footprints import footprint
+from landcover.footprints import may_cross_antimeridian
 from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, trace
@@ -41,9 +41,6 @@ _MOST_RUNS = 1_000_000
 
 _COARSE_METRES = 1000.0
 """Outlines that do not run along pixel edges are measured edge by edge where pixels are larger."""
-
-_NEAR_DEGREES = 179.0
-"""Of longitude; a map that reaches farther east or west may cross the antimeridian."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,12 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
-        if FORMATS[out.suffix.lower()] == "GeoJSON" and not how.points and _may_cross(source.ground):
+        if (
+            FORMATS[out.suffix.lower()] == "GeoJSON"
+            and not how.points
+            and source.ground
+            and may_cross_antimeridian(source.ground)
+        ):
             tables = map(_cut, tables)
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
@@ -379,23 +381,7 @@ def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
 
 
 def _may_cross(ground: Ground | None) -> bool:
-    """Whether a map comes near the antimeridian, or counts longitudes beyond it, and does not lie around a pole."""
-    if ground is None or (not ground.crs.is_geographic and _holds_pole(ground)):
-        return False
-    corners = [ground.transform @ (col, row) for col in (0, ground.width) for row in (0, ground.height)]
-    if ground.crs.is_geographic and max(abs(x) for x, _ in corners) > _NEAR_DEGREES:
-        return True
-    outline = footprint(ground)
-    return outline is None or max(map(abs, outline.bounds[::2])) > _NEAR_DEGREES
-
-
-def _holds_pole(ground: Ground) -> bool:
-    for lat in (-90, 90):
-        x, y = ground.to_lonlat.transform(0, lat, direction="INVERSE")
-        col, row = ~ground.transform @ (x, y)
-        if 0 < col < ground.width and 0 < row < ground.height:
-            return True
-    return False
+    return ground is not None and may_cross_antimeridian(ground)
 
 
 def _cut(table: pyarrow.Table) -> pyarrow.Table:
