@@ -26,8 +26,8 @@ def measure_runs(block, starts, label, count, scales):
     """
     area, length = np.zeros(count), np.zeros(count)
     width, runs = block.shape[1], len(starts) - 1
-    row, line, row_end, line_end = 0, 0, 0, 0
-    here, below, share, line_here, line_below, line_share = 0, 0, 0.0, 0, 0, 0.0
+    row_end, here, below, share = 0, 0, 0, 0.0  # of the row of a run
+    line_end, line_here, line_below, line_share = 0, 0, 0, 0.0  # of the line above it
     k = 0  # the run above
     for i in range(runs):
         patch, end = label[i], starts[i + 1]
@@ -35,9 +35,8 @@ def measure_runs(block, starts, label, count, scales):
             continue  # in the row above
         if patch >= 0:
             if starts[i] >= row_end:
-                row = starts[i] // width - 1
-                row_end = (row + 2) * width
-                here, below, share = _knots(scales.row_place[row])
+                row_end = (starts[i] // width + 1) * width
+                here, below, share = _knots(scales.row_place[row_end // width - 2])
             x0, x1 = starts[i] - row_end + width - 1, end - row_end + width - 1
             ground = scales.area[here, x1] - scales.area[here, x0]
             ground += share * (scales.area[below, x1] - scales.area[below, x0] - ground)
@@ -51,9 +50,8 @@ def measure_runs(block, starts, label, count, scales):
             to, other = min(end, starts[k + 1] + width), label[k]
             if other != patch:  # then it is not nodata upon nodata, which goes on from row to row
                 if at >= line_end:
-                    line = at // width - 1
-                    line_end = (line + 2) * width
-                    line_here, line_below, line_share = _knots(scales.line_place[line])
+                    line_end = (at // width + 1) * width
+                    line_here, line_below, line_share = _knots(scales.line_place[line_end // width - 2])
                 x0, x1 = at - line_end + width - 1, to - line_end + width - 1
                 metres = scales.across[line_here, x1] - scales.across[line_here, x0]
                 metres += line_share * (scales.across[line_below, x1] - scales.across[line_below, x0] - metres)
