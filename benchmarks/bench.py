@@ -7,7 +7,6 @@ sample. With --write the table replaces the one between the marks in that file.
 """
 
 import argparse
-import dataclasses
 import datetime
 import os
 import platform
@@ -20,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from measure import Taken, apart, run, timed
+from measure import SAMPLE, Row, Taken, apart, run, timed
 from rasterio.windows import Window
 
 from landcover.synthetic import mosaic_scene
 
 HERE = Path(__file__).parent
-SAMPLE = HERE.parent / "sample_tiles" / "s2_eastern_shore.tif"
 SIDE = 10_980
 TALL = 8 * SIDE
 SQUARE = 16_384
@@ -35,21 +33,6 @@ LABELS = 4_000
 SEAMS = 8_000
 """So large that seams fall on all kinds of ground, and the whole image still fits in memory at once."""
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table: what, its target, the figure, whether it is met (None where there is no target), details."""
-
-    what: str
-    target: str
-    figure: str
-    met: bool | None
-    details: str = ""
-
-    def __str__(self) -> str:
-        met = {True: "yes", False: "**no**", None: ""}[self.met]
-        return f"| {self.what} | {self.target} | {self.figure} | {met} | {self.details} |"
 
 
 class Bench:

@@ -23,8 +23,7 @@ import numpy as np
 import rasterio
 import stages
 import torch
-from bench import SAMPLE
-from measure import run
+from measure import SAMPLE, run
 from torch import nn
 
 from landcover.chips import Batch

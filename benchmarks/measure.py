@@ -1,5 +1,6 @@
-"""Measuring processes and functions: seconds of the clock and of all processors, and memory at its peak."""
+"""Measuring processes and functions, in seconds of the clock and of all processors, and memory; rows of the tables."""
 
+import dataclasses
 import multiprocessing
 import os
 import resource
@@ -13,6 +14,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 COMMAND = [sys.executable, "-m", "landcover"]
+SAMPLE = Path(__file__).parents[1] / "sample_tiles" / "s2_eastern_shore.tif"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: what, its target, the figure, whether it is met (None where there is no target), details."""
+
+    what: str
+    target: str
+    figure: str
+    met: bool | None
+    details: str = ""
+
+    def __str__(self) -> str:
+        met = {True: "yes", False: "**no**", None: ""}[self.met]
+        return f"| {self.what} | {self.target} | {self.figure} | {met} | {self.details} |"
 
 
 class Taken(NamedTuple):

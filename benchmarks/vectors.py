@@ -20,8 +20,7 @@ import numpy as np
 import pyogrio
 import rasterio
 import shapely.geometry
-from bench import SAMPLE, Row
-from measure import Taken, apart, run
+from measure import SAMPLE, Row, Taken, apart, run
 from rasterio.features import shapes, sieve
 from rasterio.windows import Window
 
