@@ -164,6 +164,36 @@ def test_options_of_polygons_want_polygons(
     assert "are of polygons; add --vectorize" in result.err
 
 
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (["--datetime", "1999"], "--datetime '1999'"),
+        (["--where", "name = 'three'", "--limit", "2"], "--where \"name = 'three'\""),
+        (["--bbox", "-20,-20,-19,-19.5"], "--bbox -20,-20,-19,-19.5"),
+        (["--where", "name = 'one'", "--datetime", "1999"], "--datetime '1999'"),
+    ],
+)
+def test_a_choice_that_leaves_no_scene_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, choice: list[str], told: str
+) -> None:
+    result = batch(capsys, scenes, tmp_path / "out", pointwise, *choice)
+    assert result.code == 3, result
+    assert f"of the 3 scenes in {scenes} none is chosen by {told};" in result.err
+
+
+def test_scenes_that_failed_are_asked_for_where_there_are_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """Before any run that is a mistake; after one in which all went well, it is said and that is all."""
+    fresh = batch(capsys, scenes, tmp_path / "out", pointwise, "--only-failed")
+    assert fresh.code == 3, fresh
+    assert "no batch has mapped scenes into" in fresh.err
+    assert batch(capsys, scenes / "two.tif", tmp_path / "out", pointwise).code == 0
+    again = batch(capsys, scenes / "two.tif", tmp_path / "out", pointwise, "--only-failed")
+    assert again.code == 0, again
+    assert "no scene failed the last time" in again.err
+
+
 def test_events_are_lines_of_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

@@ -25,7 +25,7 @@ from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
-from landcover.errors import BandError, CatalogError, ConfigError, LandcoverError, SceneError, nearest
+from landcover.errors import BandError, BatchError, CatalogError, ConfigError, LandcoverError, SceneError, nearest
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
 from landcover.planning import Options, map_legend, read_legend
@@ -86,10 +86,11 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     check_options(options, model)
     check_bands = BandCheck(model)
     check_bands(options.mapping)
-    limit = None if options.only_failed else options.choose.get("limit")
+    if options.only_failed and not known:
+        raise BatchError(f"--only-failed: no batch has mapped scenes into {options.out} yet; leave --only-failed out")
     scenes = _scenes(options)
     told = {e.name: e.datetime for e in scenes}  # what is found out by looking at a scene is no change of it
-    entries = choose(scenes, **{**options.choose, "limit": limit})
+    entries = _chosen(scenes, options)
     mapping = _mapping(options, model)
     same = _Same(options, mapping, _needs(options, mapping, model), uuid4().hex, check_bands)
     done, left, broken = [], [], []
@@ -127,6 +128,26 @@ def _scenes(options: BatchOptions) -> list[Entry]:
     if not scenes:
         raise CatalogError(f"{options.catalog} names nothing but maps in {out}; give the scenes, not their maps")
     return scenes
+
+
+def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
+    """The scenes that satisfy every condition; with `only_failed` the limit is for later, when it is known which."""
+    limit = None if options.only_failed else options.choose.get("limit")
+    chosen = choose(scenes, **{**options.choose, "limit": limit})
+    if not chosen:
+        asked = {k: v for k, v in options.choose.items() if v is not None and k != "limit"}
+        alone = {k: v for k, v in asked.items() if not choose(scenes, **{k: v})}
+        by = " and ".join(f"--{k} {_typed(v)}" for k, v in (alone or asked).items())
+        count = "the only scene" if len(scenes) == 1 else f"the {len(scenes):,} scenes"
+        raise CatalogError(
+            f"of {count} in {options.catalog} none is chosen by {by}; `landcover catalog list` shows what there is"
+        )
+    return chosen
+
+
+def _typed(value: Any) -> str:
+    """The value of an option as it was given."""
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else repr(str(value))
 
 
 @contextmanager

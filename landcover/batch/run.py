@@ -93,6 +93,8 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
                     yield event
         else:
             yield Begun(plan, 0)
+            if options.only_failed and not plan.broken:
+                yield Told("no scene failed the last time")
         over.sort(key=lambda record: record.name)
         gathered = Gathered()
         _report(options, over, {}, began)  # whatever happens to what is made of them
