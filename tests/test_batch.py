@@ -155,6 +155,25 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert "1 of the scenes cannot be read: gone: " in strict.err
 
 
+@pytest.mark.parametrize("before", [[], ["maps"], ["maps", "notes.txt"]])
+def test_a_batch_that_is_refused_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, before: list[str]
+) -> None:
+    """Neither a pattern that matches nothing nor a scene that cannot be read leaves folders; what was there stays."""
+    place = tmp_path / "place"
+    for name in before:
+        (place / name).mkdir(parents=True)
+    (scenes / "cut.tif").write_bytes(b"II*")
+    for catalog, more in ((scenes / "*.jp2", ()), (scenes, ("--strict",))):
+        result = batch(capsys, catalog, place / "maps", pointwise, *more)
+        assert result.code == 3, result
+        assert sorted(path.name for path in tmp_path.rglob("*") if place in path.parents) == before
+    assert place.exists() == bool(before)
+    assert batch(capsys, scenes, place / "maps", pointwise).code == 4
+    assert batch(capsys, scenes, place / "maps", pointwise, "--strict").code == 3
+    assert (place / "maps" / FOLDER / "batch.sqlite").exists()
+
+
 @pytest.mark.parametrize("option", [("--min-area", "1ha"), ("--connect", "8"), ("--format", "fgb"), ("--smooth",)])
 def test_options_of_polygons_want_polygons(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, option: tuple[str, ...]

@@ -6,13 +6,13 @@ It is the client's alone. What it does not know yet, because the client died, th
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from landcover.errors import BatchError
+from landcover.errors import BatchError, LandcoverError
 from landcover.outputs import disk_errors
 
 FOLDER = ".landcover"
@@ -118,11 +118,14 @@ class State:
 def open_state(out: Path) -> Iterator[State]:
     """Open what is known of a batch's folder, which is made if need be, and keep other batches out of it.
 
+    Where the block fails before there is a record, folders that were made for it go again.
+
     Raises:
         OutputError: the folder cannot be written.
         BatchError: another batch is at work in it, or what is known of it cannot be read.
     """
     folder = out / FOLDER
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with disk_errors(out):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
@@ -137,8 +140,22 @@ def open_state(out: Path) -> Iterator[State]:
                 connection.execute(f"CREATE TABLE IF NOT EXISTS scenes ({_COLUMNS}, PRIMARY KEY (name))")
                 connection.execute("CREATE TABLE IF NOT EXISTS made (what PRIMARY KEY, digest, files, notes)")
             yield state
+    except LandcoverError:
+        if made:
+            _withdraw(out, made)
+        raise
     finally:
         lock.release()
+
+
+def _withdraw(out: Path, made: list[Path]) -> None:
+    """Remove the folders that were made for a batch that was refused, unless something came of it."""
+    with suppress(OSError, LandcoverError):
+        if not known_records(out):
+            for name in (_FILE, "lock"):
+                (out / FOLDER / name).unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
 
 
 def known_records(out: Path) -> dict[str, Record]:
