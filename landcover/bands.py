@@ -42,6 +42,11 @@ class Band:
     nodata: float | None
     why: str
 
+    def __str__(self) -> str:
+        """How its numbers are taken, and how that was told."""
+        nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:.10g}"
+        return f"× {self.scale:.6g} {self.offset:+.6g}, {nodata} ({self.why})"
+
 
 @dataclass(frozen=True)
 class Choice:

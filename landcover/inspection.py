@@ -117,7 +117,7 @@ def _seen_by(source: str, name: str | None, choice: Choice) -> dict[str, Any]:
     return {
         "name": model.spec.name,
         **({"why": why} if why else {}),
-        "bands": {b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in scene.bands},
+        "bands": {b.name: str(b) for b in scene.bands},
         "sample": f"{dn.shape[1]} × {dn.shape[2]} pixels in the middle",
         "valid_percent": round(100 * float(valid.mean()), 2),
         "sees": {

@@ -317,9 +317,7 @@ class Plan:
             if self.model.factor > 1 and self.scene.gsd
             else "no",
             "engine": str(self.choice),
-            "bands": {
-                b.name: f"× {b.scale:.6g} {b.offset:+.6g}, nodata {b.nodata} ({b.why})" for b in self.scene.bands
-            },
+            "bands": {b.name: str(b) for b in self.scene.bands},
             "windows": f"{len(self.grid.window_rows)} × {len(self.grid.window_cols)} of {self.grid.rows.tile} × "
             f"{self.grid.cols.tile}, every {self.grid.rows.step} × {self.grid.cols.step}, batch {self.batch_size}; "
             f"the network sees {self.work:.2f} pixels for each one mapped",

@@ -914,6 +914,18 @@ def test_an_item_without_a_scaling_is_mapped_as_its_file(
     assert landcover(capsys, "info", path, "--json").out.count(f'"scale": {SCALE}') == 2
 
 
+@pytest.mark.parametrize(("nodata", "told"), [(None, "no nodata"), (0, "nodata 0"), (65535, "nodata 65535")])
+def test_nodata_is_told_as_people_write_it(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str], nodata: float | None, told: str
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(9, 9), nodata=nodata)
+    how = ("--model", pointwise.folder)
+    info = landcover(capsys, "info", scene, *how).out
+    plan = landcover(capsys, "predict", scene, *how, "--allow-untrained", "--explain", "-o", tmp_path / "map.tif").out
+    assert info.count(f"red: × 0.0001 +0, {told} (") == plan.count(f"red: × 0.0001 +0, {told} (") == 1
+    assert "0.0 " not in info.partition("model:")[0]
+
+
 def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
     """Which of them is meant nobody has said; an alpha band is none."""
     pixels = digital_numbers(40, 30, 3)

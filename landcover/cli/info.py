@@ -1,6 +1,6 @@
 """`landcover info`: what a scene holds, and what a model would see of it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -36,7 +36,7 @@ def info(
         typer.echo(f"{key}: {facts[key]}")
     print_table(
         ["band", "label", "common name", "dtype", "nodata", "GSD (m)", "scale", "offset"],
-        [[str("" if v is None else v) for v in band.values()] for band in stored],
+        [[_cell(v) for v in band.values()] for band in stored],
     )
     typer.echo(f"\nmodel: {seen['name']} wants {', '.join(seen['bands'])}")
     if "why" in seen:
@@ -51,3 +51,7 @@ def info(
         typer.echo("reflectance of the valid pixels there:")
         print_table(["band", *headers], [[n, *(f"{v:.3f}" for v in s.values())] for n, s in seen["sees"].items()])
     typer.echo(f"valid: {seen['valid_percent']:.1f} % of the {seen['sample']}")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
