@@ -61,7 +61,7 @@ def show(
     facts = {
         "name": spec.name,
         "description": spec.description,
-        "architecture": f"{spec.architecture} {spec.hyperparameters or ''}".strip(),
+        "architecture": "; ".join([spec.architecture, *(f"{k} {_plain(v)}" for k, v in spec.hyperparameters.items())]),
         "parameters": f"{parameters:,}",
         "bands": ", ".join(spec.bands),
         "classes": ", ".join(f"{c.id} {c.name}" for c in spec.legend.classes),
@@ -76,7 +76,7 @@ def show(
     for key, value in facts.items():
         typer.echo(f"{key}: {value}")
     for scene, figures in spec.accuracy.items():
-        typer.echo(f"measured on {scene}: {figures}")
+        typer.echo(f"measured on {scene}: {', '.join(f'{_figure(k)} {_plain(v)}' for k, v in figures.items())}")
 
 
 @app.command()
@@ -208,6 +208,18 @@ def _arguments(pairs: list[str]) -> dict[str, object]:
         except ValueError:
             arguments[name] = value
     return arguments
+
+
+def _figure(key: str) -> str:
+    """What a figure of a card is called."""
+    return "macro-F1" if key == "macro_f1" else key.replace("f1_", "F1 ", 1).replace("_", " ")
+
+
+def _plain(value: object) -> str:
+    """A value of a card, as a person writes it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _gsd(gsd: tuple[float, float] | None) -> str:
