@@ -12,7 +12,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import BandError, OtherBandsError, SceneError, check_name
+from landcover.errors import BandError, OtherBandsError, SceneError, check_name, counted
 from landcover.products import BandSource, Product, gdal_options, raster_bands
 from landcover.specs import Sensor, band_key, load_sensor
 
@@ -145,7 +145,7 @@ def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:
 def _listing(product: Product) -> str:
     names = [b.label or b.common_name or "unnamed" for b in product.bands]
     listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names[:20], 1))
-    return f"{len(names)} band{'s' if len(names) != 1 else ''} ({listed}{', …' if len(names) > 20 else ''})"
+    return f"{counted(len(names), 'band')} ({listed}{', …' if len(names) > 20 else ''})"
 
 
 def check_scaling(scale: float | None, offset: float | None, of: str = "") -> None:

@@ -84,6 +84,11 @@ def is_text(value: object) -> bool:
     return True
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many of something there are, as "1 scene" or "2,000 scenes"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Say which of `known` was probably meant by `name`, as the end of an error sentence."""
     import difflib

@@ -95,7 +95,7 @@ def test_a_folder_is_mapped_and_only_what_is_left_is_done_again(
     shutil.copy(scenes / "one.tif", scenes / "cut.tif")
     again = batch(capsys, scenes, out, pointwise, "--confidence", "--vectorize", "--only-failed")
     assert again.code == 0, again
-    assert "1 scenes to map" in again.err
+    assert "1 scene to map" in again.err
     assert set(report(out)) == {*SIZES, "cut"}
     write_scene(scenes / "one.tif", digital_numbers(50, 50, seed=9))
     map_of(out, "two").unlink()
@@ -197,7 +197,7 @@ def test_a_choice_that_leaves_no_scene_is_refused_by_name(
 ) -> None:
     result = batch(capsys, scenes, tmp_path / "out", pointwise, *choice)
     assert result.code == 3, result
-    assert f"of the 3 scenes in {scenes} none is chosen by {told};" in result.err
+    assert f"of 3 scenes in {scenes} none is chosen by {told};" in result.err
 
 
 def test_scenes_that_failed_are_asked_for_where_there_are_none(
@@ -211,6 +211,15 @@ def test_scenes_that_failed_are_asked_for_where_there_are_none(
     again = batch(capsys, scenes / "two.tif", tmp_path / "out", pointwise, "--only-failed")
     assert again.code == 0, again
     assert "no scene failed the last time" in again.err
+
+
+def test_one_scene_is_not_told_as_several(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    out = tmp_path / "out"
+    one = landcover(capsys, "batch", scenes / "two.tif", "--out", out, "--model", pointwise.folder, "-w", "1", *TINY)
+    for words in ("1 scene to map, 0.0 Mpx, by 1 worker\n", "of 1 map\n", "1 scene is done, 0 failed"):
+        assert words in one.err
 
 
 def test_events_are_lines_of_json(
@@ -404,7 +413,7 @@ def test_items_of_a_collection_are_mapped_and_again_when_their_pixels_change(
     assert item["properties"]["datetime"] == "2024-06-01T10:30:00Z"
     write_scene(scenes / "two.tif", digital_numbers(40, 40))
     again = batch(capsys, catalog, scenes / "maps", pointwise)
-    assert "1 scenes to map" in again.err
+    assert "1 scene to map" in again.err
     assert "1 done before" in again.err
     whole = batch(capsys, scenes, scenes / "maps", pointwise, "--dry-run", "--json")
     assert json.loads(whole.out)["scenes"] == 3, "maps of an earlier run are no scenes"

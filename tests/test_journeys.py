@@ -119,7 +119,9 @@ def test_the_version_is_printed_without_a_command(tmp_path: Path) -> None:
 
 
 def test_models_are_listed_and_shown(tmp_path: Path) -> None:
-    assert "landcover-6band (default)" in run(["landcover", "models", "list"], tmp_path).stdout
+    listed = run(["landcover", "models", "list"], tmp_path).stdout.splitlines()
+    assert listed[2].startswith("landcover-6band (default)  blue, green, red, nir, swir16, swir22  forest")
+    assert all(line[: listed[0].index("bands")].endswith("  ") for line in listed), "bands begin below each other"
     shown = run(["landcover", "models", "show", "landcover-6band"], tmp_path).stdout
     for word in ("blue, green, red, nir, swir16, swir22", "10–30 m", "WorldCover", "sha256", "measured on"):
         assert word in shown

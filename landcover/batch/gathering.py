@@ -13,7 +13,7 @@ from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.schedule import Told
 from landcover.batch.state import Made, Record, State
-from landcover.errors import LandcoverError
+from landcover.errors import LandcoverError, counted
 from landcover.items import write_catalog
 from landcover.mosaic import Mosaic, fill_mosaic, plan_mosaic, write_vrt
 
@@ -85,7 +85,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
         digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
         made = state.made(product.what, digest)
         if made is None:
-            yield Told(f"Making the {product.what} of {len(done)} maps")
+            yield Told(f"Making the {product.what} of {counted(len(done), 'map')}")
             try:
                 made = yield from product.make()
             except LandcoverError as e:
@@ -106,8 +106,9 @@ def _left_behind(options: BatchOptions, done: list[Record], state: State) -> lis
     if not done:
         return ["no scene of this run is done, so the catalog and the mosaics are left as earlier runs made them"]
     return [
-        f"{count} maps of earlier runs are not in the catalog, the mosaics and the report, for their scenes were not "
-        "chosen now, or were mapped with other options; a run that chooses all scenes has all maps in them"
+        f"{counted(count, 'map')} of earlier runs {'is' if count == 1 else 'are'} not in the catalog, the mosaics and "
+        "the report, being of scenes that were not chosen now, or of other options; a run "
+        "that chooses all scenes has all maps in them"
     ]
 
 
@@ -146,8 +147,8 @@ def _virtual(maps: list[Path], out: Path) -> Made:
     listed = ", ".join(f"{path} {flaw}" for path, flaw in list(left_out.items())[:_LISTED])
     more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
     note = (
-        f"the virtual mosaic leaves out {len(left_out)} of {len(maps)} maps, for it shows only those that have a CRS "
-        f"and are north up: {listed}{more}; --mosaic later shows also those that are not north up"
+        f"the virtual mosaic leaves out {len(left_out)} of {counted(len(maps), 'map')}, for it shows only those that "
+        f"have a CRS and are north up: {listed}{more}; --mosaic later shows also those that are not north up"
     )
     return _made(*files, notes=[note])
 

@@ -25,7 +25,16 @@ from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
-from landcover.errors import BandError, BatchError, CatalogError, ConfigError, LandcoverError, SceneError, nearest
+from landcover.errors import (
+    BandError,
+    BatchError,
+    CatalogError,
+    ConfigError,
+    LandcoverError,
+    SceneError,
+    counted,
+    nearest,
+)
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
 from landcover.planning import Options, map_legend, read_legend
@@ -138,9 +147,9 @@ def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
         asked = {k: v for k, v in options.choose.items() if v is not None and k != "limit"}
         alone = {k: v for k, v in asked.items() if not choose(scenes, **{k: v})}
         by = " and ".join(f"--{k} {_typed(v)}" for k, v in (alone or asked).items())
-        count = "the only scene" if len(scenes) == 1 else f"the {len(scenes):,} scenes"
         raise CatalogError(
-            f"of {count} in {options.catalog} none is chosen by {by}; `landcover catalog list` shows what there is"
+            f"of {counted(len(scenes), 'scene')} in {options.catalog} none is chosen by {by}; "
+            "`landcover catalog list` shows what there is"
         )
     return chosen
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from shapely.geometry.base import BaseGeometry
 
-from landcover.errors import CatalogError, LandcoverError
+from landcover.errors import CatalogError, LandcoverError, counted
 from landcover.products import bundled
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def make_entries(source: str, rows: Iterable[T], make: Callable[[T], Entry]) -> 
             count += 1
             problems += [str(e)] if count <= _LISTED else []
     if count:
-        raise CatalogError(f"{source} has {_number(count, 'scene')} that cannot be used: {_listed(problems, count)}")
+        raise CatalogError(f"{source} has {counted(count, 'scene')} that cannot be used: {_listed(problems, count)}")
     return entries
 
 
@@ -140,7 +140,7 @@ def check_names(entries: list[Entry], source: str) -> None:
     wrong = [f"{e.name[:80]!r} of {e.label} {problem}" for e in entries if (problem := _problem(e.name))]
     if wrong:
         raise CatalogError(
-            f"{source} has {_number(len(wrong), 'scene')} whose name cannot be that of an output: "
+            f"{source} has {counted(len(wrong), 'scene')} whose name cannot be that of an output: "
             f"{_listed(wrong, len(wrong))}; rename them, or give them names in a table with the columns path and name"
         )
     counts = Counter(e.name.casefold() for e in entries)
@@ -155,7 +155,7 @@ def check_names(entries: list[Entry], source: str) -> None:
     capitals = any(len({e.name for e in same}) > 1 for same in sharing.values())
     hint = " (there are disks that take capitals and small letters for the same)" if capitals else ""
     raise CatalogError(
-        f"{source} gives {_number(len(twice), 'name')} to more than one scene: {_listed(told, len(twice))}{hint}; "
+        f"{source} gives {counted(len(twice), 'name')} to more than one scene: {_listed(told, len(twice))}{hint}; "
         "give each its own in a table with the columns path and name"
     )
 
@@ -178,10 +178,6 @@ def _problem(name: str) -> str:
     if any(len(part.encode()) > _LONGEST for part in parts):
         return f"has a part longer than {_LONGEST} bytes"
     return ""
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' if count > 1 else ''}"
 
 
 def _listed(texts: list[str], count: int) -> str:

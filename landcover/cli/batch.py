@@ -40,7 +40,7 @@ from landcover.cli.options import (
 )
 from landcover.cli.parsing import parse_bands
 from landcover.cli.vectorize import parse_area, parse_classes
-from landcover.errors import ConfigError
+from landcover.errors import ConfigError, counted
 from landcover.grid import OVERLAP, TILE_SIZE
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ class _Screen:
             if event.text:
                 self._say(event.text)
             if self._counter:
-                self._counter.update(self._pixels + event.pixels, f"{self._done} of {self._scenes} scenes")
+                self._counter.update(self._pixels + event.pixels, f"{self._done} of {counted(self._scenes, 'scene')}")
 
     def close(self) -> None:
         if self._counter:
@@ -293,7 +293,8 @@ class _Screen:
             say(f"Cannot be read: {record.name}: {record.error}")
         before = f", {len(plan.done)} done before" if plan.done else ""
         at = f"; Dask's dashboard: {event.dashboard}" if event.dashboard else ""
-        say(f"{self._scenes} scenes to map, {plan.pixels / 1e6:,.1f} Mpx, by {event.workers} workers{before}{at}")
+        scenes, workers = counted(self._scenes, "scene"), counted(event.workers, "worker")
+        say(f"{scenes} to map, {plan.pixels / 1e6:,.1f} Mpx, by {workers}{before}{at}")
         if plan.jobs:
             self._counter = Counter(plan.pixels, "Mapping")
 
@@ -314,7 +315,8 @@ class _Screen:
             say(f"Note: {note}")
         seconds = time.monotonic() - self._began
         done = len(summary.records) - self.failed
-        say(f"{done} scenes are done, {self.failed} failed, in {seconds:.1f} s; the report is {summary.report}")
+        scenes = f"{counted(done, 'scene')} {'is' if done == 1 else 'are'}"
+        say(f"{scenes} done, {self.failed} failed, in {seconds:.1f} s; the report is {summary.report}")
         if summary.failed:
             print_table(
                 ["failed", "attempts", "error"], [[r.name, str(r.attempts), r.error] for r in summary.failed], (0, 2)

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
 from landcover.cli.options import ChosenArea, ChosenBox, ChosenLimit, ChosenTime, ChosenWhere
+from landcover.errors import counted
 
 if TYPE_CHECKING:
     from landcover.catalog import Entry
@@ -55,7 +56,7 @@ def build(
     if len(problems) > _LISTED:
         say(f"Left out: {len(problems) - _LISTED} more that cannot be read")
     build_catalog(seen, out, overwrite=overwrite)
-    say(f"Wrote {out}: {_scenes(len(seen))}" + (f"; {len(problems)} could not be read" if problems else ""))
+    say(f"Wrote {out}: {counted(len(seen), 'scene')}" + (f"; {len(problems)} could not be read" if problems else ""))
 
 
 @app.command("list")
@@ -86,7 +87,7 @@ def list_(
     if chosen:
         rows = [[e.name, _time(e), _size(e), e.source or "in the catalog"] for e in chosen]
         print_table(["name", "time", "size", "source"], rows, left=(0, 1, 3))
-    say(f"{_scenes(len(chosen))} of {len(entries)}")
+    say(f"{counted(len(chosen), 'scene')} of {len(entries):,}")
 
 
 def _plain(entry: "Entry") -> dict[str, Any]:
@@ -110,7 +111,3 @@ def _time(entry: "Entry") -> str:
 
 def _size(entry: "Entry") -> str:
     return "{} × {}".format(*entry.size) if entry.size else ""
-
-
-def _scenes(count: int) -> str:
-    return f"{count} scene{'s' if count != 1 else ''}"

@@ -37,6 +37,7 @@ def info(
     print_table(
         ["band", "label", "common name", "dtype", "nodata", "GSD (m)", "scale", "offset"],
         [[_cell(v) for v in band.values()] for band in stored],
+        left=(0, 1, 2, 3),
     )
     typer.echo(f"\nmodel: {seen['name']} wants {', '.join(seen['bands'])}")
     if "why" in seen:

@@ -36,7 +36,7 @@ def list_(json_: Annotated[bool, Option("--json", help="Print one JSON document.
         ]
         for s in specs
     ]
-    print_table(["model", "bands", "classes", "GSD"], rows)
+    print_table(["model", "bands", "classes", "GSD"], rows, left=(0, 1, 2, 3))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.errors import counted
 
 
 def sample(
@@ -38,5 +39,5 @@ def sample(
         print_table(["class", "hectares", "points"], rows)
     points = sum(s.points for s in strata)
     if points < count:
-        say(f"Note: the map has no more than {points} pixels to draw")
-    say(f"Wrote {out}: {points} points; fill in their column 'reference'")
+        say(f"Note: the map has no more than {counted(points, 'pixel')} to draw")
+    say(f"Wrote {out}: {counted(points, 'point')}; fill in their column 'reference'")

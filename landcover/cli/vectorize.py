@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
 from landcover.cli.options import Classes, Connect, Dissolve, FillHoles, MinArea, Points, Simplify, Smooth, VectorCrs
-from landcover.errors import ConfigError
+from landcover.errors import ConfigError, counted
 
 
 def vectorize(
@@ -70,7 +70,7 @@ def vectorize(
             [c.class_name, str(c.polygons), "" if c.hectares is None else f"{c.hectares:,.2f}"] for c in summary.classes
         ]
         print_table(["class", "polygons", "hectares"], rows)
-    say(f"Wrote {out}: {summary.polygons} polygons")
+    say(f"Wrote {out}: {counted(summary.polygons, 'polygon')}")
 
 
 def parse_area(text: str) -> float:

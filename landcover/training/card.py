@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from landcover.errors import counted
 from landcover.recipes import Recipe
 from landcover.specs import ModelSpec
 
@@ -23,8 +24,8 @@ def write_card(
         f"Licence: {spec.licence}.",
         "## What it learned from",
         spec.training,
-        f"The recipe is `recipe.toml` beside this file; {steps} steps of {recipe.loop.batch} chips, "
-        f"seed {recipe.loop.seed}. `curves.csv` shows how it went.",
+        f"The recipe is `recipe.toml` beside this file; {counted(steps, 'step')} of "
+        f"{counted(recipe.loop.batch, 'chip')}, seed {recipe.loop.seed}. `curves.csv` shows how it went.",
         "The weights are stored in 8 bits, and were measured so." if recipe.store == "int8" else "",
         "## What it was measured on",
         _accuracy(spec),

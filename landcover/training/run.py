@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from landcover.accuracy import macro_f1
-from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError, nearest
+from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError, counted, nearest
 from landcover.models import CARD, Model, load_model
 from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
@@ -170,7 +170,9 @@ def plan_training(
         raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
     devices = _devices(device, workers)
     if recipe.loop.batch < len(devices):
-        raise ConfigError(f"a batch of {recipe.loop.batch} chips cannot be shared by {len(devices)} processes")
+        raise ConfigError(
+            f"a batch of {counted(recipe.loop.batch, 'chip')} cannot be shared by {len(devices)} processes"
+        )
     notes = "".join(f"# {k} was set to {v} on the command line\n" for k, v in set_.items())
     notes += f"# refined from {base.spec.name}, sha256 {base.sha256}\n" if base else ""
     text = notes + config.read_text(encoding="utf-8")
@@ -280,8 +282,8 @@ def _described(training: Training, task: Task) -> ModelSpec:
     counts = task.samples.counts(task.train, len(task.classes))
     labels = ", ".join(f"{n:,} {c}" for c, n in zip(task.classes, counts, strict=True))
     told = (
-        f"{len(task.train)} chips of {task.samples.size} × {task.samples.size} pixels from {len(places)} "
-        f"{'place' if len(places) == 1 else 'places'}, with labelled pixels: {labels}."
+        f"{counted(len(task.train), 'chip')} of {task.samples.size} × {task.samples.size} pixels "
+        f"from {counted(len(places), 'place')}, with labelled pixels: {labels}."
     )
     stats = tuple(BandStats(mean=m, stddev=s) for m, s in zip(task.view.mean, task.view.stddev, strict=True))
     parts = [told, f"Refined from {base.spec.name}." if base else "", training.recipe.credits]
@@ -352,7 +354,9 @@ def _devices(device: str, workers: int | None) -> tuple[str, ...]:
         return (chosen,)
     there = cuda_devices()
     if workers is not None and workers > there:
-        raise ConfigError(f"--workers {workers}: there are {there} CUDA devices, and one process learns on each")
+        raise ConfigError(
+            f"--workers {workers}: one process learns on each CUDA device, of which this machine has {there}"
+        )
     return tuple(f"cuda:{i}" for i in range(workers or there))
 
 
