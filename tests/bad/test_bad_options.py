@@ -197,6 +197,18 @@ def test_a_folder_in_which_no_file_can_be_made(
     assert "map.tif cannot be written: No such file or directory" in predict(scene)
 
 
+def test_only_the_sentence_tells_that_there_is_no_such_crs(
+    tmp_path: Path, scene: Path, pointwise: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """GDAL had its word on stderr, before it."""
+    box = ("--bbox", "12,45,13,46", "--bbox-crs", "EPSG:99999")
+    outcome = landcover(
+        capfd, "predict", scene, "--out", tmp_path / "map.tif", "-m", pointwise.folder, *box, "--allow-untrained"
+    )
+    assert outcome.code == 3
+    assert outcome.err.startswith("Error: --bbox-crs 'EPSG:99999' is not a coordinate reference system"), outcome.err
+
+
 def test_explain_prints_the_plan_and_writes_nothing(
     tmp_path: Path, scene: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
