@@ -148,15 +148,16 @@ def _listing(product: Product) -> str:
     return f"{counted(len(names), 'band')} ({listed}{', …' if len(names) > 20 else ''})"
 
 
-def check_scaling(scale: float | None, offset: float | None, of: str = "") -> None:
+def check_scaling(scale: float | None, offset: float | None, of: str = "", said: str = "--scale or --offset") -> None:
     """Refuse a scale or an offset that cannot be one; None where it is not said.
 
     Raises:
-        BandError: it is 0, as a scale, or no finite number; `of` goes before what is said of it.
+        BandError: it is 0, as a scale, or no finite number; `of` goes before what is said of it, and `said` is what to
+            correct.
     """
     if scale == 0 or not all(math.isfinite(number) for number in (scale, offset) if number is not None):
         factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
-        raise BandError(f"{of}reflectance = number × {factor} + {term} is no scaling; correct --scale or --offset")
+        raise BandError(f"{of}reflectance = number × {factor} + {term} is no scaling; correct {said}")
 
 
 @dataclass(frozen=True)

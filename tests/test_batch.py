@@ -368,8 +368,11 @@ def test_scenes_of_which_the_catalog_says_what_cannot_be_are_told_before_any_is_
     errors = {record.name.partition("-")[0]: record.error for record in plan.broken}
     assert len(plan.broken) == 150
     assert "sensor 'sentinel9' is neither a known name nor a TOML file" in errors["unknown"]
-    assert "--bands names 'foo', which the model does not use; it wants red, nir" in errors["unwanted"]
-    assert "reflectance = number × 0.0 + offset is no scaling" in errors["flat"]
+    assert "the catalog names 'foo', which the model does not use; it wants red, nir" in errors["unwanted"]
+    assert (
+        "reflectance = number × 0.0 + offset is no scaling; correct its scale or offset in the catalog"
+        in errors["flat"]
+    )
 
 
 def test_a_catalog_of_the_samples_becomes_maps_a_mosaic_and_polygons(

@@ -1,7 +1,7 @@
 """What of a batch is wrong whatever the scenes are, found before anything starts, as `predict` says it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, cached_property
 from typing import Any
 
@@ -65,8 +65,12 @@ class BandCheck:
         self._model = model
         self._wrong = cache(_wrong_sensor)  # many scenes have the same one
 
-    def __call__(self, said: Mapping[str, Any]) -> None:
+    def __call__(self, said: Mapping[str, Any], catalog: Collection[str] = ()) -> None:
         """Check sensor, bands, scale and offset, as in `landcover.bands.Choice`; the scene is not opened.
+
+        Args:
+            said: by name.
+            catalog: names of those that stand in the catalog, not on the command line.
 
         Raises:
             ConfigError: the sensor is not known.
@@ -74,15 +78,17 @@ class BandCheck:
         """
         if (sensor := said.get("sensor")) and (wrong := self._wrong(sensor)):
             raise ConfigError(wrong)
-        check_scaling(said.get("scale"), said.get("offset"))
+        own = not {"scale", "offset"}.isdisjoint(catalog)
+        place = "its scale or offset in the catalog" if own else "--scale or --offset"
+        check_scaling(said.get("scale"), said.get("offset"), said=place)
         if bands := said.get("bands"):
-            self._check_bands(bands)
+            self._check_bands(bands, "the catalog" if "bands" in catalog else "--bands")
 
-    def _check_bands(self, bands: Mapping[str, str]) -> None:
+    def _check_bands(self, bands: Mapping[str, str], teller: str) -> None:
         unwanted = [[name for name in bands if name not in wanted] for wanted in self._wanted]
         if all(unwanted):
             name, wanted = unwanted[0][0], ", ".join(self._wanted[0])
-            raise OtherBandsError(f"--bands names '{name}', which the model does not use; it wants {wanted}")
+            raise OtherBandsError(f"{teller} names '{name}', which the model does not use; it wants {wanted}")
 
     @cached_property
     def _wanted(self) -> list[tuple[str, ...]]:

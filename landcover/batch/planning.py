@@ -230,7 +230,7 @@ class _Same:
         own = {k: v for k in _BY_SCENE if (v := getattr(entry, k)) is not None}
         unless = {"sensor", "bands"} if own.keys() & {"sensor", "bands"} else set()
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
-        self._check_bands(mapping)
+        self._check_bands(mapping, own)
         when = entry.datetime.isoformat() if entry.datetime else None
         sensor = self._content(mapping.get("sensor"))
         mapped = digest(__version__, self._needs.digests, identity(entry), mapping | sensor, options.confidence)
