@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from landcover.errors import ModelError, is_text, nearest
+from landcover.errors import ModelError, OutputError, is_text, nearest
 from landcover.outputs import disk_errors, publish_bytes
 from landcover.scaling import CLIP
 from landcover.specs import Legend, ModelSpec, explain
@@ -165,6 +165,20 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
             "copy the folder again"
         )
     return Model(spec, folder, sha256)
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a model before it is made.
+
+    Raises:
+        ModelError: a model is there already, and `overwrite` is False.
+        OutputError: the folder that it would lie in does not exist.
+    """
+    with disk_errors(folder):
+        if (folder / CARD).exists() and not overwrite:
+            raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
+        if not folder.parent.is_dir():
+            raise OutputError(f"the folder {folder.parent} does not exist; make it first")
 
 
 def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, store: str = "float32") -> None:
@@ -487,8 +501,7 @@ def init_model(
 
     from landcover.network import build_network, total_stride
 
-    if (folder / CARD).exists() and not overwrite:
-        raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
+    check_folder(folder, overwrite=overwrite)
     try:
         spec = ModelSpec.model_validate(
             {

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from landcover.bands import Choice
 from landcover.errors import ModelError
-from landcover.models import CARD, CONFIG, WEIGHTS, Model, read_bytes, read_object, save_model
+from landcover.models import CARD, CONFIG, WEIGHTS, Model, check_folder, read_bytes, read_object, save_model
 from landcover.specs import Legend, ModelSpec, explain, load_sensor
 
 _AS_IT_IS = (0.0, 1.0)
@@ -138,8 +138,7 @@ def import_model(
             f"{folder} was not written by save_pretrained of segmentation-models-pytorch: it must hold {CONFIG} and "
             f"{WEIGHTS}, and no {CARD}. Pickled weights can carry code and are never loaded"
         )
-    if (out / CARD).exists() and not overwrite:
-        raise ModelError(f"{out} holds a model already; add --overwrite to replace it")
+    check_folder(out, overwrite=overwrite)
     if out.resolve() == folder.resolve():
         raise ModelError(f"{out} is the folder that is read; give --out another one")
     if (mean is None) != (stddev is None) or len(mean or bands) != len(bands) or len(stddev or bands) != len(bands):

@@ -229,6 +229,14 @@ def test_importing_checks_what_it_is_told(
     assert not (tmp_path / "model").exists()
 
 
+def test_what_is_imported_makes_no_folders_on_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "n")
+    place = ("-o", tmp_path / "nowhere" / "model", "--bands", "red,green,blue", "--classes", "a,b,c")
+    assert "nowhere does not exist; make it first" in refused(
+        capsys, tmp_path, "models", "import", tmp_path / "n", *place
+    )
+
+
 def test_the_stride_of_what_is_imported_is_on_its_card(tmp_path: Path) -> None:
     saved(tmp_path / "n", encoder_depth=3, decoder_channels=(32, 16, 8))
     assert import_model(tmp_path / "n", tmp_path / "model", BANDS, LEGEND).spec.stride == 8

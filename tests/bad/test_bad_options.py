@@ -253,6 +253,7 @@ def test_a_model_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureF
         (("--set", "width=-1"), "width must be at least 1"),
         (("--set", "depth=0"), "depth between 1 and 12"),
         (("--seed", "99999999999999999999"), "is not a number of 64 bits"),
+        (("--out", "nowhere/m"), "the folder nowhere does not exist; make it first"),
     ],
 )
 def test_models_that_cannot_be_made(
