@@ -9,6 +9,10 @@ class SceneError(LandcoverError):
     """A scene cannot be opened, read, or placed on the earth."""
 
 
+class PlaceError(SceneError):
+    """A scene says nothing of its place on the earth, or its bands do not share one."""
+
+
 class ResolutionError(SceneError):
     """The pixels of a scene are far finer or coarser than a model is meant for."""
 

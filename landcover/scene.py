@@ -20,7 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from landcover.bands import Band, Choice, check_place, open_file, resolve_bands
-from landcover.errors import SceneError
+from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
 from landcover.products import Product, gdal_options, is_local, read_product
@@ -275,12 +275,12 @@ def open_scene(
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
         if finest.crs is None and not allow_no_crs and (finest.gcps[0] or finest.rpcs):
             points, how = ("control points", "") if finest.gcps[0] else ("rational polynomials (RPCs)", "-rpc ")
-            raise SceneError(
+            raise PlaceError(
                 f"{source} is placed on the earth by {points}, not by a grid; warp it first "
                 f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
             )
         if finest.crs is None and not allow_no_crs:
-            raise SceneError(
+            raise PlaceError(
                 f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
                 "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
             )
@@ -319,7 +319,7 @@ def _check_same_place(files: dict[str, rasterio.DatasetReader], finest: rasterio
         tolerance = 1.01 * max(map(abs, (*file.res, *finest.res)))
         apart = max(abs(a - b) for a, b in zip(file.bounds, finest.bounds, strict=True))
         if file.crs != finest.crs or apart > tolerance:
-            raise SceneError(
+            raise PlaceError(
                 f"{path} and {finest.name} do not cover the same ground ({file.bounds} against {finest.bounds}); "
                 "the bands of a scene must share their outline and coordinate reference system"
             )

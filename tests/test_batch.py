@@ -679,6 +679,26 @@ def test_raw_parts_of_a_scene_that_was_finished_by_a_worker_that_died_are_cleare
     assert not any(folder.exists() for folder in left)
 
 
+def test_a_failure_lasts_where_it_comes_of_what_the_scene_is(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    """Not where a file cannot be read, which may lie on a server or a disk that comes back."""
+    write_scene(scenes / "other.tif", digital_numbers(9, 9), names=("green", "blue"))
+    write_scene(scenes / "nowhere.tif", digital_numbers(9, 9), crs=None)
+    failed = {}
+    for name in ("other", "nowhere", "two"):
+        job = planned(scenes / f"{name}.tif", tmp_path / name, pointwise)
+        if name == "two":
+            (scenes / "two.tif").write_bytes(b"II*")
+        failed[name] = work(Task(job))
+    assert "has no band that is known to be 'red'" in failed["other"].error
+    assert "no coordinate reference system" in failed["nowhere"].error
+    assert "cannot be opened" in failed["two"].error
+    assert {name: outcome.lasting for name, outcome in failed.items()} == {
+        "other": True,
+        "nowhere": True,
+        "two": False,
+    }
+
+
 def test_odd_pixels_are_told_with_the_scene_and_of_its_parts_once(
     tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

@@ -130,6 +130,12 @@ def test_a_failure_is_tried_again_on_another_worker(retries: int) -> None:
     assert all(w["workers"] == ["w2"] for w in tries[1:])
 
 
+def test_what_a_scene_is_does_not_change_by_trying_again() -> None:
+    cluster = Cluster(lambda task: Outcome("failed", address="w1", error="no band 'blue'", lasting=True))
+    assert ended(cluster, job("a"), retries=3)["a"].error == "no band 'blue'"
+    assert [task.attempt for task in cluster.given] == [0]
+
+
 def test_a_failure_that_goes_away_is_none() -> None:
     cluster = Cluster(lambda task: Outcome("failed", error="no route to host") if task.attempt == 0 else DONE)
     assert ended(cluster, job("a"), job("b"))["a"].state == "done"

@@ -148,6 +148,7 @@ class Outcome:
         error: a sentence.
         notes: what the person should know.
         engine: what it was computed with; "" if nothing was.
+        lasting: it failed for what the scene is, so that to try again is of no use.
     """
 
     state: str
@@ -158,3 +159,4 @@ class Outcome:
     error: str = ""
     notes: tuple[str, ...] = ()
     engine: str = ""
+    lasting: bool = False

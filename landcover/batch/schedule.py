@@ -285,7 +285,7 @@ class Schedule:
             yield from self._busy(task, outcome)
         elif outcome.state == "refused":
             yield from self._retire(task, {outcome.address: outcome.error})
-        elif outcome.state == "failed" and task.attempt < self._retries:
+        elif outcome.state == "failed" and task.attempt < self._retries and not outcome.lasting:
             yield Told(f"{task.name}: {outcome.error}; trying again")
             self._avoided[task.name] = outcome.address
             self._wait(replace(task, attempt=task.attempt + 1))

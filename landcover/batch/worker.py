@@ -26,7 +26,16 @@ from distributed import WorkerPlugin, get_worker
 from landcover import __version__
 from landcover.batch.jobs import Job, Needs, Outcome, Task
 from landcover.engines import Engine, EngineChoice, choose_engine, open_engine
-from landcover.errors import BatchError, BusyError, ConfigError, LandcoverError, StaleError
+from landcover.errors import (
+    BandError,
+    BatchError,
+    BusyError,
+    ConfigError,
+    LandcoverError,
+    PlaceError,
+    ResolutionError,
+    StaleError,
+)
 from landcover.items import map_item, write_item
 from landcover.journal import kept_engines
 from landcover.models import Model, embedded_models, load_model
@@ -41,6 +50,9 @@ TOPIC = "landcover"
 """Under which workers tell how far they are."""
 
 REPORT_SECONDS = 1.0
+
+_LASTING = (BandError, PlaceError, ResolutionError)
+"""Errors that come of what a scene is; others may pass, as those of servers, disks and memory do."""
 
 _log = logging.getLogger("landcover")
 _one_at_a_time = threading.Lock()
@@ -141,7 +153,7 @@ def _attempt(task: Task) -> Outcome:
     except LandcoverError as e:
         said = without_secrets(str(e))
         _log.error("%s", said)
-        return Outcome("failed", error=said)
+        return Outcome("failed", error=said, lasting=isinstance(e, _LASTING))
     except Exception as e:  # noqa: BLE001 - one scene's failure must not end the others; it is told with the scene
         _log.error("%s", without_secrets(traceback.format_exc()))
         return Outcome("failed", error=without_secrets(f"{type(e).__name__}: {e} (see {task.job.log})"))

@@ -96,7 +96,7 @@ def batch(
     part_rows: Annotated[
         str, Option(help="Rows of windows in a part of a large scene: auto, a number, or 0 to cut no scene.")
     ] = "auto",
-    retries: Annotated[int, Option(help="How often a scene that fails is tried again.")] = 1,
+    retries: Annotated[int, Option(help="How often a scene that fails is tried again, if that may help.")] = 1,
     only_failed: Annotated[bool, Option("--only-failed", help="Only scenes that failed the last time.")] = False,
     strict: Annotated[bool, Option("--strict", help="Do not begin if a scene cannot be read.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
