@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from PIL import Image, ImageDraw, ImageFont
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
@@ -17,7 +19,7 @@ from landcover.bands import Choice, check_place, open_file, resolve_bands
 from landcover.classmap import MAP_NODATA, check_values, count_values, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
-from landcover.products import Product, read_product
+from landcover.products import Product, masking_bands, read_product
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key, load_sensor
 
@@ -238,11 +240,13 @@ def scene_picture(
     """A scene at (rows, cols), in colour or grey, transparent where no band has data."""
     indexes = given_bands(dataset, bands) if bands else display_bands(dataset)
     how = Resampling.average if shape[0] < dataset.height else Resampling.nearest
-    values = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True).astype("float32")
+    masks = masking_bands(dataset)
+    masked = bool(masks) or MaskFlags.alpha not in dataset.mask_flag_enums[0]  # by what else the file has
+    read = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=masked)
+    values = np.ma.asarray(read.astype("float32"))
     known = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
-    for i, role in enumerate(dataset.colorinterp, 1):  # to GDAL it is a mask only beside one or three bands
-        if role == ColorInterp.alpha and i not in indexes:
-            known &= dataset.read(i, out_shape=shape, resampling=how) > 0
+    for i in set(masks) - set(indexes):  # to GDAL it is a mask only beside one or three bands
+        known &= dataset.read(i, out_shape=shape, resampling=how) > 0
     grey = [stretch(v, k) for v, k in zip(values.data, known, strict=True)]
     alpha = np.where(known.any(axis=0), 255, 0).astype(np.uint8)
     layers = [*(grey * 3 if len(grey) == 1 else grey), alpha]
@@ -308,7 +312,7 @@ def _on_grid_of(
         stack.enter_context(warnings.catch_warnings(action="ignore", category=NodataShadowWarning))
         warped = stack.enter_context(
             WarpedVRT(
-                dataset,
+                _unflagged(dataset, stack),
                 crs=target.crs,
                 transform=target.transform,
                 height=target.height,
@@ -322,6 +326,23 @@ def _on_grid_of(
         if not warped.dataset_mask(out_shape=_fit(target, 256, 256)).any():
             raise SceneError(f"{scene} does not touch {target.name}; give the scene that the map was made from")
         yield warped
+
+
+def _unflagged(dataset: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader:
+    """A scene whose spectral bands are not flagged as alpha, for that is what the warp takes for a mask."""
+    masks = masking_bands(dataset)
+    roles = [
+        ColorInterp.undefined if role == ColorInterp.alpha and i not in masks else role
+        for i, role in enumerate(dataset.colorinterp, 1)
+    ]
+    if roles == list(dataset.colorinterp):
+        return dataset
+    view = f"/vsimem/{uuid4().hex}.vrt"
+    rasterio.shutil.copy(dataset, view, driver="VRT")
+    stack.callback(rasterio.shutil.delete, view)
+    with rasterio.open(view, "r+") as file:
+        file.colorinterp = roles
+    return stack.enter_context(rasterio.open(view))
 
 
 def draw_legend(classes: Sequence[LandClass], width: int) -> Image.Image:

@@ -232,6 +232,26 @@ def test_what_an_alpha_band_masks_is_transparent_and_stretches_nothing(tmp_path:
     np.testing.assert_array_equal(drawn[20:], pixels(tmp_path / "bare.png"))
 
 
+@pytest.mark.parametrize(("fourth", "shown"), [("nir", True), ("NIR", True), ("mask", False), ("", False)])
+def test_a_band_flagged_as_alpha_is_a_mask_unless_it_has_the_name_of_a_spectral_one(
+    tmp_path: Path, fourth: str, shown: bool
+) -> None:
+    """Of a scene alone and beside a map, on its grid and half a pixel off: water is black in near infrared."""
+    values = np.random.default_rng(0).integers(100, 200, (4, 20, 40)).astype(np.uint8)
+    values[3, :10] = 0
+    map_path = write_map(tmp_path / "m.tif", np.ones((20, 40), np.uint8))
+    for off in (0, -0.5):
+        place = NORTH_UP @ Affine.translation(off, 0)
+        names = ("red", "green", "blue", fourth)
+        scene = write_scene(tmp_path / "s.tif", values, names=names, alpha=True, transform=place)
+        preview(scene, tmp_path / "s.png", size=64, overwrite=True)
+        preview(map_path, tmp_path / "m.png", scene=scene, size=88, overwrite=True)
+        for picture in ("s.png", "m.png"):
+            alpha = pixels(tmp_path / picture)[:20, :39, 3]
+            assert (alpha[:9] == (255 if shown else 0)).all(), picture
+            assert (alpha[11:] == 255).all(), picture
+
+
 @given(hnp.arrays(np.float32, (6, 7), elements=st.floats(-1e6, 1e6, width=32) | st.just(np.nan)))
 def test_stretching_keeps_the_order_of_values(values: np.ndarray) -> None:
     known = np.isfinite(values)

@@ -6,7 +6,7 @@ from landcover.errors import SceneError
 from landcover.products.folder import is_product, read_folder
 from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import SUFFIXES, gdal_options, is_local, raster_bands, read_raster
+from landcover.products.raster import SUFFIXES, gdal_options, is_local, masking_bands, raster_bands, read_raster
 from landcover.products.stac import (
     OTHER_TIME,
     absolute_href,
@@ -36,6 +36,7 @@ __all__ = [
     "item_datetime",
     "item_product",
     "item_size",
+    "masking_bands",
     "parse_datetime",
     "raster_bands",
     "raster_hrefs",

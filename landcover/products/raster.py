@@ -127,12 +127,26 @@ def _check_content(file: rasterio.DatasetReader, path: str) -> None:
 
 
 def _band(file: rasterio.DatasetReader, path: str, index: int, described: bool) -> BandSource:
-    label = (file.descriptions[index - 1] or "").strip()
-    if match := _SENTINEL_DESCRIPTION.match(label):
-        label = match[1]
+    label = _label(file, index)
     # GDAL calls any three-band image red, green and blue, so colours count only where nothing else is said.
     name = common_name(label) if described else _COLOURS.get(file.colorinterp[index - 1])
     scale, offset = file.scales[index - 1], file.offsets[index - 1]
     if (scale, offset) == (1, 0):
         return BandSource(path, index, label, name)
     return BandSource(path, index, label, name, scale, offset)
+
+
+def _label(file: rasterio.DatasetReader, index: int) -> str:
+    """What a file calls one of its bands; "" if it does not name it."""
+    label = (file.descriptions[index - 1] or "").strip()
+    match = _SENTINEL_DESCRIPTION.match(label)
+    return match[1] if match else label
+
+
+def masking_bands(file: rasterio.DatasetReader) -> list[int]:
+    """The bands of a file that are masks: flagged as alpha, and not named as a spectral band.
+
+    GDAL flags the fourth band of bytes so, near infrared or not.
+    """
+    alpha = (i for i, role in zip(file.indexes, file.colorinterp, strict=True) if role == ColorInterp.alpha)
+    return [i for i in alpha if common_name(_label(file, i)) is None]
