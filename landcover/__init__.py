@@ -1,5 +1,6 @@
 """Land-cover maps and polygons from satellite scenes of any size."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from landcover.sampling import sample
     from landcover.specs import load_legend, load_sensor
     from landcover.vectorization import polygons, vectorize
+
+# Whenever OpenVINO is imported, it tells Google Analytics so, from a process that it forks off whatever goes on in this
+# one, and leaves an identity in the user's home. Where this module is not found, it does nothing of the kind.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _HOMES = {
     "LandcoverError": "landcover.errors",

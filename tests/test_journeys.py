@@ -196,3 +196,34 @@ def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:
     shown = run(["landcover", "doctor"], tmp_path).stdout
     assert "self-test: passed" in shown
     assert "MISSING" not in shown
+
+
+def test_a_command_ends_with_all_that_it_printed(tmp_path: Path) -> None:
+    """The process is ended at once, when what is printed has been handed over."""
+    listed = run([sys.executable, "-m", "landcover", "models", "list", "--json"], tmp_path)
+    assert len(json.loads(listed.stdout)) >= 4
+    lacking = subprocess.run([BIN / "landcover", "stats", "none.tif"], cwd=tmp_path, capture_output=True, text=True)
+    assert (lacking.returncode, lacking.stdout) == (3, "")
+    assert lacking.stderr.startswith("Error: none.tif")
+    assert lacking.stderr.endswith("\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_what_cannot_be_printed_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run([BIN / "landcover", "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert told.returncode == 3
+    assert told.stderr == "Error: what is printed cannot be written: No space left on device\n"
+
+
+def test_nothing_is_told_to_anyone(tmp_path: Path) -> None:
+    """OpenVINO counts its users from wherever it is imported, unless it is kept from it."""
+    home = {k: v for k, v in os.environ.items() if k not in ("CI", "LANDCOVER_CACHE")} | {"HOME": str(tmp_path)}
+    mapped = f"""
+import multiprocessing, sys, landcover
+landcover.predict({str(ROOT / "sample_tiles" / "s2_town.tif")!r}, {str(tmp_path / "map.tif")!r})
+assert "openvino" in sys.modules
+assert not multiprocessing.active_children()
+"""
+    subprocess.run([sys.executable, "-c", mapped], env=home, check=True)
+    assert {p.name for p in tmp_path.iterdir()} <= {"map.tif", "map.tif.aux.xml", ".cache"}
