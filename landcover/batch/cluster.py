@@ -29,6 +29,9 @@ WORKER_BYTES = 2 << 30
 
 CONNECT_SECONDS = 30
 
+_HERE = "127.0.0.1"
+"""Where the cluster of one machine listens, its dashboard too, so that nobody on the network can reach it."""
+
 CARD = "GPU"
 """The resource that a worker with a card declares to Dask."""
 
@@ -124,13 +127,14 @@ def open_cluster(scheduler: str | None, places: list[Place]) -> Iterator[Client]
 
 
 def _started(places: list[Place]) -> SpecCluster:
-    dashboard = ":8787" if find_spec("bokeh") else None
-    options = {"host": "127.0.0.1", "dashboard": dashboard is not None, "dashboard_address": dashboard or ":0"}
+    dashboard = find_spec("bokeh") is not None
+    port = 8787 if dashboard else 0
+    options = {"host": _HERE, "dashboard": dashboard, "dashboard_address": f"{_HERE}:{port}"}
     workers = {
         i: {
             "cls": Nanny,
             "options": {
-                "host": "127.0.0.1",
+                "host": _HERE,
                 "nthreads": 1,
                 "memory_limit": MEMORY_LIMIT // len(places),
                 "env": place.environment,

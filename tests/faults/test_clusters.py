@@ -56,6 +56,20 @@ def children(process: subprocess.Popen) -> list[int]:
     return [c.pid for c in psutil.Process(process.pid).children(recursive=True)]
 
 
+def test_nobody_on_the_network_can_reach_the_cluster_of_a_machine(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    import psutil
+
+    batch = start_batch(scenes, tmp_path / "out", pointwise, "--workers", "2")
+    wait_for(lambda: begun(tmp_path / "out"))
+    processes = [psutil.Process(number) for number in (batch.pid, *children(batch))]
+    ports = [c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert len(ports) >= 3, "the scheduler and its workers"
+    assert {address.ip for address in ports} == {"127.0.0.1"}
+    assert end(batch)[0] == 0
+
+
 def test_a_worker_is_killed(tmp_path: Path, scenes: Path, pointwise: Model, undisturbed: dict[str, bytes]) -> None:
     """The process of a worker of the local cluster; its nanny starts another one, which goes on from the journal."""
     out = tmp_path / "out"
