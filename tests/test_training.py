@@ -23,6 +23,7 @@ import torch
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
 from shapely.geometry import Point, box
 
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
@@ -222,6 +223,38 @@ def test_a_class_can_be_stored_as_zero(tmp_path: Path) -> None:
         (source,) = read_recipe(recipe).sources
         (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64)
         assert (piece.labels == np.where(patches(64), 1, 2)).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("mask", [None, "internal", "alpha"])
+@pytest.mark.parametrize("nodata", [None, 255])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_where_a_label_raster_has_none_nothing_is_learned(
+    tmp_path: Path, dtype: str, mask: str | None, nodata: int | None, shift: int
+) -> None:
+    """Neither beside it, nor where its nodata, its mask or its alpha band says so; also where 0 is a class."""
+    how = 'labels = "some.tif"\nclasses = { 0 = "dark", 1 = "bright" }'
+    recipe = change(write_lesson(tmp_path, side=32), 'labels = "labels.tif"', how)
+    bright, known = patches(32), np.random.default_rng(0).random((32, 32)) < 0.7
+    empty = np.random.default_rng(1).random((32, 32)) < (0 if nodata is None else 0.2)
+    profile = {"driver": "GTiff", "dtype": dtype, "crs": "EPSG:32633", "nodata": nodata, "height": 32, "width": 32}
+    place, alpha = UTM @ UTM.translation(shift, shift), mask == "alpha"
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "some.tif", "w", count=1 + alpha, transform=place, **profile) as file,
+    ):
+        file.colorinterp = (ColorInterp.gray, ColorInterp.alpha)[: 1 + alpha]
+        file.write(np.where(empty, nodata or 0, bright).astype(dtype), 1)
+        if alpha:
+            file.write((known * 255).astype(dtype), 2)
+        elif mask:
+            file.write_mask(known)
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    expected, inside = np.zeros((32, 32)), 32 - shift
+    said = np.where((known if mask else True) & ~empty, np.where(bright, 1, 2), 0)
+    expected[shift:, shift:] = said[:inside, :inside]
+    assert (piece.labels == expected).all()
 
 
 def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 import rasterio.warp
 from affine import Affine
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
@@ -367,6 +367,8 @@ class _LabelRaster:
     def __enter__(self) -> "_LabelRaster":
         with ExitStack() as stack:
             self._file = self._open(stack)
+            roles = self._file.colorinterp
+            self._alpha = roles.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in roles else None
             self._stack = stack.pop_all()
         return self
 
@@ -379,13 +381,23 @@ class _LabelRaster:
             raise SamplesError(f"the labels {self._path} cannot be opened: {e}") from e
         if self._band > file.count:
             raise SamplesError(f"{self._path} has no band {self._band}; it holds {file.count}")
+        self._nodata = file.nodatavals[self._band - 1]
         if self._same_shape and file.shape != (scene.height, scene.width):
             raise SamplesError(f"{self._path} is {file.shape}, not {(scene.height, scene.width)} as {scene.name}")
         if not self._same_shape and not self._on_grid(file):
             _check_overlap(str(self._path), scene, file.crs, file.bounds)
             _warn_of_shift(str(self._path), file, scene)
-            grid = {"crs": scene.crs, "transform": scene.transform, "height": scene.height, "width": scene.width}
-            view = WarpedVRT(file, **grid, resampling=Resampling.nearest, add_alpha=file.nodata is None)
+            view = WarpedVRT(
+                file,
+                crs=scene.crs,
+                transform=scene.transform,
+                height=scene.height,
+                width=scene.width,
+                resampling=Resampling.nearest,
+                src_nodata=None,  # which would keep GDAL from looking at the mask of the file
+                nodata=None,
+                add_alpha=ColorInterp.alpha not in file.colorinterp,
+            )
             return stack.enter_context(view)
         return file
 
@@ -396,10 +408,16 @@ class _LabelRaster:
         """Class numbers of a box, uint8 (rows, cols)."""
         window = Window(box.col0, box.row0, box.width, box.height)
         try:
-            values = self._file.read(self._band, window=window, masked=True)
+            values = self._file.read(self._band, window=window)
+            if self._alpha:  # which GDAL itself takes for a mask in some types of numbers only
+                known = self._file.read(self._alpha, window=window) > 0
+            else:
+                known = self._file.read_masks(self._band, window=window) > 0
         except RasterioError as e:
             raise SamplesError(f"the labels {self._path} cannot be read; the file may be cut short: {e}") from e
-        return self._labels.numbers(values.data, ~np.ma.getmaskarray(values))
+        if self._nodata is not None:  # a mask goes before it in GDAL
+            known &= values != self._nodata
+        return self._labels.numbers(values, known)
 
     def _on_grid(self, file: rasterio.DatasetReader) -> bool:
         scene = self._scene
