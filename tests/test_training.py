@@ -257,6 +257,15 @@ def test_where_a_label_raster_has_none_nothing_is_learned(
     assert (piece.labels == expected).all()
 
 
+def test_a_label_raster_whose_rows_go_north(tmp_path: Path) -> None:
+    recipe = write_lesson(tmp_path, side=32)
+    ids = np.where(patches(32), 3, 7).astype(np.uint8)
+    write_labels(tmp_path / "labels.tif", ids[::-1], UTM @ UTM.translation(0, 32) @ UTM.scale(1, -1))
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    assert (piece.labels == np.where(patches(32), 1, 2)).all()
+
+
 def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(sources._log, "warning", lambda text, *values: said.append(text % values))

@@ -385,7 +385,8 @@ class _LabelRaster:
         if self._same_shape and file.shape != (scene.height, scene.width):
             raise SamplesError(f"{self._path} is {file.shape}, not {(scene.height, scene.width)} as {scene.name}")
         if not self._same_shape and not self._on_grid(file):
-            _check_overlap(str(self._path), scene, file.crs, file.bounds)
+            left, bottom, right, top = file.bounds  # upside down where its rows go north
+            _check_overlap(str(self._path), scene, file.crs, (left, min(bottom, top), right, max(bottom, top)))
             _warn_of_shift(str(self._path), file, scene)
             view = WarpedVRT(
                 file,
