@@ -948,6 +948,12 @@ def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
         assert open_scene(str(save(tmp_path, item(assets, "sentinel-2-l2a"))), ("red", "nir"), Choice(offset=0)).bands
 
 
+def test_an_asset_whose_name_is_too_long_for_the_disk(tmp_path: Path) -> None:
+    path = save(tmp_path, item({"a": asset(f"{'a' * 300}.tif", "B04", "red")}))
+    with pytest.raises(SceneError, match="cannot be read: File name too long"):
+        open_scene(str(path), ("red",))
+
+
 def test_an_href_may_be_percent_encoded(tmp_path: Path) -> None:
     """As URIs are; a name that has a percent sign in it is a name all the same."""
     for href, name in (("./a%20b.tif", "a b.tif"), ("./50%25.tif", "50%25.tif")):

@@ -69,7 +69,10 @@ def raster_bands(path: str) -> tuple[BandSource, ...]:
     """
     check_name(path, SceneError)
     if is_local(path):
-        _check_file(Path(path))
+        try:
+            _check_file(Path(path))
+        except OSError as e:
+            raise SceneError(f"{path[:200]} cannot be read: {e.strerror}; check its name and its permissions") from e
     with rasterio.Env(**gdal_options()):
         try:
             with warnings.catch_warnings():
