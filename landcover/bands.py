@@ -263,6 +263,8 @@ def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> n
         for path in dict.fromkeys(b.path for b in bands):
             file = open_file(path, stack)
             indexes = [b.index for b in bands if b.path == path]
+            if max(indexes) > file.count:
+                raise SceneError(f"{path} has no band {max(indexes)}, which it is said to hold")
             for i in range(places * places):
                 row = file.height * (2 * (i // places) + 1) // (2 * places) - side // 2
                 col = file.width * (2 * (i % places) + 1) // (2 * places) - side // 2

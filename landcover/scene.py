@@ -346,8 +346,8 @@ def _alpha_is_spectral(
 ) -> bool:
     """True where a band flagged as alpha is wanted, or named, or where the sensor has one in usual files."""
     named = [b for b in product.bands if b.common_name is not None and b.path in files]
-    flagged = (files[b.path].colorinterp[b.index - 1] for b in (*named, *(band.source for band in bands)))
-    if ColorInterp.alpha in flagged:
+    sources = (*named, *(band.source for band in bands))
+    if any(files[b.path].colorinterp[b.index - 1 : b.index] == (ColorInterp.alpha,) for b in sources):
         return True
     name = choice.sensor or product.sensor
     return name is not None and any(len(x) == len(product.bands) for x in load_sensor(name).layouts)

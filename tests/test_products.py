@@ -948,6 +948,20 @@ def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
         assert open_scene(str(save(tmp_path, item(assets, "sentinel-2-l2a"))), ("red", "nir"), Choice(offset=0)).bands
 
 
+def test_an_item_that_tells_of_more_bands_than_its_file_has(tmp_path: Path) -> None:
+    """Those that are there can be mapped, whatever the scaling is told by."""
+    write_scene(tmp_path / "one.tif", digital_numbers(20, 30, 1), names=("B04",), scaled=False)
+    eo = [{"name": "B04", "common_name": "red"}, {"name": "B08", "common_name": "nir"}]
+    one = {"image": {"href": "one.tif", "roles": ["data"], "eo:bands": eo}}
+    for collection in ("sentinel-2-l2a", None):
+        path = str(save(tmp_path, item(one, collection)))
+        assert open_scene(path, ("red",), Choice(scale=1e-4, offset=0)).bands[0].source.index == 1
+        with pytest.raises(SceneError, match=r"one\.tif has no band 2"):
+            open_scene(path, ("nir",), Choice(scale=1e-4, offset=0))
+    with pytest.raises(SceneError, match=r"one\.tif has no band 2, which it is said to hold"):
+        open_scene(str(save(tmp_path, item(one, "sentinel-2-l2a"))), ("red", "nir"))
+
+
 def test_an_asset_whose_name_is_too_long_for_the_disk(tmp_path: Path) -> None:
     path = save(tmp_path, item({"a": asset(f"{'a' * 300}.tif", "B04", "red")}))
     with pytest.raises(SceneError, match="cannot be read: File name too long"):
