@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -88,14 +89,26 @@ class Scene:
         ):
             yield reader
 
-    def open_file(self, path: str, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
-        """Open one file for as long as `stack` lasts: the file itself, or a view of it on the scene's grid."""
-        return self._on_grid(open_file(path, stack), stack)
+    def open_file(self, path: str, stack: ExitStack) -> "OnGrid":
+        """Open one file for as long as `stack` lasts: the file itself, or views of it on the scene's grid."""
+        file = open_file(path, stack)
+        return OnGrid(self._on_grid(file, stack), self._views_of_bands(file, stack))
+
+    def _views_of_bands(self, file: rasterio.DatasetReader, stack: ExitStack) -> dict[int, WarpedVRT]:
+        """A view of each band that is wanted of a coarser file of several that may miss pixels; else nothing.
+
+        In a view of them all, GDAL takes a pixel for missing only where all bands are, by one nodata value. An alpha
+        band is missed by all alike, and is heeded in such a view only.
+        """
+        wanted = {b.source.index: b.nodata for b in self.bands if b.source.path == file.name}
+        single = file.count == 1 or ColorInterp.alpha in file.colorinterp
+        if single or self._is_on_grid(file) or all(nodata is None for nodata in wanted.values()):
+            return {}
+        return {i: self._view(open_file(_one_band(file, i), stack), nodata, stack) for i, nodata in wanted.items()}
 
     def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
         """The file itself, or a view of it on the scene's grid."""
-        same_place = file.transform.almost_equals(self.transform) and file.crs == self.crs
-        if same_place and file.shape == (self.height, self.width):
+        if self._is_on_grid(file):
             return file
         nodata = next(b.nodata for b in self.bands if b.source.path == file.name)
         if MaskFlags.per_dataset in file.mask_flag_enums[0] and MaskFlags.alpha not in file.mask_flag_enums[0]:
@@ -103,6 +116,13 @@ class Scene:
                 f"{file.name} is coarser than the other bands and has a mask of its own, which cannot be brought to "
                 "their grid; mark its missing pixels with a nodata value instead (gdal_translate -a_nodata)"
             )
+        return self._view(file, nodata, stack)
+
+    def _is_on_grid(self, file: rasterio.DatasetReader) -> bool:
+        same_place = file.transform.almost_equals(self.transform) and file.crs == self.crs
+        return same_place and file.shape == (self.height, self.width)
+
+    def _view(self, file: rasterio.DatasetReader, nodata: float | None, stack: ExitStack) -> WarpedVRT:
         view = WarpedVRT(
             file,
             crs=self.crs,
@@ -117,6 +137,27 @@ class Scene:
         return stack.enter_context(view)
 
 
+@dataclass(frozen=True)
+class OnGrid:
+    """An open file on the grid of a scene.
+
+    Attributes:
+        file: itself, or a view of all its bands.
+        views: of single bands, by their numbers, where the file has to be read through these.
+    """
+
+    file: rasterio.DatasetReader | WarpedVRT
+    views: dict[int, WarpedVRT]
+
+    def read(self, bands: list[int], window: Window, out: np.ndarray) -> None:
+        """Read bands into `out`; float64 beyond float32 becomes infinite, and so nodata."""
+        if self.views:
+            for band, pixels in zip(bands, out, strict=True):
+                self.views[band].read(1, window=window, out=pixels)
+        else:
+            self.file.read(bands, window=window, out=out)
+
+
 class SceneReader:
     """The open files of a scene."""
 
@@ -125,8 +166,9 @@ class SceneReader:
         self._stacks = {path: ExitStack() for path in scene.paths}
         with ExitStack() as opened:
             opened.callback(self.close)
-            files = self._files = {path: scene.open_file(path, stack) for path, stack in self._stacks.items()}
+            self._files = {path: scene.open_file(path, stack) for path, stack in self._stacks.items()}
             opened.pop_all()
+        files = {path: each.file for path, each in self._files.items()}
         self._covered = [_covered(scene, file) for file in files.values() if isinstance(file, WarpedVRT)]
         self._may_be_sparse = all(_tells_its_blocks(path, file) for path, file in files.items()) and all(
             b.nodata == 0 or files[b.source.path].nodata is not None for b in scene.bands
@@ -167,7 +209,8 @@ class SceneReader:
             yield box
             return
         stored = np.zeros(box.width, bool)
-        for path, file in self._files.items():
+        for path, each in self._files.items():
+            file = each.file
             used = {b.source.index for b in self._scene.bands if b.source.path == path}
             for band in used if file.interleaving == Interleaving.band else list(used)[:1]:
                 tall, wide = file.block_shapes[band - 1]
@@ -213,9 +256,8 @@ class SceneReader:
                 if attempt:
                     self._stacks[path].close()
                     self._files[path] = self._scene.open_file(path, self._stacks[path])
-                file = self._files[path]
-                file.read(bands, window=window, out=out)  # float64 beyond float32 becomes infinite, and so nodata
-                return _read_mask(file, bands, window, self._scene.spectral_alpha)
+                self._files[path].read(bands, window, out)
+                return _read_mask(self._files[path].file, bands, window, self._scene.spectral_alpha)
             except (RasterioError, SceneError) as e:
                 if attempt == again:
                     rows = f"{window.row_off}–{window.row_off + window.height}"
@@ -241,6 +283,19 @@ class SceneReader:
             missing |= ~finite.all(axis=0)
             dn[~finite] = 0
         return missing
+
+
+def _one_band(file: rasterio.DatasetReader, band: int) -> str:
+    """A virtual raster of one band of a file, as GDAL opens it."""
+    kind = {"uint8": "Byte"}.get(dtype := file.dtypes[band - 1], dtype.capitalize().replace("Uint", "UInt"))
+    return (
+        f'<VRTDataset rasterXSize="{file.width}" rasterYSize="{file.height}">'
+        f"<SRS>{escape(file.crs.to_wkt()) if file.crs else ''}</SRS>"
+        f"<GeoTransform>{','.join(map(repr, file.transform.to_gdal()))}</GeoTransform>"
+        f'<VRTRasterBand dataType="{kind}" band="1"><SimpleSource>'
+        f"<SourceFilename>{escape(file.name)}</SourceFilename><SourceBand>{band}</SourceBand>"
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
 
 
 def _tells_its_blocks(path: str, file: rasterio.DatasetReader | WarpedVRT) -> bool:

@@ -21,6 +21,7 @@ from rasterio.transform import Affine
 
 from landcover.bands import Band, Choice, resolve_bands
 from landcover.errors import BandError, SceneError
+from landcover.grid import Box
 from landcover.models import Model
 from landcover.preview import preview
 from landcover.products import Product, read_product, stac
@@ -960,6 +961,28 @@ def test_an_item_that_tells_of_more_bands_than_its_file_has(tmp_path: Path) -> N
             open_scene(path, ("nir",), Choice(scale=1e-4, offset=0))
     with pytest.raises(SceneError, match=r"one\.tif has no band 2, which it is said to hold"):
         open_scene(str(save(tmp_path, item(one, "sentinel-2-l2a"))), ("red", "nir"))
+
+
+@pytest.mark.parametrize("nodata", [(9, 9), (5, 9), (0, 9), (None, 9)])
+def test_nodata_of_one_band_of_a_coarser_file_is_not_mixed_into_others(tmp_path: Path, nodata: tuple) -> None:
+    """GDAL takes a pixel of several bands for missing only where all bands are, and mixes it with its neighbours."""
+    fine = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    write_scene(tmp_path / "red.tif", np.full((1, 8, 8), 500, np.uint16), names=("red",), transform=fine)
+    pixels = np.full((2, 4, 4), 300, np.uint16)
+    pixels[1, 0, 2] = 9
+    write_scene(tmp_path / "a & b.tif", pixels, names=(), transform=fine @ Affine.scale(2))
+    said = [{} if value is None else {"nodata": value} for value in nodata]
+    coarse = asset("a & b.tif", "B11", "swir16", *said)
+    coarse["eo:bands"].append({"name": "B12", "common_name": "swir22"})
+    path = save(tmp_path, item({"red": asset("red.tif", "B04", "red"), "swir": coarse}))
+    for wanted in (("red", "swir16", "swir22"), ("swir22", "red")):
+        scene = open_scene(str(path), wanted, Choice(scale=1e-4))
+        with scene.open(8) as reader:
+            dn, valid = reader.read(Box(0, 8, 0, 8))
+        missing = np.zeros((8, 8), bool)
+        missing[:2, 4:6] = True
+        assert (valid == ~missing).all()
+        assert set(np.unique(dn[:, valid])) == {300, 500}
 
 
 def test_an_asset_whose_name_is_too_long_for_the_disk(tmp_path: Path) -> None:
