@@ -22,7 +22,7 @@ from landcover.catalog import Entry, choose, look, read_catalog
 from landcover.catalog.choosing import parse_interval
 from landcover.catalog.documents import read_members
 from landcover.catalog.entry import Held
-from landcover.errors import ConfigError
+from landcover.errors import CatalogError, ConfigError
 from landcover.models import Model
 from landcover.products import read_product
 from tests.catalogs import collection, node, serving, stac_item, write_json
@@ -670,3 +670,10 @@ def test_the_list_of_what_a_batch_would_take(tmp_path: Path, capsys: pytest.Capt
     assert landcover(capsys, "catalog", "list", path, "--bbox", "170,0,-170,10").err == "0 scenes of 3\n"
     assert "not four numbers" in refused(capsys, tmp_path, "catalog", "list", path, "--bbox", "1,2,3")
     assert "not four numbers" in refused(capsys, tmp_path, "catalog", "list", path, "--bbox", "")
+
+
+def test_bands_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Bytes, as some programs write texts to Parquet; their quotes would be part of the names."""
+    pq.write_table(pyarrow.table({"path": ["a.tif"], "bands": [b"red=4,nir=8"]}), tmp_path / "a.parquet")
+    with pytest.raises(CatalogError, match=r"has bands .*red=4,nir=8.*; write for example"):
+        read_catalog(str(tmp_path / "a.parquet"))

@@ -299,16 +299,16 @@ def _size(values: dict[str, Any], name: str, where: str) -> int | None:
     return int(number)
 
 
-def _bands(value: Any, where: str) -> dict[str, str] | None:
+def _bands(written: Any, where: str) -> dict[str, str] | None:
     """Read "red=4,nir=8", or the same as an object."""
-    value = plain(_parsed(value)) if value not in (None, "") else None
+    value = plain(_parsed(written)) if written not in (None, "") else None
     if value is None:
         return None
     if isinstance(value, dict) and value:
         return {name: str(band) for name, band in value.items()}
     pairs = re.findall(r"([^=,;\s]+)\s*=\s*([^=,;\s]+)", str(value))
     rest = re.sub(r"[^=,;\s]+\s*=\s*[^=,;\s]+|[,;\s]", "", str(value))
-    if rest or not pairs or len(dict(pairs)) < len(pairs):
+    if isinstance(written, bytes) or rest or not pairs or len(dict(pairs)) < len(pairs):
         raise CatalogError(f"{where} has bands {str(value)[:60]!r}; write for example red=4;nir=8, each name once")
     return dict(pairs)
 
