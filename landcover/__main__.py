@@ -26,15 +26,16 @@ def run() -> NoReturn:
             if isinstance(e.code, str):
                 raise
             code = e.code or 0
-        sys.stdout.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # as it is where it was closed
+                stream.flush()
     except OSError as e:
-        if e.filename is not None:  # it is not what is printed, but a bug
-            raise
+        if e.filename is not None or e.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise  # it is not what is printed, but a bug
         code = 3
-        if e.errno != errno.EPIPE:  # who read it has left
+        if e.errno == errno.ENOSPC:  # else who read it has left
             fail(f"what is printed cannot be written: {e.strerror}")
     atexit._run_exitfuncs()
-    sys.stderr.flush()
     os._exit(code)
 
 

@@ -5,6 +5,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import shapely
@@ -30,7 +31,7 @@ def lonlat_parts(shapes: np.ndarray, crs: CRS) -> np.ndarray:
     bounds = shapely.bounds(moved)
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
         parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
-        moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else shapely.multipolygons(parts)
+        moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else _together(parts)
     return moved
 
 
@@ -45,8 +46,13 @@ def in_one_piece(shapes: np.ndarray) -> np.ndarray:
     west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
     for i in np.flatnonzero(east - west > 180):
         parts = [_going_on(part) if _jumps(part) else part for part in shapely.get_parts(shapes[i])]
-        shapes[i] = shapely.multipolygons([p for p in shapely.get_parts(parts) if p.geom_type == "Polygon"])
+        shapes[i] = _together([p for p in shapely.get_parts(parts) if p.geom_type == "Polygon"])
     return shapes
+
+
+def _together(parts: Sequence[BaseGeometry]) -> BaseGeometry:
+    """The multipolygon of some polygons, or of none."""
+    return shapely.multipolygons(np.array(parts, object))
 
 
 def _jumps(polygon: BaseGeometry) -> bool:

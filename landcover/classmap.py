@@ -12,6 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import LandcoverError, MapError, check_name
+from landcover.products import gdal_cache
 from landcover.provenance import legend_tag
 from landcover.specs import Legend, load_legend
 
@@ -46,7 +47,7 @@ def open_map(path: str | Path, legend: Legend | str | None = None) -> Iterator[t
             legend = read_legend(dataset)
         elif dataset.count != 1 or dataset.dtypes[0] != "uint8":
             read_legend(dataset)  # says so
-        with rasterio.Env(GDAL_CACHEMAX=_cache_bytes(dataset)):
+        with gdal_cache(_cache_bytes(dataset)):
             yield dataset, legend
 
 

@@ -23,6 +23,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from landcover.processors import own_threads
+from landcover.products import gdal_cache
 from landcover.specs import Legend
 
 ENCODER_CACHE = 128 << 20
@@ -121,7 +122,7 @@ def encode(layer: Layer, raw: Path, folder: Path) -> None:
         _vrt(level).write_text(_describe(level, overviews), encoding="utf-8")
     predictor = {"PREDICTOR": "YES"} if layer.legend is None else {}
     options = _OPTIONS | {"NUM_THREADS": own_threads()} | predictor
-    with rasterio.Env(GDAL_CACHEMAX=ENCODER_CACHE):
+    with gdal_cache(ENCODER_CACHE):
         rasterio.shutil.copy(_vrt(levels[0]), folder / layer.path.name, driver="COG", **options)
     _check_whole(folder / layer.path.name)
 

@@ -293,7 +293,11 @@ class _RawFile:
             if fresh:
                 mark.write_text(run, encoding="utf-8")
             self._file: BinaryIO = self._path.open("wb" if fresh else "r+b")
-            self._file.truncate(size)
+            try:
+                self._file.truncate(size)
+            except OSError:
+                self.close()
+                raise
 
     def write(self, row: int, col: int, shape: tuple[int, int], block: np.ndarray | None) -> None:
         layer = self._layer

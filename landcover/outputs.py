@@ -112,11 +112,11 @@ def drop_work_folder(path: Path, dropped: Callable[[Path], bool]) -> None:
         dropped: tells of the folder, while it is locked, whether it may go; one that another run is using stays.
     """
     folder = path.parent / f".{path.name}.work"
-    if not folder.is_dir():
-        return
-    with suppress(OutputError), _locked(path):
-        if dropped(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError, OutputError):  # what cannot be looked at stays
+        if folder.is_dir():
+            with _locked(path):
+                if dropped(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

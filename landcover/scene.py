@@ -24,7 +24,7 @@ from landcover.bands import Band, Choice, check_place, open_file, resolve_bands
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, gdal_options, is_local, read_product
+from landcover.products import Product, gdal_cache, gdal_options, is_local, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
@@ -84,7 +84,8 @@ class Scene:
             options["GDAL_NUM_THREADS"] = "1"  # with more, GDAL takes stale bytes for those that a server did not send
             options["CPL_VSIL_CURL_NON_CACHED"] = "/vsi"  # so that a file opened anew does not find half an answer
         with (
-            rasterio.Env(**options, GDAL_CACHEMAX=self.cache_bytes(width)),
+            rasterio.Env(**options),
+            gdal_cache(self.cache_bytes(width)),
             closing(SceneReader(self)) as reader,
         ):
             yield reader
@@ -97,12 +98,14 @@ class Scene:
     def _views_of_bands(self, file: rasterio.DatasetReader, stack: ExitStack) -> dict[int, WarpedVRT]:
         """A view of each band that is wanted of a coarser file of several that may miss pixels; else nothing.
 
-        In a view of them all, GDAL takes a pixel for missing only where all bands are, by one nodata value. An alpha
-        band is missed by all alike, and is heeded in such a view only.
+        In a view of them all, GDAL takes a pixel for missing only where all bands are, by one nodata value, or where a
+        band flagged as alpha is 0, be it near infrared. A true alpha band is heeded in such a view only.
         """
         wanted = {b.source.index: b.nodata for b in self.bands if b.source.path == file.name}
-        single = file.count == 1 or ColorInterp.alpha in file.colorinterp
-        if single or self._is_on_grid(file) or all(nodata is None for nodata in wanted.values()):
+        flagged = ColorInterp.alpha in file.colorinterp
+        masked = flagged and not self.spectral_alpha
+        whole = not flagged and all(nodata is None for nodata in wanted.values())
+        if file.count == 1 or masked or whole or self._is_on_grid(file):
             return {}
         return {i: self._view(open_file(_one_band(file, i), stack), nodata, stack) for i, nodata in wanted.items()}
 

@@ -16,6 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import ConfigError, LandcoverError, OutputError, SceneError, nearest
+from landcover.products import gdal_cache
 
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 FOREST, WATER, URBAN, OTHER = 1, 2, 3, 4
@@ -225,7 +226,7 @@ def _create(path: Path, height: int, width: int, count: int, dtype: str, **place
     shape = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": dtype}
     try:
         with (
-            rasterio.Env(GDAL_CACHEMAX=128_000_000),
+            gdal_cache(128_000_000),
             rasterio.open(
                 part, "w", **shape, **layout, **packing, **place, photometric="minisblack", num_threads=2
             ) as f,

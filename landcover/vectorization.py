@@ -177,12 +177,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
-        if (
-            FORMATS[out.suffix.lower()] == "GeoJSON"
-            and not how.points
-            and source.ground
-            and may_cross_antimeridian(source.ground)
-        ):
+        if FORMATS[out.suffix.lower()] == "GeoJSON" and not how.points and _may_cross(source.ground):
             tables = map(_cut, tables)
         kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))

@@ -985,6 +985,27 @@ def test_nodata_of_one_band_of_a_coarser_file_is_not_mixed_into_others(tmp_path:
         assert set(np.unique(dn[:, valid])) == {300, 500}
 
 
+def test_near_infrared_of_a_coarser_file_that_is_flagged_as_alpha_masks_nothing(tmp_path: Path) -> None:
+    """In a view of all bands GDAL would take the green where near infrared is 0 for 0, too."""
+    fine = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    write_scene(tmp_path / "red.tif", np.full((1, 8, 8), 50, np.uint8), names=("red",), transform=fine)
+    pixels = np.full((4, 4, 4), 100, np.uint8)
+    pixels[3, 1, 1] = 0
+    flagged = {"count": 4, "dtype": "uint8", "height": 4, "width": 4, "photometric": "RGB", "alpha": "yes"}
+    place = {"crs": "EPSG:32633", "transform": fine @ Affine.scale(2)}
+    with rasterio.open(tmp_path / "coarse.tif", "w", driver="GTiff", **flagged, **place) as file:
+        file.write(pixels)
+        file.descriptions = names = ("swir16", "green", "blue", "nir")
+    coarse = asset("coarse.tif", "B1", "swir16")
+    coarse["eo:bands"] = [{"name": name, "common_name": name} for name in names]
+    path = save(tmp_path, item({"red": asset("red.tif", "B04", "red"), "rest": coarse}))
+    scene = open_scene(str(path), ("red", "green"), Choice(scale=1e-4))
+    with scene.open(8) as reader:
+        dn, valid = reader.read(Box(0, 8, 0, 8))
+    assert valid.all()
+    assert (dn[1] == 100).all()
+
+
 def test_an_asset_whose_name_is_too_long_for_the_disk(tmp_path: Path) -> None:
     path = save(tmp_path, item({"a": asset(f"{'a' * 300}.tif", "B04", "red")}))
     with pytest.raises(SceneError, match="cannot be read: File name too long"):

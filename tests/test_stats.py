@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.crs import CRS
+from rasterio.env import get_gdal_config
 from typer.testing import CliRunner
 
 import landcover.classmap
@@ -118,6 +119,14 @@ for path in sys.argv[1:]:
     done = subprocess.run([sys.executable, "-c", count, *maps], capture_output=True, text=True, check=True)
     short, tall = map(int, done.stdout.split())
     assert tall - short < 40_000, "kB, of 126 MB more"
+
+
+def test_a_map_that_was_read_leaves_gdal_as_it_was(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.tif", checkers(20, 30))
+    before = get_gdal_config("GDAL_CACHEMAX")
+    with landcover.classmap.open_map(tmp_path / "m.tif"):
+        assert get_gdal_config("GDAL_CACHEMAX") == 16 << 20
+    assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
         else:
             yield Begun(plan, 0)
             if options.only_failed and not plan.broken:
-                yield Told("no scene failed the last time")
+                yield Told("none of the scenes chosen failed the last time")
         over.sort(key=lambda record: record.name)
         gathered = Gathered()
         _report(options, over, {}, began)  # whatever happens to what is made of them

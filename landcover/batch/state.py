@@ -149,7 +149,10 @@ def open_state(out: Path) -> Iterator[State]:
 
 
 def _withdraw(out: Path, made: list[Path]) -> None:
-    """Remove the folders that were made for a batch that was refused, unless something came of it."""
+    """Remove the folders that were made for a batch that was refused, unless something came of it.
+
+    Where open files cannot be removed, as the lock is, they stay.
+    """
     with suppress(OSError, LandcoverError):
         if not known_records(out):
             for name in (_FILE, "lock"):

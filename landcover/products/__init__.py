@@ -6,7 +6,15 @@ from landcover.errors import SceneError
 from landcover.products.folder import is_product, read_folder
 from landcover.products.names import time_taken
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import SUFFIXES, gdal_options, is_local, masking_bands, raster_bands, read_raster
+from landcover.products.raster import (
+    SUFFIXES,
+    gdal_cache,
+    gdal_options,
+    is_local,
+    masking_bands,
+    raster_bands,
+    read_raster,
+)
 from landcover.products.stac import (
     OTHER_TIME,
     absolute_href,
@@ -29,6 +37,7 @@ __all__ = [
     "absolute_href",
     "bundled",
     "check_item",
+    "gdal_cache",
     "gdal_options",
     "is_item",
     "is_local",
