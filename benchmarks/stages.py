@@ -113,7 +113,7 @@ def _decode(plan: Plan) -> None:
     """Decode the scene as it is read, and do nothing else."""
     width = plan.scene.width
     with plan.scene.open(width) as reader:
-        for file in reader._files.values():
+        for file in (each.file for each in reader._files.values()):
             for row in range(0, plan.scene.height, CHUNK_ROWS):
                 file.read(window=Pixels(0, row, width, min(CHUNK_ROWS, plan.scene.height - row)))
 
