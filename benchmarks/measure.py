@@ -13,7 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rasterio.env import set_gdal_config
+
 COMMAND = [sys.executable, "-m", "landcover"]
+set_gdal_config("GDAL_CACHEMAX", 64 << 20)  # here: what this process holds, Linux counts for those that it starts, too
 SAMPLE = Path(__file__).parents[1] / "sample_tiles" / "s2_eastern_shore.tif"
 
 
