@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +161,17 @@ def check_scaling(scale: float | None, offset: float | None, of: str = "", said:
         raise BandError(f"{of}reflectance = number × {factor} + {term} is no scaling; correct {said}")
 
 
+def with_scaling(bands: Sequence[BandSource]) -> list[BandSource]:
+    """Bands with the scaling that their product says: its metadata, or, where they are silent, a band's own file.
+
+    Raises:
+        SceneError: a file is to tell it, and cannot be opened.
+    """
+    stored = {path: raster_bands(path) for path in {b.path for b in bands if b.scale is None}}
+    found = {(b.path, b.index): b for told in stored.values() for b in told}
+    return [b if b.scale is not None else found.get((b.path, b.index), b) for b in bands]
+
+
 @dataclass(frozen=True)
 class _Scaling:
     """All who may say how the numbers of a product become reflectance.
@@ -190,7 +202,7 @@ class _Scaling:
             return self.choice.scale, "--scale"
         if self.chosen:
             return self.chosen.scale, f"sensor {self.chosen.name}"
-        if (said := self._said(source)).scale is not None:
+        if (said := self._said[source]).scale is not None:
             return said.scale, self._teller(source)
         if self.told:
             return self.told.scale, f"sensor {self.told.name}"
@@ -204,25 +216,18 @@ class _Scaling:
             return self.choice.offset, "--offset"
         if self.chosen and not isinstance(self.chosen.offset, str):
             return self.chosen.offset, f"sensor {self.chosen.name}"
-        if (said := self._said(source)).scale is not None:
+        if (said := self._said[source]).scale is not None:
             return said.offset or 0.0, self._teller(source)
         if self.told and not isinstance(self.told.offset, str):
             return self.told.offset, f"sensor {self.told.name}"
         return (self._proven_offset, "its pixels") if self.told else (0.0, "--scale given alone")
 
-    def _said(self, source: BandSource) -> BandSource:
-        """A band with the scaling that the product says: its metadata, or the band's file where they are silent."""
-        if source.scale is not None:
-            return source
-        return next((b for b in self._stored[source.path] if b.index == source.index), source)
-
     def _teller(self, source: BandSource) -> str:
         return "its file" if source.scale is None else "the scene"
 
     @cached_property
-    def _stored(self) -> dict[str, tuple[BandSource, ...]]:
-        """What files say of their bands, by path, where the product's metadata say nothing."""
-        return {path: raster_bands(path) for path in {b.path for b in self.bands if b.scale is None}}
+    def _said(self) -> dict[BandSource, BandSource]:
+        return dict(zip(self.bands, with_scaling(self.bands), strict=True))
 
     @cached_property
     def _proven_offset(self) -> float:

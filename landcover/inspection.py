@@ -12,7 +12,7 @@ import numpy as np
 import rasterio
 
 from landcover import __version__
-from landcover.bands import Choice
+from landcover.bands import Choice, with_scaling
 from landcover.classmap import open_raster
 from landcover.engines import choose_engine, cuda_devices
 from landcover.errors import LandcoverError, SceneError
@@ -21,7 +21,7 @@ from landcover.ground import ground_resolution
 from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
 from landcover.processors import own_threads
-from landcover.products import BandSource, Product, raster_bands, read_product
+from landcover.products import BandSource, Product, read_product
 from landcover.scene import Scene
 from landcover.selection import select_model
 
@@ -83,18 +83,17 @@ def examine_machine() -> dict[str, Any]:
 
 def _stored_bands(product: Product) -> list[dict[str, Any]]:
     bands = []
-    for number, band in enumerate(product.bands, 1):
+    for number, (band, said) in enumerate(zip(product.bands, with_scaling(product.bands), strict=True), 1):
         with open_raster(band.path, SceneError) as file:
-            bands.append({"band": number, **_stored_band(band, file)})
+            bands.append({"band": number, **_stored_band(band, said, file)})
     return bands
 
 
-def _stored_band(band: BandSource, file: rasterio.DatasetReader) -> dict[str, Any]:
+def _stored_band(band: BandSource, said: BandSource, file: rasterio.DatasetReader) -> dict[str, Any]:
     gsd = ground_resolution(file.transform, file.crs, file.height, file.width)
     if band.index > file.count:
         raise SceneError(f"{band.path} has no band {band.index}, though the product lists it")
     declared = file.nodatavals[band.index - 1]
-    said = band if band.scale is not None else raster_bands(band.path)[band.index - 1]
     return {
         "label": band.label or None,
         "common_name": band.common_name,

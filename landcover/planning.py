@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 
 from landcover import __version__
@@ -424,8 +423,7 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
     if options.bbox_crs is not None and options.bbox is None:
         raise ConfigError("--bbox-crs is given without --bbox; add the box, or leave it out")
     if options.bbox is not None:
-        with rasterio.Env():  # outside of one, GDAL itself prints what it says of a CRS that there is not
-            boxes.append(box_of_bounds(options.bbox, options.bbox_crs, scene.transform, scene.crs, size))
+        boxes.append(box_of_bounds(options.bbox, options.bbox_crs, scene.transform, scene.crs, size))
     if area is not None:
         boxes.append(box_of_bounds(bounds_of(area), None, scene.transform, scene.crs, size))
     if len(boxes) < 2:

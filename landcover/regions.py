@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyproj
+import rasterio
 import shapely
 from affine import Affine
 from pyproj.exceptions import ProjError
@@ -337,7 +338,8 @@ def _floor(value: float) -> int:
 
 def _crs(text: str) -> CRS:
     try:
-        return CRS.from_user_input(text)
+        with rasterio.Env():  # outside of one, GDAL itself prints what it says of a CRS that there is not
+            return CRS.from_user_input(text)
     except (CRSError, ValueError) as e:
         raise ConfigError(
             f"--bbox-crs '{text}' is not a coordinate reference system; write for example EPSG:4326"
