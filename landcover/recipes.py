@@ -25,9 +25,9 @@ def _name_or_from_folder(name: str, info: ValidationInfo) -> str:
 
 
 def _model_from_folder(name: str, info: ValidationInfo) -> str:
-    """The name of an embedded model, or a model folder counted from the recipe's folder."""
+    """The name of an embedded model, or a folder of a model or of folds, counted from the recipe's folder."""
     path = _from_folder(Path(name), info)
-    return str(path) if (path / "model.json").is_file() else name
+    return str(path) if any((path / document).is_file() for document in ("model.json", "folds.json")) else name
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -268,7 +268,8 @@ class Teacher(Spec):
     """Models whose mean opinion is learned beside the labels, and where there are none.
 
     Attributes:
-        models: names of embedded models, or model folders; of the same classes.
+        models: names of embedded models, or model folders; of the same classes. With `--folds`, also folders of
+            cross-validations: each fold learns from their models of the same fold.
         weight: of their opinion in the loss, from 0 to 1; the labels have the rest.
     """
 

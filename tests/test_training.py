@@ -27,7 +27,7 @@ from rasterio.enums import ColorInterp
 from shapely.geometry import Point, box
 
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
-from landcover.errors import ModelError, OutputError, SamplesError, TrainingError
+from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError
 from landcover.grid import Box
 from landcover.models import Model, init_model, load_model
 from landcover.network import build_network
@@ -419,6 +419,68 @@ def test_folds_hold_every_place_out_once(lesson: Path, capsys: pytest.CaptureFix
     assert report["macro_f1"]["mean"] == pytest.approx(np.mean([f["macro_f1"] for f in each]), abs=1e-3)
     assert "2 folds" in done.err
     assert "steps was set to 4" in (out / "fold-1" / "recipe.toml").read_text()
+
+
+@pytest.fixture(scope="module")
+def two_folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a lesson, beside it a cross-validation of two folds, and a recipe that learns from its models."""
+    recipe = write_lesson(tmp_path_factory.mktemp("folds"))
+    train(plan_training(recipe, recipe.parent / "folds", device="cpu", folds=2, changes={"steps": 2}))
+    taught = recipe.with_name("taught.toml")
+    taught.write_text(recipe.read_text().split("[network]")[0] + '[teacher]\nmodels = ["folds"]\n')
+    return taught
+
+
+def test_folds_go_on_from_the_models_of_the_same_folds(two_folds: Path) -> None:
+    """Neither what is refined nor a teacher has ever seen what a fold holds out."""
+    folds_ = two_folds.parent / "folds"
+    out = two_folds.parent / "refined"
+    training = plan_training(two_folds, out, init=folds_, device="cpu", folds=2, changes={"steps": 2})
+    shas = [load_model(folds_ / f"fold-{k}").sha256 for k in (1, 2)]
+    assert shas[0] != shas[1]
+    assert [line.base.sha256 for line in training.lineages if line.base] == shas
+    assert [[t.sha256 for t in line.teachers] for line in training.lineages] == [[sha] for sha in shas]
+    train(training)
+    before, after = (json.loads((f / "folds.json").read_text()) for f in (folds_, out))
+    assert before["held_out"] == after["held_out"]
+    assert not set(after["held_out"][0]) & set(after["held_out"][1])
+    for k in (1, 2):
+        assert load_model(out / f"fold-{k}").sha256 != shas[k - 1]
+        assert f"# refined from lesson, sha256 {shas[k - 1]}" in (out / f"fold-{k}" / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("init", "folds", "split", "error", "said"),
+    [
+        (
+            "folds/fold-1",
+            2,
+            "validation = 0.25",
+            SamplesError,
+            "fold-1 has learned from 8 places that would be",
+        ),
+        ("folds/fold-1", 0, "validation = 0.25", SamplesError, "has learned from .* would be held out"),
+        ("folds", 2, "validation = 0.25\nblock = 64", SamplesError, "has learned from .* would be held out"),
+        ("folds", 3, "validation = 0.25", ConfigError, "is a cross-validation of 2 folds; add --folds 2"),
+        ("folds", 0, "validation = 0.25", ConfigError, "is a cross-validation of 2 folds; add --folds 2"),
+    ],
+)
+def test_what_was_learned_from_is_not_held_out(
+    two_folds: Path, tmp_path: Path, init: str, folds: int, split: str, error: type[Exception], said: str
+) -> None:
+    recipe = two_folds.with_name(f"{tmp_path.name}.toml")
+    recipe.write_text(two_folds.with_name("recipe.toml").read_text().split("[network]")[0])
+    if "\n" in split:
+        change(recipe, "block = 32\n", "")
+    change(recipe, "validation = 0.25", split)
+    with pytest.raises(error, match=said):
+        train(plan_training(recipe, tmp_path / "m", init=two_folds.parent / init, device="cpu", folds=folds))
+
+
+def test_folds_that_do_not_say_what_they_held_out_are_refused(two_folds: Path, tmp_path: Path) -> None:
+    (tmp_path / "folds.json").write_text('{"folds": [], "held_out": 3}')
+    with pytest.raises(ModelError, match="does not say which places each fold held out"):
+        plan_training(two_folds, tmp_path / "m", init=tmp_path, device="cpu", folds=2)
 
 
 def test_several_processes_learn_together(lesson: Path) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="The recipe, a TOML file; see configs/train for some.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
-    init: Annotated[str | None, Option(help="Refine this model: an embedded one's name, or a model folder.")] = None,
+    init: Annotated[
+        str | None, Option(help="Refine this model: an embedded one's name, a model folder, or folds with --folds.")
+    ] = None,
     folds: Annotated[int, Option(help="Cross-validate by place: train so many times, with other places held out.")] = 0,
     steps: Annotated[int | None, Option(help="Train for so many steps, whatever the recipe says.")] = None,
     seed: Annotated[int | None, Option(help="Of all that is random, whatever the recipe says.")] = None,

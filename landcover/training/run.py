@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,15 +18,16 @@ from torch import nn
 
 from landcover.accuracy import macro_f1
 from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError, counted, nearest
-from landcover.models import CARD, Model, load_model
+from landcover.models import CARD, Model
 from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
 from landcover.recipes import Recipe, SceneSource, read_recipe
 from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend
 from landcover.training.checkpoints import CHECKPOINT, Step, fitting, read_checkpoint
+from landcover.training.crossvalidation import FOLDS, check_unseen, fold_name, models_by_fold, write_folds
 from landcover.training.learning import Task, View
 from landcover.training.outcome import Result, write_model
-from landcover.training.places import Halves, folds, hold_out
+from landcover.training.places import Halves, folds, hold_out, places
 from landcover.training.processes import learn_on
 from landcover.training.samples import Samples, gather
 from landcover.training.sources import check_reference, read_source
@@ -35,7 +36,19 @@ from landcover.training.start import fresh_network, refined_network
 _log = logging.getLogger(__name__)
 
 _FACTS = "training.json"
-_FOLDS = "folds.json"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a network comes from.
+
+    Attributes:
+        base: the model that is refined; None to begin anew.
+        teachers: to learn from.
+    """
+
+    base: Model | None
+    teachers: tuple[Model, ...]
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,8 @@ class Training:
         recipe: what was asked for.
         text: the recipe as it was written.
         out: the model folder to write.
-        base: the model that is refined; None to begin anew.
         spec: of the model that is made, without what its samples tell.
-        teachers: to learn from.
+        lineages: where each network comes from; they are alike but for what their weights have learned.
         devices: one for each process that learns.
         folds: how many times to train for a cross-validation by place; 0 to train once.
     """
@@ -56,11 +68,18 @@ class Training:
     recipe: Recipe
     text: str
     out: Path
-    base: Model | None
     spec: ModelSpec
-    teachers: tuple[Model, ...]
+    lineages: tuple[Lineage, ...]
     devices: tuple[str, ...]
     folds: int = 0
+
+    @property
+    def base(self) -> Model | None:
+        return self.lineages[0].base
+
+    @property
+    def teachers(self) -> tuple[Model, ...]:
+        return self.lineages[0].teachers
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -83,8 +102,8 @@ class Training:
             "recipe": self.recipe.model_dump(mode="json", exclude=told),
             "bands": list(self.bands),
             "legend": self.legend.model_dump(mode="json"),
-            "base": self.base.digest if self.base else None,
-            "teachers": [t.digest for t in self.teachers],
+            "base": [line.base.digest if line.base else None for line in self.lineages],
+            "teachers": [[t.digest for t in line.teachers] for line in self.lineages],
             "folds": self.folds,
             "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in _files(self.recipe)},
         }
@@ -151,13 +170,15 @@ def plan_training(
             raise ConfigError(f"--{explain(e)}") from e
         recipe = recipe.model_copy(update={"loop": loop})
     _check_destination(out, recipe, config, overwrite=overwrite)
-    base = load_model(init) if init else None
+    if folds == 1 or folds < 0:
+        raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
+    lineages = _lineages(init, recipe, folds)
+    base, teachers = lineages[0].base, lineages[0].teachers
     bands = recipe.bands or (base.spec.bands if base else None)
     if bands is None:
         raise ConfigError(f'{config} names no bands; write for example bands = ["red", "nir"], or refine a model')
     legend = load_legend(recipe.legend or "default") if recipe.legend or not base else base.spec.legend
     spec = _spec(recipe, base, bands, legend)
-    teachers = tuple(load_model(name) for name in (recipe.teacher.models if recipe.teacher else ()))
     for model in teachers:
         if model.spec.legend.names != legend.names:
             raise ConfigError(
@@ -166,17 +187,14 @@ def plan_training(
             )
     _check_tests(recipe, spec)
     _check_honoured(recipe, spec, base, teachers)
-    if folds == 1 or folds < 0:
-        raise ConfigError(f"--folds {folds}: a cross-validation takes 2 folds or more")
     devices = _devices(device, workers)
     if recipe.loop.batch < len(devices):
         raise ConfigError(
             f"a batch of {counted(recipe.loop.batch, 'chip')} cannot be shared by {len(devices)} processes"
         )
     notes = "".join(f"# {k} was set to {v} on the command line\n" for k, v in set_.items())
-    notes += f"# refined from {base.spec.name}, sha256 {base.sha256}\n" if base else ""
     text = notes + config.read_text(encoding="utf-8")
-    return Training(recipe, text, out, base, spec, teachers, devices, folds)
+    return Training(recipe, text, out, spec, lineages, devices, folds)
 
 
 def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: None) -> Trained:
@@ -190,9 +208,10 @@ def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: 
         _check_facts(training, folder)
         samples = _gather(training, folder)
         halves = _split(training, samples)
-        names = [f"fold-{k}" for k in range(1, len(halves) + 1)] if training.folds else ["model"]
+        names = [fold_name(k) for k in range(1, len(halves) + 1)] if training.folds else ["model"]
         results = tuple(
-            _train_one(training, samples, half, folder / name, watch) for name, half in zip(names, halves, strict=True)
+            _train_one(replace(training, lineages=(lineage,)), samples, half, folder / name, watch)
+            for name, half, lineage in zip(names, halves, training.lineages, strict=True)
         )
         finished = folder / "model" / "result"
         if training.folds:
@@ -202,7 +221,14 @@ def train(training: Training, *, resume: bool = True, watch: Watch = lambda *_: 
                 finished.mkdir()
                 for name in names:
                     (folder / name / "result").replace(finished / name)
-            _write_folds(training, results, finished)
+                (finished / "recipe.toml").write_text(training.text, encoding="utf-8")
+            write_folds(
+                finished,
+                [r.counts for r in results if r.counts is not None],
+                training.legend.names,
+                _held_out(training, samples, halves),
+                sha256(training.text.encode()).hexdigest(),
+            )
         _publish(finished, out)
     return Trained(out, results)
 
@@ -218,7 +244,9 @@ def _train_one(training: Training, samples: Samples, halves: Halves, folder: Pat
     with fitting(folder):
         network.load_state_dict(state["best"]["weights"])
     spec = _described(training, task)
-    return write_model(task, network.cpu().eval(), spec, training.text, state["history"], folder / "result")
+    note = f"# refined from {training.base.spec.name}, sha256 {training.base.sha256}\n" if training.base else ""
+    text = note + training.text
+    return write_model(task, network.cpu().eval(), spec, text, state["history"], folder / "result")
 
 
 def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, nn.Module]:
@@ -305,10 +333,19 @@ def _gather(training: Training, folder: Path) -> Samples:
 def _split(training: Training, samples: Samples) -> list[Halves]:
     """The halves of each network that is trained; each must find all it needs in its own."""
     halves = _halves(training, samples)
+    for lineage, held_out in zip(training.lineages, _held_out(training, samples, halves), strict=True):
+        for model in filter(None, (lineage.base, *lineage.teachers)):
+            check_unseen(model, held_out)
     if training.recipe.teacher is None:
         for train, _ in halves:
             _check_classes(samples, train, training.legend.names)
     return halves
+
+
+def _held_out(training: Training, samples: Samples, halves: list[Halves]) -> list[list[str]]:
+    """The names of the places that each network is not trained on."""
+    names = places(samples, training.recipe.split)
+    return [sorted(set(names[out].tolist())) for _, out in halves]
 
 
 def _check_classes(samples: Samples, train: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -341,6 +378,13 @@ def _halves(training: Training, samples: Samples) -> list[Halves]:
     return halves
 
 
+def _lineages(init: str | Path | None, recipe: Recipe, folds: int) -> tuple[Lineage, ...]:
+    """Where each network comes from."""
+    bases = models_by_fold(init, folds) if init else (None,) * max(folds, 1)
+    teachers = [models_by_fold(name, folds) for name in (recipe.teacher.models if recipe.teacher else ())]
+    return tuple(Lineage(base, tuple(t[k] for t in teachers)) for k, base in enumerate(bases))
+
+
 def _devices(device: str, workers: int | None) -> tuple[str, ...]:
     """One device for each process that learns."""
     from landcover.engines import choose_engine, cuda_devices
@@ -371,7 +415,7 @@ def _check_destination(out: Path, recipe: Recipe, config: Path, *, overwrite: bo
             raise OutputError(f"{out} is a file; give the name of a folder for the model")
         if not overwrite:
             raise OutputError(f"{out} exists already; add --overwrite to replace it, if it is a model")
-        trained = any((out / name).is_file() for name in (CARD, _FOLDS))
+        trained = any((out / name).is_file() for name in (CARD, FOLDS))
         if not trained and any(out.iterdir()):
             raise OutputError(f"{out} holds files that are no model, and is not replaced; give another --out")
     inside = [p for p in (config, *_files(recipe)) if p.resolve().is_relative_to(out.resolve())]
@@ -449,20 +493,3 @@ def _publish(finished: Path, out: Path) -> None:
             out.replace(aside)
         finished.replace(out)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_folds(training: Training, results: tuple[Result, ...], folder: Path) -> None:
-    from landcover.accuracy import figures
-
-    names = training.legend.names
-    rows = [figures(r.counts, names) for r in results if r.counts is not None]
-    columns = sorted({k for row in rows for k in row if k != "pixels"})
-    summary = {
-        c: {"mean": round(float(np.mean(v)), 4), "spread": round(float(np.std(v)), 4)}
-        for c in columns
-        if (v := [row[c] for row in rows if c in row])
-    }
-    document = {"folds": rows, "summary": summary, "recipe": sha256(training.text.encode()).hexdigest()}
-    with disk_errors(folder):
-        (folder / _FOLDS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        (folder / "recipe.toml").write_text(training.text, encoding="utf-8")
