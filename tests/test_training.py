@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -36,12 +37,13 @@ from landcover.recipes import Augmentation, ChipsSource, PackSource, Split, read
 from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import LandClass, Legend, load_legend
-from landcover.training import plan_training, sources, train
+from landcover.training import plan_training, run, sources, train
 from landcover.training.augmentation import Augmenter, cut, water_colours
 from landcover.training.checkpoints import CHECKPOINT, Best, Checkpoint, Step, read_checkpoint
-from landcover.training.learning import View, warm_cosine
+from landcover.training.learning import Task, View, warm_cosine
 from landcover.training.outcome import _as_stored, _is_safe, find_temperature, score_tests
 from landcover.training.places import folds, hold_out, places
+from landcover.training.processes import learn_on
 from landcover.training.samples import Origin, Samples, gather
 from landcover.training.sources import Labels, Piece, read_source
 from landcover.training.start import refined_network, soften
@@ -482,10 +484,19 @@ def test_folds_that_do_not_say_what_they_held_out_are_refused(two_folds: Path, t
     with pytest.raises(ModelError, match="does not say which places each fold held out"):
         plan_training(two_folds, tmp_path / "m", init=tmp_path, device="cpu", folds=2)
 
+def test_several_processes_learn_together(lesson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with weights of its own: those that it was handed lie in memory that all share."""
+    changed = []
 
-def test_several_processes_learn_together(lesson: Path) -> None:
+    def watched(task: Task, network: torch.nn.Module, *rest: Any) -> Iterator[Step]:
+        before = {name: w.clone() for name, w in network.state_dict().items()}
+        yield from learn_on(task, network, *rest)
+        changed.extend(name for name, w in network.state_dict().items() if not w.equal(before[name]))
+
+    monkeypatch.setattr(run, "learn_on", watched)
     out = lesson.parent / "together"
     train(plan_training(lesson, out, device="cpu", workers=2))
+    assert not changed
     assert {p.name for p in out.iterdir()} == OUTCOME
     assert load_model(out).spec.accuracy["places held out"]["macro_f1"] > 0.8
 

@@ -1,5 +1,6 @@
 """One process learns, or several that share each batch, one on each device."""
 
+import copy
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def _learn(
 ) -> None:
     """What each process does; the first one tells of its steps, and any of a user's error."""
     device = torch.device(devices[rank])
+    network = copy.deepcopy(network)  # the weights that were handed over lie in memory that all processes share
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
