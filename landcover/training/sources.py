@@ -199,8 +199,10 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
             if absent := [n for n in names.values() if n not in z.files]:
                 raise SamplesError(f"{path} has no array '{absent[0]}'; it holds {', '.join(z.files)}")
             arrays = {key: z[name] for key, name in names.items()}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as e:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, MemoryError) as e:
         raise SamplesError(f"{path} cannot be read as a pack of chips (.npz): {e}") from e
+    if strange := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise SamplesError(f"{path} cannot be read as a pack of chips (.npz): {strange[0]} is no array of NumPy")
     n, channels, *shape = arrays["images"].shape if arrays["images"].ndim == 4 else (0, 0, 0, 0)
     if channels != len(source.bands):
         raise SamplesError(

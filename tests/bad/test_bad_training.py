@@ -1,6 +1,7 @@
 """Recipes, samples and weights that cannot be used: each is one sentence, exit code 3, and nothing left behind."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,11 +216,24 @@ def test_a_pack_that_does_not_fit(tmp_path: Path, recipe: Path, train: Train, ar
     assert said in train()
 
 
+HUGE = (
+    b"\x93NUMPY\x01\x00\x76\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999,)}".ljust(117)
+    + b"\n"
+)
+"""An array of 36 TB, as its header says."""
+
+
 def test_a_pack_that_is_none_or_damaged(tmp_path: Path, recipe: Path, train: Train) -> None:
     change(recipe, SCENE, PACK)
     with (tmp_path / "pack.npz").open("wb") as f:
         np.save(f, np.zeros(3))
     assert "cannot be read as a pack of chips (.npz): File is not a zip file" in train()
+    for content, said in ((b"text", "images is no array of NumPy"), (HUGE, "Unable to allocate")):
+        with zipfile.ZipFile(tmp_path / "pack.npz", "w") as z:
+            for name in ("images", "valid", "labels", "group"):
+                z.writestr(f"{name}.npy", content)
+        assert said in train()
     np.savez_compressed(tmp_path / "pack.npz", images=np.random.default_rng(0).random((1, 2, 64, 64)))
     content = bytearray((tmp_path / "pack.npz").read_bytes())
     content[100:5000] = bytes(4900)
