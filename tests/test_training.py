@@ -286,6 +286,7 @@ def test_folders_of_chips_and_packs_give_the_same_samples(tmp_path: Path) -> Non
         (tmp_path / folder).mkdir(parents=True)
     write_scene(tmp_path / "images/here/a.tif", dn)
     write_labels(tmp_path / "labels/here/a.tif", labels)
+    (tmp_path / "images/here/._a.tif").write_bytes(b"what a Mac leaves beside each file")
     valid = np.ones((1, 20, 30), bool)
     np.savez(tmp_path / "pack.npz", images=dn[None], valid=valid, labels=labels[None], group=["here"])
     recipe = write_lesson(tmp_path)

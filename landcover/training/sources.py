@@ -4,7 +4,7 @@ import itertools
 import logging
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -221,27 +221,45 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
 
 
 def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
-    images = sorted(p for p in source.images.rglob("*") if p.suffix.lower() in _RASTERS)
+    images = sorted(p for p in source.images.rglob("*") if _is_raster(p))
+    if not source.images.is_dir():
+        raise SamplesError(f"{source.images} is no folder of images; correct images in the recipe")
     if not images:
         raise SamplesError(f"{source.images} holds no image (.tif, .jp2, .png)")
     labels = Labels.of_source(source, legend, str(source.labels))
+    listed: dict[Path, dict[str, list[Path]]] = {}
     for image in images:
-        beside = source.labels / image.relative_to(source.images).parent
+        inside = image.relative_to(source.images).parent
+        beside = source.labels / inside
         if not beside.is_dir():
             raise SamplesError(
                 f"{image} has no labels: the folder {beside} does not exist; correct labels in the recipe"
             )
-        match = [p for p in beside.iterdir() if p.stem == image.stem and p.suffix.lower() in _RASTERS]
+        if beside not in listed:
+            listed[beside] = _rasters_by_name(beside)
+        match = listed[beside][image.stem]
         if len(match) != 1:
             raise SamplesError(
                 f"{image} has {'no' if not match else 'several'} label rasters {image.stem}.* in {beside}"
             )
         scene = _open(str(image), source, bands, allow_no_crs=True)
-        inside = image.relative_to(source.images).parent
         place = str(source.images / inside) if inside.parts else str(image)
         reference = _LabelRaster(match[0], source.band, scene, labels, same_shape=True)
         yield from (replace(p, gsd=p.gsd or source.gsd) for p in _windows(scene, reference, chip, place))
     labels.check()
+
+
+def _is_raster(path: Path) -> bool:
+    """Whether a file of a folder of chips is one, and none of those that Macs leave beside each."""
+    return path.suffix.lower() in _RASTERS and not path.name.startswith(".")
+
+
+def _rasters_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The rasters in a folder, by their names without suffix."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in filter(_is_raster, folder.iterdir()):
+        found[path.stem].append(path)
+    return found
 
 
 def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:

@@ -249,7 +249,9 @@ def test_a_pack_that_is_none_or_damaged(tmp_path: Path, recipe: Path, train: Tra
 def test_chips_without_labels(tmp_path: Path, recipe: Path, train: Train) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/gone.tif").symlink_to(tmp_path / "nowhere.tif")
-    change(recipe, SCENE, 'kind = "chips"\nimages = "images"\nlabels = "lables"\n')
+    change(recipe, SCENE, 'kind = "chips"\nimages = "imgs"\nlabels = "lables"\n')
+    assert "imgs is no folder of images; correct images in the recipe" in train()
+    change(recipe, "imgs", "images")
     assert "lables does not exist; correct labels in the recipe" in train()
     (tmp_path / "lables").mkdir()
     assert "gone.tif has no label rasters gone.*" in train()
