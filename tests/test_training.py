@@ -137,6 +137,17 @@ def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.C
     assert counts[1:].tolist() == [64 - 16, 16 + 1]
 
 
+def test_a_polygon_far_larger_than_the_scene_labels_all_of_it(tmp_path: Path) -> None:
+    """Also where some of its corners are nowhere in the projection of the scene."""
+    recipe = write_lesson(tmp_path, labels="shapes.geojson")
+    world = geopandas.GeoDataFrame({"class": ["dark"]}, geometry=[box(-180, -90, 180, 90)], crs="EPSG:4326")
+    world.to_file(tmp_path / "shapes.geojson")
+    (source,) = read_recipe(recipe).sources
+    pieces = list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    assert len(pieces) == 4
+    assert all((p.labels == 2).all() for p in pieces)
+
+
 def test_what_is_drawn_as_ignored_is_ignored(tmp_path: Path) -> None:
     """A cloud over a wood that was drawn before."""
     recipe = change(

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.warp
+import shapely
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
@@ -25,6 +27,7 @@ from landcover.bands import Choice, open_file
 from landcover.errors import BandError, SamplesError, SceneError
 from landcover.grid import Box
 from landcover.recipes import ChipsSource, ImageSource, PackSource, SceneSource, Source
+from landcover.regions import placed
 from landcover.scene import Scene, open_scene
 from landcover.specs import Legend
 
@@ -161,8 +164,9 @@ def read_source(source: Source, bands: tuple[str, ...], legend: Legend, chip: in
         else:
             assert isinstance(source, ChipsSource)
             yield from _read_chips(source, bands, legend, chip)
-    except OSError as e:  # of folders; what reads a file explains its own
-        raise SamplesError(f"{e.filename or 'a source'} cannot be read: {e.strerror or e}") from e
+    except (OSError, RasterioError, CPLE_BaseError) as e:  # of folders; what reads a file explains its own
+        name, reason = getattr(e, "filename", None) or "a source", getattr(e, "strerror", None) or e
+        raise SamplesError(f"{name} cannot be read: {reason}") from e
 
 
 def _read_pack(source: PackSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
@@ -454,9 +458,11 @@ class _Shapes:
 
         path = source.labels
         assert path is not None
+        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        if parquet and source.layer is not None:
+            raise SamplesError(f"{path} has no layers; leave layer = '{source.layer}' out of the recipe")
         try:
-            read = geopandas.read_parquet if path.suffix.lower() in (".parquet", ".geoparquet") else geopandas.read_file
-            frame = read(path) if source.layer is None else read(path, layer=source.layer)
+            frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, layer=source.layer)
         except Exception as e:
             raise SamplesError(f"the labels {path} cannot be read: {e}") from e
         if not isinstance(frame, geopandas.GeoDataFrame):
@@ -464,18 +470,20 @@ class _Shapes:
         if source.column not in frame.columns:
             columns = ", ".join(c for c in frame.columns if c != frame.geometry.name) or "none"
             raise SamplesError(f"{path} has no column '{source.column}' with classes; it has {columns}")
-        if frame.crs is None and scene.crs is not None:
+        if frame.crs is None:
             raise SamplesError(f"{path} has no coordinate reference system, so it cannot be laid over {scene.name}")
         frame = frame[~(frame.geometry.is_empty | frame.geometry.isna() | frame[source.column].isna())]
-        if scene.crs is not None:
-            frame = frame.to_crs(scene.crs.to_wkt())
         if not len(frame):
             raise SamplesError(f"{path} holds no shape with a class")
-        _check_overlap(str(path), scene, scene.crs, tuple(frame.total_bounds))
-        numbers = [labels.number(v) for v in frame[source.column]]
+        numbers = np.array([labels.number(v) for v in frame[source.column]])
         labels.check()
+        shapes = placed(frame, str(path), scene.transform, scene.crs, (scene.height, scene.width))
+        near = ~shapely.is_empty(shapes)  # the others were cut off
+        if not near.any():
+            raise SamplesError(f"{path} and {scene.name} do not overlap: all shapes lie elsewhere")
+        _check_overlap(str(path), scene, scene.crs, tuple(shapely.total_bounds(shapes[near])))
         self._scene = scene
-        self._classes = {k: frame.geometry[[n == k for n in numbers]] for k in sorted({*numbers})}
+        self._classes = {k: geopandas.GeoSeries(shapes[near & (numbers == k)]) for k in np.unique(numbers[near])}
 
     def __enter__(self) -> "_Shapes":
         return self
@@ -508,7 +516,7 @@ def _check_overlap(path: str, scene: Scene, crs: Any, bounds: tuple[float, ...])
     xs, ys = zip(*corners, strict=True)
     try:
         left, bottom, right, top = rasterio.warp.transform_bounds(crs, scene.crs, *bounds)
-    except RasterioError as e:
+    except (RasterioError, CPLE_BaseError) as e:
         raise SamplesError(f"{path} cannot be brought to the grid of {scene.name}: {e}") from e
     if left >= max(xs) or right <= min(xs) or bottom >= max(ys) or top <= min(ys):
         raise SamplesError(

@@ -114,6 +114,29 @@ def test_a_table_without_shapes(tmp_path: Path, recipe: Path, train: Train) -> N
     assert "is a table without shapes" in train()
 
 
+def test_polygons_that_lie_elsewhere(tmp_path: Path, recipe: Path, train: Train) -> None:
+    """In the CRS of the scene, and in another one, of which what lies far away is cut off."""
+    change(recipe, "labels.tif", "p.gpkg")
+    far = geopandas.GeoDataFrame({"class": ["dark"]}, geometry=[box(0, 0, 1, 1)], crs="EPSG:32633")
+    for frame in (far, far.to_crs("EPSG:4326")):
+        frame.to_file(tmp_path / "p.gpkg")
+        assert "p.gpkg and" in (said := train())
+        assert "do not overlap" in said
+
+
+def test_a_layer_of_a_file_that_has_none(tmp_path: Path, recipe: Path, train: Train) -> None:
+    shape = geopandas.GeoDataFrame({"class": ["dark"]}, geometry=[box(0, 0, 1, 1)], crs="EPSG:32633")
+    shape.to_parquet(tmp_path / "p.parquet")
+    change(recipe, 'labels = "labels.tif"', 'labels = "p.parquet"\nlayer = "l"')
+    assert "has no layers; leave layer = 'l' out" in train()
+
+
+def test_labels_that_cannot_be_brought_to_the_grid(tmp_path: Path, train: Train) -> None:
+    """It is not said that something could not be written."""
+    write_labels(tmp_path / "labels.tif", np.full((64, 64), 3, np.uint8), crs='LOCAL_CS["x",UNIT["metre",1]]')
+    assert "labels.tif cannot be brought to the grid of" in train()
+
+
 def test_labels_that_lie_elsewhere(tmp_path: Path, train: Train) -> None:
     write_labels(tmp_path / "labels.tif", np.full((64, 64), 3, np.uint8), UTM @ UTM.translation(1000, 0))
     assert "do not overlap" in train()
