@@ -72,7 +72,10 @@ class _Watch:
     def __enter__(self) -> "_Watch":
         if self._folder is not None:
             from landcover.errors import ConfigError
+            from landcover.outputs import disk_errors
 
+            with disk_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
             try:
                 import torch.utils.tensorboard  # noqa: F401
             except ImportError as e:

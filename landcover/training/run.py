@@ -363,8 +363,9 @@ def _halves(training: Training, samples: Samples) -> list[Halves]:
         train, out = hold_out(samples, split, classes)
         if split.validation and not len(out):
             _log.warning(
-                "Nothing is held out, for all labels lie in one place: the model will not be scored. To hold out "
-                'blocks of a scene, add to the recipe [split] with by = "blocks"; or name other labels in [[tests]]'
+                "Nothing is held out, for all labels lie in one place, or within the buffer of it: the model will not "
+                'be scored. To hold out blocks of a scene, add to the recipe [split] with by = "blocks"; or name other '
+                "labels in [[tests]]"
             )
         return [(train, out)]
     halves = folds(samples, split, classes, training.folds)
@@ -409,7 +410,11 @@ def _check_destination(out: Path, recipe: Recipe, config: Path, *, overwrite: bo
     with disk_errors(out):
         if not out.parent.is_dir():
             raise OutputError(f"the folder {out.parent} does not exist; make it first")
+        if out.name in ("", "..") or os.path.ismount(out):
+            raise OutputError(f"{out} cannot be replaced as a whole; give the name of a folder in it")
         if not out.exists():
+            if out.is_symlink():
+                raise OutputError(f"{out} is a link that leads nowhere; remove it, or give another --out")
             return
         if not out.is_dir():
             raise OutputError(f"{out} is a file; give the name of a folder for the model")

@@ -294,6 +294,23 @@ def test_a_folder_that_is_no_model_is_never_replaced(tmp_path: Path, train: Trai
     assert "holds files that are no model" in train("--overwrite")
 
 
+@pytest.mark.parametrize(
+    ("out", "said"), [(".", "cannot be replaced as a whole"), ("..", "as a whole"), ("link", "leads nowhere")]
+)
+def test_a_place_that_no_model_can_take(
+    tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch, out: str, said: str
+) -> None:
+    """It is found before the training, not after it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "empty")
+    assert said in train("--overwrite", out=Path(out))
+
+
+def test_curves_that_cannot_be_written(tmp_path: Path, recipe: Path, train: Train) -> None:
+    assert "cannot be written: File exists" in train("--tensorboard", recipe)
+
+
 def test_the_recipe_does_not_lie_in_the_folder_that_is_replaced(tmp_path: Path, train: Train) -> None:
     """Nor its scene or labels: an earlier model lies there, so that it could be replaced."""
     (tmp_path / "model.json").touch()
