@@ -38,8 +38,8 @@ _EXTENSIONS = [
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 ]
 _SHA256_MULTIHASH = "1220"
-_LARGEST_FACTOR = 32
-"""Scenes that would have to be enlarged more than this show nothing of what a model knows."""
+_DEEPEST = 50
+"""So many values within each other are in no card, and more are written to make readers fail."""
 
 _CHANNELS = {"bands", "band", "channel", "channels", "classes", "class"}
 """What the second dimension of arrays may be called."""
@@ -69,14 +69,7 @@ class Model:
 
     def for_gsd(self, gsd: float | None) -> "Model":
         """The same model for scenes of so many metres per pixel: coarser than it sees, they are enlarged."""
-        if gsd is None or self.spec.sees is None:
-            return self
-        factor = max(1, round(gsd / self.spec.sees))
-        if factor > _LARGEST_FACTOR:
-            raise ModelError(
-                f"a scene of {gsd:.3g} m would have to be enlarged {factor} times for the model '{self.spec.name}', "
-                f"which sees {self.spec.sees:g} m; choose another model"
-            )
+        factor = self.factor if gsd is None else self.spec.factor(gsd)
         return self if factor == self.factor else replace(self, factor=factor)
 
     @cached_property
@@ -278,9 +271,17 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON: {e}") from e
     if not isinstance(found, dict):
         raise ModelError(f"{path} does not describe a model: it is not a JSON object")
+    if _is_deeper(found, _DEEPEST):
+        raise ModelError(f"{path} holds values within values, more than {_DEEPEST} deep; correct it")
     if not is_text(found):
         raise ModelError(f"{path} holds half a character, which is no text; correct it")
     return found
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value holds others within each other, more than so many deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deeper(v, levels - 1) for v in inner if isinstance(v, dict | list))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from landcover.errors import ConfigError, nearest
+from landcover.errors import ConfigError, ModelError, nearest
+
+_LARGEST_FACTOR = 32
+"""Scenes that would have to be enlarged more than this show nothing of what a model knows."""
 
 DECLARED = "declared"
 """The offset of a sensor whose products must say themselves which one they carry."""
@@ -177,7 +180,7 @@ class ModelSpec(Spec):
     trained: bool = True
     licence: str = "other"
     training: str = ""
-    accuracy: dict[str, Any] = {}
+    accuracy: dict[str, dict[str, int | float]] = {}
 
     @model_validator(mode="after")
     def _one_scaling_a_band(self) -> "ModelSpec":
@@ -188,6 +191,22 @@ class ModelSpec(Spec):
         if len(self.stats) != len(self.bands):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stats)} scalings")
         return self
+
+    def factor(self, gsd: float | None) -> int:
+        """By which scenes of so many metres per pixel are enlarged, to about what the network sees.
+
+        Raises:
+            ModelError: they would show nothing of what it knows.
+        """
+        if gsd is None or self.sees is None:
+            return 1
+        factor = max(1, round(min(gsd / self.sees, 1e9)))
+        if factor > _LARGEST_FACTOR:
+            raise ModelError(
+                f"a scene of {gsd:.3g} m would have to be enlarged {factor} times for the model '{self.name}', "
+                f"which sees {self.sees:g} m; choose another model, or let it see less in its recipe"
+            )
+        return factor
 
 
 def band_key(label: str) -> str:

@@ -448,6 +448,14 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["properties"].update({"landcover:gsd": [30, 10]}),
         "from the finest to the coarsest",
     ),
+    "figures that are none": (
+        lambda c: c["properties"].update({"landcover:accuracy": {"here": 5}}),
+        "accuracy.here",
+    ),
+    "nested far too deep": (
+        lambda c: c["properties"].update({"x": json.loads("[" * 100 + "]" * 100)}),
+        "more than 50 deep",
+    ),
     "not an item": (lambda c: c.pop("properties"), "not a STAC Item"),
     "properties of text": (lambda c: c["properties"].update({"mlm:input": "all"}), "is not a model card"),
 }

@@ -492,9 +492,11 @@ def test_what_was_learned_from_is_not_held_out(
 
 
 def test_folds_that_do_not_say_what_they_held_out_are_refused(two_folds: Path, tmp_path: Path) -> None:
-    (tmp_path / "folds.json").write_text('{"folds": [], "held_out": 3}')
-    with pytest.raises(ModelError, match="does not say which places each fold held out"):
-        plan_training(two_folds, tmp_path / "m", init=tmp_path, device="cpu", folds=2)
+    for held_out in ("3}", "[" * 100_000):
+        (tmp_path / "folds.json").write_text('{"folds": [], "held_out": ' + held_out)
+        with pytest.raises(ModelError, match="does not say which places each fold held out"):
+            plan_training(two_folds, tmp_path / "m", init=tmp_path, device="cpu", folds=2)
+
 
 def test_several_processes_learn_together(lesson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with weights of its own: those that it was handed lie in memory that all share."""

@@ -98,6 +98,6 @@ def _held_out(folder: Path) -> list[list[str]]:
         held_out = document["held_out"]
         if not all(isinstance(place, str) for places in held_out for place in places):
             raise TypeError
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise ModelError(f"{path} does not say which places each fold held out; run the cross-validation again") from e
     return list(held_out)
