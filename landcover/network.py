@@ -99,7 +99,8 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
     except (TypeError, ValueError, LookupError, OSError, RuntimeError, AttributeError, AssertionError) as e:
-        raise ModelError(f"the architecture '{architecture}' cannot be built with {hyperparameters}: {e}") from e
+        reason = (str(e).splitlines() or [type(e).__name__])[0]  # torch adds where in its sources it was
+        raise ModelError(f"the architecture '{architecture}' cannot be built with {hyperparameters}: {reason}") from e
 
 
 def total_stride(architecture: str, hyperparameters: dict[str, Any], network: nn.Module) -> int:

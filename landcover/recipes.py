@@ -1,5 +1,6 @@
 """Training recipes: where samples come from, how they are split by place, and how a network learns from them."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,14 +21,15 @@ def _source_from_folder(name: str, info: ValidationInfo) -> str:
 
 def _name_or_from_folder(name: str, info: ValidationInfo) -> str:
     """A name that is known elsewhere, or a path counted from the recipe's folder if there is such a file."""
-    path = _from_folder(Path(name), info)
-    return str(path) if path.is_file() else name
+    path = str(_from_folder(Path(name), info))
+    return path if os.path.isfile(path) else name  # noqa: PTH113 - False for names that are too long
 
 
 def _model_from_folder(name: str, info: ValidationInfo) -> str:
     """The name of an embedded model, or a folder of a model or of folds, counted from the recipe's folder."""
     path = _from_folder(Path(name), info)
-    return str(path) if any((path / document).is_file() for document in ("model.json", "folds.json")) else name
+    there = any(os.path.isfile(path / document) for document in ("model.json", "folds.json"))  # noqa: PTH113 - so here
+    return str(path) if there else name
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -242,8 +244,8 @@ class Loop(Spec):
     """
 
     steps: Annotated[int, Field(ge=1)] = 1500
-    batch: Annotated[int, Field(ge=1)] = 16
-    rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch: Annotated[int, Field(ge=1, le=100_000)] = 16
+    rate: Annotated[float, Field(gt=0, le=1e30)] = 1e-3
     decay: Annotated[float, Field(ge=0)] = 0.02
     warmup: Share = 0.05
     average: Annotated[float, Field(ge=0, lt=1)] = 0.995
@@ -309,7 +311,7 @@ class Recipe(Spec):
     sees: Annotated[float, Field(gt=0)] | None = None
     chip: Annotated[int, Field(ge=16, le=4096)] = 128
     store: Literal["float32", "float16", "int8"] = "float16"
-    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     tests: tuple[Test, ...] = ()
     split: Split = Split()

@@ -249,13 +249,18 @@ def read_toml(spec: type[SpecT], path: Path) -> SpecT:
         ConfigError: the file cannot be read, or says what cannot be.
     """
     try:
-        return spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")), context={"folder": path.parent})
+        return spec.model_validate(tomllib.loads(read_text(path)), context={"folder": path.parent})
     except ValidationError as e:
         raise ConfigError(f"{path}: {explain(e, spec)}") from e
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not valid TOML: {e}") from e
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; editors of Windows begin one with a byte order mark, which TOML does not know."""
+    return path.read_text(encoding="utf-8-sig")
 
 
 def explain(e: ValidationError, spec: type[BaseModel] | None = None) -> str:
@@ -274,6 +279,11 @@ def _said(finding: ErrorDetails) -> str:
     """What is wrong with a value, in our words for what is wrong most often."""
     if finding["type"] == "missing":
         return "it is missing; add it"
+    if finding["type"] == "union_tag_not_found":
+        return "its kind is missing; add it"
+    if finding["type"] == "union_tag_invalid":
+        told = finding["ctx"]
+        return f"the kind '{told['tag']}' is none of {told['expected_tags']}"
     if finding["type"] == "string_type":
         value = finding["input"]
         return f"{value} is no text; write it in quotes" if isinstance(value, int | float | date) else "it is no text"

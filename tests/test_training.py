@@ -1073,6 +1073,18 @@ def test_refining_is_gentle_unless_the_recipe_says_otherwise(tmp_path: Path) -> 
     assert (refined.steps, refined.rate) == (24, 2e-4)
 
 
+def test_the_least_share_that_can_be_asked_for_is_one_place() -> None:
+    origins = [Origin(0, name, name, name, 0, 0, None) for name in "abc"]
+    assert len(hold_out(samples_at(origins), Split(validation=1e-9), 2)[1]) == 1
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    recipe = write_lesson(tmp_path, side=64)
+    recipe.write_bytes(b"\xef\xbb\xbf" + recipe.read_bytes())
+    text = plan_training(recipe, tmp_path / "model", device="cpu", changes={"steps": 1}).text
+    assert tomllib.loads(text)["name"] == "lesson"
+
+
 def test_what_is_held_out_is_about_the_share_asked_for() -> None:
     """Not the largest place, if smaller ones come nearer; and never all labels."""
     sizes = {"large": 40, "small": 2, "smaller": 8}

@@ -21,7 +21,7 @@ from landcover.errors import TrainingError
 from landcover.network import Enlarging
 from landcover.recipes import Loop, Recipe
 from landcover.scaling import scale
-from landcover.specs import Legend
+from landcover.specs import ModelSpec
 from landcover.training.augmentation import Augmenter, Chips
 from landcover.training.checkpoints import Best, Checkpoint, Step
 from landcover.training.samples import Samples
@@ -60,28 +60,26 @@ class Task:
 
     Attributes:
         recipe: how.
-        legend: its classes are in the order of the network's scores.
+        spec: what the model is to be.
         samples: all chips.
         train, held_out: numbers of the chips to learn from, and of those to be scored on.
         view: of the network.
         stride: the network's total stride.
-        sees: metres per pixel that the network is shown; None for any.
         teachers: networks that score the same classes, and how each sees the samples.
     """
 
     recipe: Recipe
-    legend: Legend
+    spec: ModelSpec
     samples: Samples
     train: np.ndarray
     held_out: np.ndarray
     view: View
     stride: int
-    sees: float | None = None
     teachers: tuple[tuple[nn.Module, View], ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.legend.names
+        return self.spec.legend.names
 
     def take(self, chips: np.ndarray, device: torch.device) -> Chips:
         """Chips by their numbers, on a device."""
@@ -97,16 +95,15 @@ class Task:
     @cached_property
     def factors(self) -> np.ndarray:
         """By which each chip is enlarged before the network sees it, int64 (chips,)."""
-        sees = self.sees or float("nan")
-        return np.array([max(1, round((o.gsd or sees) / sees)) if sees == sees else 1 for o in self.samples.origins])
+        return np.array([self.spec.factor(o.gsd) for o in self.samples.origins])
 
     @cached_property
     def augment(self) -> Augmenter:
         water = self.classes.index("water") + 1 if "water" in self.classes else 0
         means, _ = self.samples.band_stats(self.train)
         recipe = self.recipe.augmentation
-        if recipe.gsd is None and self.sees:
-            recipe = recipe.model_copy(update={"gsd": (0.8 * self.sees, 1.5 * self.sees)})
+        if recipe.gsd is None and (sees := self.spec.sees):
+            recipe = recipe.model_copy(update={"gsd": (0.8 * sees, 1.5 * sees)})
         return Augmenter(recipe, self.samples.bands, means, water)
 
     def held_out_batches(self) -> Iterator[tuple[int, np.ndarray]]:

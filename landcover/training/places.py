@@ -73,7 +73,8 @@ def hold_out(samples: Samples, split: Split, classes: int) -> Halves:
         lost = (total > 0) & (learned == 0)
         return bool(lost.any()), abs(share - split.validation)
 
-    nearest = min(_folds(samples, split, counts, max(2, round(1 / split.validation))), key=apart)
+    count = max(2, round(min(1 / split.validation, len(set(places(samples, split))))))
+    nearest = min(_folds(samples, split, counts, count), key=apart)
     return nearest if np.isfinite(apart(nearest)[1]) else nothing
 
 

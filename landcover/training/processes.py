@@ -76,7 +76,10 @@ def _learn(
 def _memory_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as e:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        of_memory = isinstance(e, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(e)
+        if not of_memory:
+            raise
         raise TrainingError(
             f"{device} has not the memory to train with this recipe; lower batch or augmentation.size"
         ) from e

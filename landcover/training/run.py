@@ -22,7 +22,7 @@ from landcover.models import CARD, Model
 from landcover.network import total_stride
 from landcover.outputs import disk_errors, work_folder
 from landcover.recipes import Recipe, SceneSource, read_recipe
-from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend
+from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend, read_text
 from landcover.training.checkpoints import CHECKPOINT, Step, fitting, read_checkpoint
 from landcover.training.crossvalidation import FOLDS, check_unseen, fold_name, models_by_fold, write_folds
 from landcover.training.learning import Task, View
@@ -31,7 +31,7 @@ from landcover.training.places import Halves, folds, hold_out, places
 from landcover.training.processes import learn_on
 from landcover.training.samples import Samples, gather
 from landcover.training.sources import check_reference, read_source
-from landcover.training.start import fresh_network, refined_network
+from landcover.training.start import check_batch, fresh_network, refined_network
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def plan_training(
             f"a batch of {counted(recipe.loop.batch, 'chip')} cannot be shared by {len(devices)} processes"
         )
     notes = "".join(f"# {k} was set to {v} on the command line\n" for k, v in set_.items())
-    text = notes + config.read_text(encoding="utf-8")
+    text = notes + read_text(config)
     return Training(recipe, text, out, spec, lineages, devices, folds)
 
 
@@ -265,6 +265,8 @@ def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, n
         )
     if recipe.network.freeze_encoder and not hasattr(network, "encoder"):
         raise ModelError(f"the architecture '{architecture}' has no encoder to freeze; leave freeze_encoder out")
+    chips, frozen = recipe.loop.batch // len(training.devices), recipe.network.freeze_encoder
+    check_batch(network, len(training.bands), chips, recipe.augmentation.size, frozen=frozen)
     mean, stddev = samples.band_stats(train)
     known = dict(zip(training.base.spec.bands, training.base.spec.stats, strict=True)) if training.base else {}
     stats = [known.get(b) or BandStats(mean=m, stddev=s) for b, m, s in zip(samples.bands, mean, stddev, strict=True)]
@@ -273,7 +275,7 @@ def _task(training: Training, samples: Samples, halves: Halves) -> tuple[Task, n
         (m.network, _view(samples, m.spec.bands, dict(zip(m.spec.bands, m.spec.stats, strict=True))))
         for m in training.teachers
     )
-    return Task(recipe, training.legend, samples, train, held_out, view, stride, training.spec.sees, teachers), network
+    return Task(recipe, training.spec, samples, train, held_out, view, stride, teachers), network
 
 
 def _view(samples: Samples, bands: tuple[str, ...], stats: dict[str, BandStats]) -> View:
@@ -327,7 +329,10 @@ def _gather(training: Training, folder: Path) -> Samples:
         for number, source in enumerate(recipe.sources)
         for piece in read_source(source, bands, training.legend, recipe.chip)
     )
-    return gather(pieces, folder, bands, recipe.chip, [s.weight for s in recipe.sources])
+    samples = gather(pieces, folder, bands, recipe.chip, [s.weight for s in recipe.sources])
+    for gsd in {o.gsd for o in samples.origins}:
+        training.spec.factor(gsd)  # which refuses what no network could see
+    return samples
 
 
 def _split(training: Training, samples: Samples) -> list[Halves]:

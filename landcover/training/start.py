@@ -1,12 +1,13 @@
 """The network that training starts from: fresh, with a pretrained encoder, or a model that is refined."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from landcover.errors import ConfigError, ModelError
+from landcover.errors import ConfigError, ModelError, counted
 from landcover.models import Model
 from landcover.network import build_network
 from landcover.recipes import NetworkRecipe
@@ -89,6 +90,29 @@ def freeze(encoder: nn.Module) -> None:
     encoder.requires_grad_(False)
     encoder.eval()
     encoder.train = lambda mode=True: encoder  # type: ignore[method-assign]
+
+
+def check_batch(network: nn.Module, bands: int, chips: int, size: int, *, frozen: bool) -> None:
+    """Refuse batches so small that a layer which normalises by them would see one number of each channel.
+
+    Args:
+        network: is not run itself, and no memory is taken.
+        bands, chips, size: of a batch.
+        frozen: its encoder is.
+
+    Raises:
+        ConfigError: the batch is too small.
+    """
+    shadow = copy.deepcopy(network).to("meta").train()
+    if frozen:
+        freeze(shadow.encoder)  # type: ignore[arg-type]
+    try:
+        shadow(torch.empty((chips, bands, size, size), device="meta"))
+    except ValueError as e:
+        raise ConfigError(
+            f"{counted(chips, 'chip')} of {size} × {size} pixels cannot be normalised by this network, whose coarsest "
+            "features are one number of each; raise batch (shared by all processes) or augmentation.size"
+        ) from e
 
 
 def _first_convolution(network: nn.Module) -> str:

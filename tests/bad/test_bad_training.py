@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import geopandas
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from shapely.geometry import box
 
 from landcover.models import Model, init_model
+from landcover.training.learning import Task
 from tests.commands import landcover, refused
 from tests.lessons import change, write_labels, write_lesson
 from tests.scenes import UTM, write_scene
@@ -77,11 +79,27 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ("chip = 32", "chip = 32\ngsd = [30, 10]", "not a range from the finest to the coarsest"),
         ('architecture = "unet"', 'architecture = "unet"\nencoder_weights = "w.pth"', "has no encoder"),
         ('architecture = "unet"', 'architecture = "unet"\nfreeze_encoder = true', "no encoder to freeze"),
+        ('kind = "scene"', 'kind = "scen"', "the kind 'scen' is none of 'pack', 'scene', 'chips'"),
+        ('kind = "scene"\n', "", "sources.0: its kind is missing; add it"),
+        ("chip = 32", "chip = 32\ntemperature = 1e-300", "temperature: 1e-300 should be greater than or equal to 0.01"),
+        ("chip = 32", "chip = 32\nsees = 0.001", "a scene of 10 m would have to be enlarged 10004 times"),
+        ("rate = 1e-2", "rate = 1e300", "loop.rate: 1e+300 should be less than"),
+        ("batch = 4", "batch = 1_000_000", "loop.batch: 1000000 should be less than or equal to 100000"),
+        ("depth = 2 }", "depth = 5 }", "1 chip of 32 × 32 pixels cannot be normalised by this network"),
+        ("two.toml", "l" * 300, "lll' is neither a known name nor a TOML file"),
+        ("[loop]", f'[teacher]\nmodels = ["{"t" * 300}"]\n\n[loop]', "ttt' cannot be read: File name too long"),
     ],
 )
 def test_what_a_recipe_cannot_say(recipe: Path, train: Train, before: str, after: str, said: str) -> None:
     change(recipe, before, after)
+    if "cannot be normalised" in said:
+        change(recipe, "batch = 4", "batch = 1")
     assert said in train()
+
+
+def test_more_memory_than_there_is(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Task, "take", Mock(side_effect=MemoryError))
+    assert "cpu has not the memory to train with this recipe; lower batch" in train()
 
 
 def test_labels_outside_the_legend_are_listed_with_their_counts(tmp_path: Path, train: Train) -> None:
@@ -350,3 +368,4 @@ def test_labels_that_are_cut_short(tmp_path: Path, train: Train) -> None:
 
 def test_a_network_cannot_be_chosen_where_a_model_is_refined(pointwise: Model, train: Train) -> None:
     assert "[network] architecture cannot be chosen where" in train("--init", pointwise.folder)
+    assert "mmm' cannot be read: File name too long" in train("--init", "m" * 300)
