@@ -101,16 +101,17 @@ def test_the_card_tells_what_was_measured(trained: Path) -> None:
 def test_a_test_scene_is_scored_through_predict(tmp_path: Path) -> None:
     recipe = write_lesson(tmp_path)
     recipe.write_text(
-        recipe.read_text() + '[[tests]]\ntitle = "the scene itself"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
+        recipe.read_text() + '[[tests]]\ntitle = "the scene | itself"\nscene = "scene.tif"\nlabels = "labels.tif"\n'
     )
     train(plan_training(recipe, tmp_path / "model", device="cpu"))
     predict(tmp_path / "scene.tif", tmp_path / "map.tif", model=tmp_path / "model", device="cpu", precision="f32")
     truth = np.where(patches(128), 1, 2)
     found = np.where(read_map(tmp_path / "map.tif") == 3, 1, 2)
     expected = figures(confusion(truth, found, 2), ("bright", "dark"))
-    measured = dict(load_model(tmp_path / "model").spec.accuracy["the scene itself"])
+    measured = dict(load_model(tmp_path / "model").spec.accuracy["the scene | itself"])
     assert 0 <= measured.pop("calibration_error") < 0.2
     assert measured == expected
+    assert "| the scene \\| itself | 16,384 |" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,6 +475,7 @@ def test_folds_go_on_from_the_models_of_the_same_folds(two_folds: Path) -> None:
             "fold-1 has learned from 8 places that would be",
         ),
         ("folds/fold-1", 0, "validation = 0.25", SamplesError, "has learned from .* would be held out"),
+        ("link", 0, "validation = 0.25", SamplesError, "has learned from .* would be held out"),
         ("folds", 2, "validation = 0.25\nblock = 64", SamplesError, "has learned from .* would be held out"),
         ("folds", 3, "validation = 0.25", ConfigError, "is a cross-validation of 2 folds; add --folds 2"),
         ("folds", 0, "validation = 0.25", ConfigError, "is a cross-validation of 2 folds; add --folds 2"),
@@ -487,6 +489,8 @@ def test_what_was_learned_from_is_not_held_out(
     if "\n" in split:
         change(recipe, "block = 32\n", "")
     change(recipe, "validation = 0.25", split)
+    if init == "link":
+        (two_folds.parent / init).symlink_to(two_folds.parent / "folds" / "fold-1")
     with pytest.raises(error, match=said):
         train(plan_training(recipe, tmp_path / "m", init=two_folds.parent / init, device="cpu", folds=folds))
 

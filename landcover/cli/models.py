@@ -205,7 +205,7 @@ def _arguments(pairs: list[str]) -> dict[str, object]:
             raise ConfigError(f"--set '{pair}' is not NAME=VALUE; write for example --set width=16")
         try:
             arguments[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments[name] = value
     return arguments
 

@@ -49,7 +49,8 @@ def _accuracy(spec: ModelSpec) -> str:
     ]
     for title, row in spec.accuracy.items():
         cells = (f"{row[c]:,}" if c == "pixels" else f"{row[c]:.3f}" if c in row else "" for c in columns)
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        cell = " ".join(title.split()).replace("|", "\\|")
+        lines.append(f"| {cell} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

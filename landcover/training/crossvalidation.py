@@ -53,11 +53,11 @@ def check_unseen(model: Model, held_out: Sequence[str]) -> None:
     Raises:
         SamplesError: there is such a place.
     """
-    folder = model.folder.parent
-    if not (folder / FOLDS).is_file():
+    fold = model.folder.resolve()  # it may be given as a link, or as "."
+    if not (fold.parent / FOLDS).is_file():
         return
-    unseen = {fold_name(k): places for k, places in enumerate(_held_out(folder), 1)}
-    if seen := sorted(set(held_out) - set(unseen.get(model.folder.name, held_out))):
+    unseen = {fold_name(k): places for k, places in enumerate(_held_out(fold.parent), 1)}
+    if seen := sorted(set(held_out) - set(unseen.get(fold.name, held_out))):
         raise SamplesError(
             f"{model.folder} has learned from {counted(len(seen), 'place')} that would be held out, such as {seen[0]}; "
             "take the folder of the cross-validation itself, made with the labels and the [split] of this recipe"
