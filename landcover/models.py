@@ -317,9 +317,10 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "end_datetime": "9999-12-31T23:59:59Z",
             "description": spec.description,
             "license": spec.licence,
+            "bands": [{"name": band} for band in spec.bands],
             "mlm:name": spec.name,
             "mlm:architecture": spec.architecture,
-            "mlm:hyperparameters": spec.hyperparameters,
+            **({"mlm:hyperparameters": spec.hyperparameters} if spec.hyperparameters else {}),  # no empty ones in MLM
             "mlm:framework": "pytorch",
             "mlm:tasks": ["semantic-segmentation"],
             "mlm:pretrained": spec.trained,

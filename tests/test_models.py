@@ -39,6 +39,15 @@ def test_the_embedded_models_are_small() -> None:
     assert sum(p.stat().st_size for p in EMBEDDED.rglob("*") if p.is_file()) < 25e6
 
 
+@pytest.mark.parametrize("name", [*embedded_models(), "pointwise"])
+def test_a_card_says_what_the_schema_of_mlm_asks_for(pointwise: Model, name: str) -> None:
+    """The bands of its input are told as those of the item too, and no hyperparameters where there are none."""
+    folder = pointwise.folder if name == "pointwise" else EMBEDDED / name
+    told = json.loads((folder / CARD).read_text())["properties"]
+    assert [band["name"] for band in told["bands"]] == told["mlm:input"][0]["bands"]
+    assert told.get("mlm:hyperparameters") != {}
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     made = init_model(
         tmp_path / "m",
