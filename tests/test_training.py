@@ -37,15 +37,16 @@ from landcover.recipes import Augmentation, ChipsSource, PackSource, Split, read
 from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import LandClass, Legend, load_legend
-from landcover.training import plan_training, run, sources, train
+from landcover.training import labels, plan_training, run, train
 from landcover.training.augmentation import Augmenter, cut, water_colours
 from landcover.training.checkpoints import CHECKPOINT, Best, Checkpoint, Step, read_checkpoint
+from landcover.training.labels import Labels
 from landcover.training.learning import Task, View, warm_cosine
 from landcover.training.outcome import _as_stored, _is_safe, find_temperature, score_tests
 from landcover.training.places import folds, hold_out, places
 from landcover.training.processes import learn_on
 from landcover.training.samples import Origin, Samples, gather
-from landcover.training.sources import Labels, Piece, read_source
+from landcover.training.sources import Piece, read_source
 from landcover.training.start import refined_network, soften
 from tests.commands import landcover
 from tests.lessons import change, patches, write_labels, write_lesson
@@ -184,8 +185,8 @@ def test_a_text_is_a_name_before_it_is_a_number_and_a_number_is_an_id(tmp_path: 
 
 
 def test_labels_that_cannot_be_used_are_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, opened = sources.open_file, []
-    monkeypatch.setattr(sources, "open_file", lambda *args: opened.append(real(*args)) or opened[-1])
+    real, opened = labels.open_file, []
+    monkeypatch.setattr(labels, "open_file", lambda *args: opened.append(real(*args)) or opened[-1])
     recipe = change(write_lesson(tmp_path, side=32), 'labels = "labels.tif"', 'labels = "labels.tif"\nband = 2')
     (source,) = read_recipe(recipe).sources
     with pytest.raises(SamplesError, match="has no band 2"):
@@ -282,7 +283,7 @@ def test_a_label_raster_whose_rows_go_north(tmp_path: Path) -> None:
 
 def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(sources._log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(labels._log, "warning", lambda text, *values: said.append(text % values))
     recipe = write_lesson(tmp_path)
     write_labels(tmp_path / "labels.tif", np.full((128, 128), 3, np.uint8), UTM @ UTM.translation(0.5, 0.5))
     (source,) = read_recipe(recipe).sources
