@@ -150,12 +150,11 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     folder = _find(str(name_or_folder))
     card = _read_card(folder / CARD)
     spec = _spec_from_card(card, folder / CARD)
-    sha256 = hashlib.sha256(read_bytes(folder / WEIGHTS)).hexdigest()
-    if sha256 != _declared_checksum(card, folder / CARD):
+    sha256, declared = hashlib.sha256(read_bytes(folder / WEIGHTS)).hexdigest(), _declared_checksum(card, folder / CARD)
+    if sha256 != declared:
         raise ModelError(
-            f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says "
-            f"{_declared_checksum(card, folder / CARD)[:12]}…: the weights were altered or cut short; "
-            "copy the folder again"
+            f"{folder / WEIGHTS} has sha256 {sha256[:12]}…, but {CARD} says {declared[:12]}…: the weights were altered "
+            "or cut short; copy the folder again"
         )
     return Model(spec, folder, sha256)
 

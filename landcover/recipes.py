@@ -258,6 +258,11 @@ class Loop(Spec):
     evaluations: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
+    @property
+    def between(self) -> int:
+        """Steps from one evaluation to the next."""
+        return max(1, self.steps // self.evaluations)
+
 
 HELD_OUT = "places held out"
 """What a card calls the places that were held out; no test can be called so."""

@@ -561,7 +561,7 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     assert done.code == 130
     assert "the same command goes on" in done.err
     monkeypatch.setattr(learning.Checkpoint, "save", real)
-    with pytest.raises(TrainingError, match="with another recipe; finish it"):
+    with pytest.raises(TrainingError, match="which differs in its recipe; finish it"):
         train(plan_training(recipe, tmp_path / "model", device="cpu", changes={"seed": 5}))
     done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
     assert done.code == 0, done.err

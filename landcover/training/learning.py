@@ -177,19 +177,17 @@ def learn(
             raise TrainingError(
                 f"the loss became {reached} at step {step}: training diverged; lower the rate ({loop.rate:g})"
             )
-        if step == loop.steps or step % max(1, loop.steps // loop.evaluations) == 0:
-            if rank == 0:
-                if len(task.held_out):
-                    done.counts = score(task, average.module, device)
-                best = _better(best, done, average.module, loop)
-                checkpoint.note(done, time.monotonic() - began)
-                checkpoint.save(step, best)
-                saved = time.monotonic()
-            best = _shared(best, world, device)
-        elif rank == 0 and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-            checkpoint.note(None, time.monotonic() - began)
+        looked = step == loop.steps or step % loop.between == 0
+        if looked and rank == 0:
+            if len(task.held_out):
+                done.counts = score(task, average.module, device)
+            best = _better(best, done, average.module, loop)
+        if rank == 0 and (looked or time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS):
+            checkpoint.note(done if looked else None, time.monotonic() - began)
             checkpoint.save(step, best)
             saved = time.monotonic()
+        if looked:
+            best = _shared(best, world, device)
         yield done
 
 
@@ -313,11 +311,7 @@ def _better(best: Best, done: Step, network: nn.Module, loop: Loop) -> Best:
 
 
 def _patience_is_over(loop: Loop, step: int, best: Best) -> bool:
-    return (
-        bool(loop.patience)
-        and best.step > 0
-        and step - best.step >= loop.patience * max(1, loop.steps // loop.evaluations)
-    )
+    return bool(loop.patience) and best.step > 0 and step - best.step >= loop.patience * loop.between
 
 
 def _shared(best: Best, world: int, device: torch.device) -> Best:

@@ -236,8 +236,8 @@ def _check_facts(training: Training, folder: Path) -> None:
             raise TrainingError(f"{path} cannot be relied on; add --no-resume to start over") from e
         if differs:
             raise TrainingError(
-                f"{folder} holds a training that was stopped, with another {differs}; finish it with what it was "
-                "begun with, or add --no-resume to drop it and start over"
+                f"{folder} holds a training that was stopped, which differs in its {differs}; finish it with what it "
+                "was begun with, or add --no-resume to drop it and start over"
             )
         return
     with disk_errors(path):
