@@ -30,7 +30,7 @@ from shapely.geometry import Point, box
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
 from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError
 from landcover.grid import Box
-from landcover.models import Model, init_model, load_model
+from landcover.models import Model, init_model, load_model, save_model
 from landcover.network import build_network
 from landcover.prediction import predict
 from landcover.recipes import Augmentation, ChipsSource, PackSource, Split, read_recipe
@@ -663,6 +663,17 @@ def test_weights_too_large_to_store_are_said(tmp_path: Path) -> None:
     change(recipe, "chip = 32", "chip = 32\nstore = 'float32'")
     train(plan_training(recipe, tmp_path / "model", device="cpu"))
     assert {p.name for p in (tmp_path / "model").iterdir()} == OUTCOME
+
+
+def test_scores_too_large_to_store_are_said(tmp_path: Path) -> None:
+    """They become so only when they are sharpened by the temperature that the recipe gives."""
+    recipe = write_lesson(tmp_path, side=64, steps=1)
+    recipe.write_text("temperature = 0.01\n" + recipe.read_text().split("[network]")[0] + "[loop]\nrate = 1e-9\n")
+    model = init_model(tmp_path / "base", architecture="unet", bands=("red", "nir"), classes=("bright", "dark"))
+    weights = {name: w * 1e4 if "head" in name else w for name, w in model.network.state_dict().items()}
+    save_model(model.folder, model.spec, weights)
+    with pytest.raises(TrainingError, match="too large for float16"):
+        train(plan_training(recipe, tmp_path / "m", init=model.folder, device="cpu", changes={"steps": 1}))
 
 
 # ------------------------------------------------------------------------------------------------ refining

@@ -86,6 +86,7 @@ def write_model(
         before, after = (calibration_error(*_confidence(logits / t, labels)) for t in (1.0, temperature))
         calibration = before, after
     soften(network, temperature)
+    network = _as_stored(network, task.recipe)  # with the last layer as it is now
     counts = score(task, network, torch.device("cpu")) if len(task.held_out) else None
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
