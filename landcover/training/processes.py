@@ -1,7 +1,9 @@
 """One process learns, or several that share each batch, one on each device."""
 
 import copy
+import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +22,24 @@ from landcover.training.learning import Task, learn
 
 def learn_on(task: Task, network: nn.Module, folder: Path, devices: tuple[str, ...]) -> Iterator[Step]:
     """Train a network on one device in this process, or on several in processes of their own; yields its steps."""
-    if len(devices) == 1:
-        device = torch.device(devices[0])
-        keep_to_own_threads()
-        for teacher, _ in task.teachers:
-            teacher.to(device)
-        with _memory_errors(device):
-            yield from learn(task, network, folder, device)
+    if len(devices) > 1:
+        with tempfile.TemporaryDirectory() as meeting:
+            yield from _learn_together(task, network, folder, devices, Path(meeting) / "store")
         return
+    device = torch.device(devices[0])
+    keep_to_own_threads()
+    for teacher, _ in task.teachers:
+        teacher.to(device)
+    with _memory_errors(device):
+        yield from learn(task, network, folder, device)
+
+
+def _learn_together(
+    task: Task, network: nn.Module, folder: Path, devices: tuple[str, ...], meeting: Path
+) -> Iterator[Step]:
+    """Train a network in one process for each device; they meet by a file, so that no port is open to all."""
     steps: Any = mp.get_context("spawn").SimpleQueue()
-    address = f"tcp://127.0.0.1:{_free_port()}"
-    processes = mp.spawn(_learn, (task, network, folder, devices, address, steps), len(devices), join=False)
+    processes = mp.spawn(_learn, (task, network, folder, devices, meeting, steps), len(devices), join=False)
     try:
         finished = False
         while not finished:
@@ -48,7 +57,7 @@ def learn_on(task: Task, network: nn.Module, folder: Path, devices: tuple[str, .
 
 
 def _learn(
-    rank: int, task: Task, network: nn.Module, folder: Path, devices: tuple[str, ...], address: str, steps: Any
+    rank: int, task: Task, network: nn.Module, folder: Path, devices: tuple[str, ...], meeting: Path, steps: Any
 ) -> None:
     """What each process does; the first one tells of its steps, and any of a user's error."""
     device = torch.device(devices[rank])
@@ -57,14 +66,16 @@ def _learn(
         torch.cuda.set_device(device)
     else:
         keep_to_own_threads(len(devices))
+        if loopback := {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
     for teacher, _ in task.teachers:
         teacher.to(device)
     try:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", init_method=address, rank=rank, world_size=len(devices)
-        )
+        backend, world = "nccl" if device.type == "cuda" else "gloo", len(devices)
+        store = dist.FileStore(str(meeting), world)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         with _memory_errors(device):
-            for step in learn(task, network, folder, device, rank, len(devices)):
+            for step in learn(task, network, folder, device, rank, world):
                 if rank == 0:
                     steps.put(step)
         dist.destroy_process_group()
@@ -83,9 +94,3 @@ def _memory_errors(device: torch.device) -> Iterator[None]:
         raise TrainingError(
             f"{device} has not the memory to train with this recipe; lower batch or augmentation.size"
         ) from e
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
