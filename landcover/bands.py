@@ -299,11 +299,14 @@ def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
 
 
 def check_place(band: Band, file: rasterio.DatasetReader) -> None:
-    """Refuse a file that lacks a band, or holds others where only one is told of, whose order nobody has said."""
+    """Refuse a file that lacks a band, or has more than are told of, unless it describes that one by the same name."""
     source, spectral = band.source, [role for role in file.colorinterp if role != ColorInterp.alpha]
     if source.index > file.count:
         raise SceneError(f"{source.path} has no band {source.index}, where '{band.name}' should be")
-    if source.alone and len(spectral) > 1:
+    if source.told is None or source.told >= len(spectral):
+        return
+    names = {band_key(name) for name in (source.label, source.common_name) if name}
+    if band_key(file.descriptions[source.index - 1] or "") not in names:
         raise SceneError(
             f"{source.path} has {len(spectral)} bands, and the item does not say which is '{band.name}'; let it "
             "describe each, in their order, or give the file itself"

@@ -949,6 +949,18 @@ def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
         assert open_scene(str(save(tmp_path, item(assets, "sentinel-2-l2a"))), ("red", "nir"), Choice(offset=0)).bands
 
 
+def test_of_a_file_that_has_more_bands_than_an_item_tells_of_none_is_guessed(tmp_path: Path) -> None:
+    """Whether they are the first ones nobody has said, unless the file describes them by the same names."""
+    said = {"eo:bands": [{"name": "B02", "common_name": "blue"}, {"name": "B08", "common_name": "nir"}]}
+    path = str(save(tmp_path, item({"image": {"href": "stack.tif", "roles": ["data"]} | said})))
+    for described in ((), ("blue", "red", "green", "nir")):
+        write_scene(tmp_path / "stack.tif", digital_numbers(40, 30, 4), names=described)
+        with pytest.raises(SceneError, match=r"stack.tif has 4 bands, and the item does not say which is 'nir'; let"):
+            open_scene(path, ("nir",))
+    write_scene(tmp_path / "stack.tif", digital_numbers(40, 30, 4), names=("B2", "NIR", "red", ""))
+    assert [b.source.index for b in open_scene(path, ("nir", "blue")).bands] == [2, 1]
+
+
 def test_an_item_that_tells_of_more_bands_than_its_file_has(tmp_path: Path) -> None:
     """Those that are there can be mapped, whatever the scaling is told by."""
     write_scene(tmp_path / "one.tif", digital_numbers(20, 30, 1), names=("B04",), scaled=False)

@@ -15,7 +15,7 @@ class BandSource:
         common_name: what STAC, a description or the colour interpretation says the band is; None if nothing does.
         scale, offset: `reflectance = digital number * scale + offset`, where the product says it; else None.
         nodata: the digital number of missing pixels, where the product's metadata, not the file, says it; else None.
-        alone: the product's metadata tells of no other band in the file.
+        told: how many bands of the file the product's metadata tells of; None where the file itself tells.
     """
 
     path: str
@@ -25,7 +25,7 @@ class BandSource:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
-    alone: bool = False
+    told: int | None = None
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,7 @@ def _band(asset: _Asset, i: int, path: str) -> BandSource:
         scale, offset = 1.0 if scale is None else scale, offset or 0.0
     nodata = _number(said.get("nodata"))
     name = said.get("eo:common_name") or common_name(str(label))
-    return BandSource(path, i + 1, str(label), name, scale, offset, nodata, alone=len(asset.bands) == 1)
+    return BandSource(path, i + 1, str(label), name, scale, offset, nodata, told=len(asset.bands))
 
 
 def _with_offset(band: BandSource, asset: _Asset, item: dict[str, Any], sensor: str | None) -> BandSource:
