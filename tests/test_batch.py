@@ -222,13 +222,20 @@ def test_one_scene_is_not_told_as_several(
         assert words in one.err
 
 
-def test_events_are_lines_of_json(
+def test_what_came_of_a_batch_is_one_document_of_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:
-    result = batch(capsys, scenes / "two.tif", tmp_path / "out", pointwise, "--json")
-    events = [json.loads(line) for line in result.out.splitlines()]
-    assert [e["event"] for e in events if e["event"] != "note"] == ["begun", "scene", "ended"]
-    assert events[-1]["done"] == 1
+    """As of every command; progress goes to stderr."""
+    (scenes / "cut.tif").write_bytes(b"II*")
+    result = batch(capsys, scenes, tmp_path / "out", pointwise, "--json")
+    assert result.code == 4, result
+    told = json.loads(result.out)
+    report = json.loads((tmp_path / "out" / "run.json").read_bytes())
+    assert {key: told[key] for key in ("done", "failed", "outputs", "scenes")} == {
+        key: report[key] for key in ("done", "failed", "outputs", "scenes")
+    }
+    assert (told["report"], told["done"], told["failed"]) == (str(tmp_path / "out" / "run.json"), 3, 1)
+    assert "[3/3]" in result.err
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to be taken for one" * 40])

@@ -1,6 +1,5 @@
 """`landcover batch`: the scenes of a catalog → maps, on the workers of a Dask cluster."""
 
-import json
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -102,7 +101,7 @@ def batch(
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan, and do nothing.")] = False,
     json_: Annotated[
-        bool, Option("--json", help="Print the plan as one JSON document, or each event as JSON on a line.")
+        bool, Option("--json", help="Print what came of each scene, or the plan, as one JSON document.")
     ] = False,
     legend: MapLegend = None,
     tile_size: TileSize = TILE_SIZE,
@@ -218,7 +217,7 @@ def _print_plan(options: "BatchOptions", as_json: bool) -> None:
 def _run(options: "BatchOptions", as_json: bool) -> None:
     from landcover.batch import run_batch
 
-    show = _Lines() if as_json else _Screen()
+    show = _Screen(as_json)
     try:
         with closing(run_batch(options)) as events:
             for event in events:
@@ -229,38 +228,11 @@ def _run(options: "BatchOptions", as_json: bool) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-class _Lines:
-    """Events as JSON, one on a line of stdout."""
-
-    failed = unmade = 0
-
-    def __call__(self, event: "Event") -> None:
-        from landcover.batch import Begun, Record, Summary, Told
-
-        if isinstance(event, Begun):
-            broken = [asdict(r) for r in event.plan.broken]
-            facts = {"scenes": len(event.plan.jobs), "done before": len(event.plan.done), "cannot be read": broken}
-            self._print("begun", facts | {"pixels": event.plan.pixels, "workers": event.workers})
-        elif isinstance(event, Record):
-            self._print("scene", asdict(event))
-        elif isinstance(event, Summary):
-            self.failed, self.unmade = len(event.failed), len(event.unmade)
-            facts = {"done": len(event.records) - self.failed, "failed": self.failed, "outputs": event.outputs}
-            self._print("ended", facts | {"report": str(event.report), "notes": list(event.notes)})
-        elif isinstance(event, Told) and event.text:
-            self._print("note", {"text": event.text})
-
-    def _print(self, event: str, facts: dict[str, Any]) -> None:
-        typer.echo(json.dumps({"event": event, **facts}, ensure_ascii=False))
-
-    def close(self) -> None:
-        pass
-
-
 class _Screen:
-    """Progress on stderr and a table of what failed on stdout."""
+    """Progress on stderr; at the end, on stdout, a table of what failed, or all that came of the batch as JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
         self.failed = self.unmade = 0
         self._counter: Counter | None = None
         self._done = self._pixels = self._scenes = 0
@@ -317,7 +289,18 @@ class _Screen:
         done = len(summary.records) - self.failed
         scenes = f"{counted(done, 'scene')} {'is' if done == 1 else 'are'}"
         say(f"{scenes} done, {self.failed} failed, in {seconds:.1f} s; the report is {summary.report}")
-        if summary.failed:
+        if self._as_json:
+            print_json(
+                {
+                    "report": str(summary.report),
+                    "done": done,
+                    "failed": self.failed,
+                    "outputs": summary.outputs,
+                    "notes": list(summary.notes),
+                    "scenes": [asdict(record) for record in summary.records],
+                }
+            )
+        elif summary.failed:
             print_table(
                 ["failed", "attempts", "error"], [[r.name, str(r.attempts), r.error] for r in summary.failed], (0, 2)
             )
