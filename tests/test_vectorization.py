@@ -40,6 +40,7 @@ from landcover.specs import LandClass, Legend, load_legend
 from landcover.stats import stats
 from landcover.vectorfiles import FORMATS, SHAPEFILE_NAMES, qml
 from landcover.vectorization import polygons, vectorize
+from tests.commands import landcover
 from tests.maps import NORTH_UP, UTM, blotches, shapes_of, write_confidence, write_map
 from tests.scenes import read_map
 
@@ -578,6 +579,12 @@ def test_a_shapefile_is_replaced_with_all_its_parts(scene: Path) -> None:
     summary = vectorize(scene, out, classes=["water"], overwrite=True)
     assert len(read(out)) == summary.polygons
     assert {p.suffix for p in scene.parent.glob("out.*")} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
+
+
+def test_the_help_tells_what_a_shapefile_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = landcover(capsys, "vectorize", "--help").out
+    for word in (*SHAPEFILE_NAMES, *SHAPEFILE_NAMES.values(), "2 GB"):
+        assert word in shown
 
 
 def test_a_shapefile_does_not_swallow_a_table_of_the_same_name(scene: Path) -> None:

@@ -38,6 +38,9 @@ def vectorize(
 ) -> None:
     """Turn a class map into polygons with their class, area and perimeter.
 
+    Columns are class_id, class_name, area_m2, perimeter_m and, with --confidence, mean_confidence. A shapefile (.shp),
+    whose names are short, calls the last two perim_m and mean_conf; few programs read one beyond 2 GB.
+
     Example: landcover vectorize map.tif --out polygons.gpkg --classes forest,water --min-area 0.5ha --simplify 10
     """
     square_metres, names = parse_area(min_area), parse_classes(classes)
