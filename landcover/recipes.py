@@ -44,7 +44,8 @@ class Source(Spec):
 
     Attributes:
         classes: what a label's value or name stands for, a class of the legend or "ignore"; empty where labels are
-            class ids or names already. Nodata is always ignored, and 0 where nothing is said of it.
+            class ids or names already. Names of the legend's classes need not be in it, ids do. Nodata is always
+            ignored, and 0 where nothing is said of it.
         weight: how often a chip of this source is drawn, relative to those of the others.
     """
 

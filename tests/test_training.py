@@ -169,6 +169,19 @@ def test_what_is_drawn_as_ignored_is_ignored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(piece.labels, expected)
 
 
+def test_what_a_recipe_says_of_labels_goes_before_the_legend_and_leaves_its_names(tmp_path: Path) -> None:
+    """An id that it does not name may be the code of anything; the sentence is about the recipe then."""
+    (source,) = read_recipe(write_lesson(tmp_path, side=32)).sources
+    source = source.model_copy(update={"classes": {"cloud": "ignore", "9": "bright"}})
+    labels = Labels.of_source(source, load_legend(str(tmp_path / "two.toml")), "p.gpkg")
+    assert [labels.number(v) for v in ("bright", "dark", "cloud", "9", 9)] == [1, 2, 0, 1, 1]
+    labels.check()
+    assert [labels.number(v) for v in (7, 7, "Dark")] == [0, 0, 0]
+    said = r"that the source's classes do not name: '7' \(2 ×\), 'Dark' \(1 ×\); add what they stand for, as \"7\" = "
+    with pytest.raises(SamplesError, match=said):
+        labels.check()
+
+
 def test_a_text_is_a_name_before_it_is_a_number_and_a_number_is_an_id(tmp_path: Path) -> None:
     """Classes are called as a land-cover code numbers them."""
     names = {1: "2", 2: "1", 3: "11"}

@@ -44,15 +44,18 @@ ReadLabels = Callable[[Box], np.ndarray]
 class Labels:
     """Turns the values of one source into class numbers, and counts those it does not know.
 
-    A text is a name before it is a number, and a number is an id: a class may be called "2".
+    A text is a name before it is a number, and a number is an id: a class may be called "2". Where the recipe says what
+    labels stand for, a number that it does not name may be the code of anything; the name of a class remains one.
 
     Attributes:
+        explained: the recipe says what labels stand for.
         of_text: what a text means, 0 for ignore, k for the legend's k-th class.
         of_number: what a number means, by its text.
         unknown: how many pixels, or shapes, had a value that is in no legend.
     """
 
     where: str
+    explained: bool
     of_text: dict[str, int]
     of_number: dict[str, int]
     unknown: Counter[Any] = field(default_factory=Counter)
@@ -65,13 +68,13 @@ class Labels:
             ConfigError: the recipe names a class that the legend has not.
         """
         numbers = {id_: k for k, id_ in enumerate(legend.ids, 1)}
-        if not source.classes:
-            ids = {"0": 0, **{str(i): k for i, k in numbers.items()}}
-            names = {name: k for k, name in enumerate(legend.names, 1)}
-            return cls(where, ids | names, ids)
-        meant = {v: 0 if n == IGNORE else numbers[legend.id_of(n)] for v, n in source.classes.items()}
+        names = {name: k for k, name in enumerate(legend.names, 1)}
+        if source.classes:
+            meant = {v: 0 if n == IGNORE else numbers[legend.id_of(n)] for v, n in source.classes.items()}
+        else:
+            meant = {str(id_): k for id_, k in numbers.items()}
         meant = {"0": 0, **meant}
-        return cls(where, meant, meant)
+        return cls(where, bool(source.classes), names | meant if source.classes else meant | names, meant)
 
     def number(self, value: Any) -> int:
         """The class number of one value."""
@@ -104,9 +107,15 @@ class Labels:
         """
         if self.unknown:
             found = ", ".join(f"{v!r} ({n:,} ×)" for v, n in self.unknown.most_common(8))
+            example = f'"{next(iter(self.unknown))}" = "{IGNORE}"'
+            if self.explained:
+                raise SamplesError(
+                    f"{self.where} holds labels that the source's classes do not name: {found}; add what they stand "
+                    f"for, as {example}"
+                )
             raise SamplesError(
-                f"{self.where} holds labels that the legend does not know: {found}; "
-                f'say what they stand for in the source\'s classes, as {{ "{next(iter(self.unknown))}" = "{IGNORE}" }}'
+                f"{self.where} holds labels that the legend does not know: {found}; say what they stand for in the "
+                f"source's classes, as {{ {example} }}, and there what every other number does"
             )
 
 
