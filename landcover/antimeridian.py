@@ -5,7 +5,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import shapely
@@ -16,8 +16,8 @@ _LEAST_DEGREES = 1e-7
 """A hundredth of a metre: parts that are not wider only touch the antimeridian, but for rounding."""
 
 
-def lonlat_parts(shapes: np.ndarray, crs: CRS) -> np.ndarray:
-    """Polygons or multipolygons (n,) in longitude and latitude on WGS 84, between -180 and 180.
+def lonlat_parts(shapes: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
+    """Polygons or multipolygons (n,) in longitude and latitude, between -180 and 180.
 
     Those that cross the antimeridian become multipolygons of parts on either side of it. What crosses the meridian of
     Greenwich too, in a projection, has no such parts, and is left as PROJ has it.
@@ -25,9 +25,10 @@ def lonlat_parts(shapes: np.ndarray, crs: CRS) -> np.ndarray:
     Args:
         shapes: in `crs`, none around a pole; where that is geographic, longitudes may be below -180 or above 180.
         crs: of the shapes.
+        there: the geographic CRS to bring them to, in degrees.
     """
     polygons, of = shapely.get_parts(shapes, return_index=True)
-    moved = _collected(_moved(polygons, crs), of, shapes)
+    moved = _collected(_moved(polygons, crs, there), of, shapes)
     bounds = shapely.bounds(moved)
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
         parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
@@ -97,44 +98,46 @@ def turns(whole: BaseGeometry) -> list[BaseGeometry]:
     return parts
 
 
-def _moved(polygons: np.ndarray, crs: CRS) -> np.ndarray:
+def torn(before: np.ndarray, after: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Which shapes have an edge whose ends came to lie apart, so that its middle is not between them; bool (n,).
+
+    Args:
+        before: polygons or multipolygons (n,).
+        after: the same, moved point by point.
+        move: what moved them, from points (m, 2) to points (m, 2).
+    """
+    parts, shape = shapely.get_parts(before, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    start = np.flatnonzero(ring[1:] == ring[:-1])
+    ends = shapely.get_coordinates(after)
+    aside = move((points[start] + points[start + 1]) / 2) - (ends[start] + ends[start + 1]) / 2
+    apart = np.linalg.norm(aside, axis=1) > np.linalg.norm(ends[start + 1] - ends[start], axis=1) / 4
+    found = np.zeros(len(before), bool)
+    found[shape[part[ring[start[apart]]]]] = True
+    return found
+
+
+def _moved(polygons: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     """Polygons in longitude and latitude, in one piece: longitudes go on above 180 where they have to."""
-    to_lonlat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    lonlat = shapely.transform(polygons, to_lonlat.transform, interleaved=False)
+    transformer = Transformer.from_crs(crs, there, always_xy=True)
+
+    def move(points: np.ndarray) -> np.ndarray:
+        return np.stack(transformer.transform(*points.T), axis=1)
+
+    def turn(points: np.ndarray) -> np.ndarray:
+        return np.stack([points[:, 0] % 360, points[:, 1]], axis=1)
+
+    lonlat = shapely.transform(polygons, move)
     if crs.is_geographic:
         x, points = shapely.get_coordinates(polygons)[:, 0], shapely.get_coordinates(lonlat)
         points[:, 0] += 360 * np.round((x - points[:, 0]) / 360)  # as the map counts them
         return shapely.set_coordinates(lonlat, points)
-    torn = np.flatnonzero(_torn(polygons, lonlat, to_lonlat, -180))
-    turned = shapely.transform(lonlat[torn], lambda points: _from(points, 0))
-    whole = ~_torn(polygons[torn], turned, to_lonlat, 0)
-    lonlat[torn[whole]] = turned[whole]
+    apart = np.flatnonzero(torn(polygons, lonlat, move))
+    turned = shapely.transform(lonlat[apart], turn)
+    whole = ~torn(polygons[apart], turned, lambda points: turn(move(points)))
+    lonlat[apart[whole]] = turned[whole]
     return lonlat
-
-
-def _from(points: np.ndarray, first: float) -> np.ndarray:
-    """Points (n, 2) with their longitudes from `first` to 360 degrees more."""
-    return np.stack([first + (points[:, 0] - first) % 360, points[:, 1]], axis=1)
-
-
-def _torn(before: np.ndarray, lonlat: np.ndarray, to_lonlat: Transformer, first: float) -> np.ndarray:
-    """Which polygons have an edge whose ends came to lie apart, so that its middle is not between them; bool (n,).
-
-    Args:
-        before: polygons.
-        lonlat: the same in longitudes from `first` to 360 degrees more.
-        to_lonlat: what moved them.
-        first: a longitude.
-    """
-    rings, of = shapely.get_rings(before, return_index=True)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    lon = shapely.get_coordinates(shapely.get_rings(lonlat))[:, 0]
-    far = np.flatnonzero((ring[1:] == ring[:-1]) & (np.abs(np.diff(lon)) > 180))
-    middles = np.stack(to_lonlat.transform(*((points[far] + points[far + 1]) / 2).T), axis=1)
-    aside = np.abs(_from(middles, first)[:, 0] - (lon[far] + lon[far + 1]) / 2)
-    torn = np.zeros(len(before), bool)
-    torn[of[ring[far[aside > np.abs(lon[far + 1] - lon[far]) / 4]]]] = True
-    return torn
 
 
 def _collected(parts: np.ndarray, of: np.ndarray, shapes: np.ndarray) -> np.ndarray:

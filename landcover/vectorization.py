@@ -18,7 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landcover import __version__
-from landcover.antimeridian import lonlat_parts
+from landcover.antimeridian import lonlat_parts, torn
 from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers, told_crs
@@ -155,7 +155,8 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
 
     Columns are class_id, class_name, area_m2, perimeter_m (with that of holes; both geodesic on WGS 84) and, with
     `confidence`, mean_confidence. A shapefile, whose field names are short, calls the last two perim_m and mean_conf.
-    GeoJSON is written in WGS 84 longitude and latitude (RFC 7946); there polygons that cross the antimeridian are cut.
+    GeoJSON is written in WGS 84 longitude and latitude (RFC 7946). There, and with a `crs` of degrees, polygons that
+    cross the antimeridian are cut.
 
     Args:
         map_path: a class map, uint8, 0 = nodata.
@@ -171,15 +172,16 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
     with _open(map_path, how) as source, ExitStack() as stack:
-        facts = _facts(source, how)  # before another thread reads the dataset
+        facts, cut = _facts(source, how), _is_cut(source, how)  # before another thread reads the dataset
         made = stack.enter_context(read_ahead(_features(source, how), depth=1))
         tally = _Tally(source)
-        tables: Iterator[pyarrow.Table] = (_as_asked(table, how) for table in made)
+        tables: Iterator[pyarrow.Table] = (_as_asked(table, how, cut) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
         if FORMATS[out.suffix.lower()] == "GeoJSON" and not how.points and _may_cross(source.ground):
             tables = map(_cut, tables)
-        kind = "Point" if how.points else "MultiPolygon" if how.dissolve or how.connect == 8 else "Polygon"
+        several = how.dissolve or how.connect == 8 or cut
+        kind = "Point" if how.points else "MultiPolygon" if several else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
         write_layer(given, out, source.legend, facts, kind)
     return tally.summary(out, how)
@@ -209,9 +211,10 @@ def polygons(map_path: str | Path, **options: Any) -> Iterator["GeoDataFrame"]:
     import geopandas
 
     with _open(map_path, how) as source:
+        cut = _is_cut(source, how)
         for table in _features(source, how):
             if len(table):
-                yield geopandas.GeoDataFrame.from_arrow(_as_asked(table, how).drop_columns([BOUNDS, KNOWN]))
+                yield geopandas.GeoDataFrame.from_arrow(_as_asked(table, how, cut).drop_columns([BOUNDS, KNOWN]))
 
 
 @dataclass(frozen=True)
@@ -346,33 +349,50 @@ def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarr
         yield row, ids
 
 
-def _as_asked(table: pyarrow.Table, how: VectorOptions) -> pyarrow.Table:
-    """A table as it is to be written: as points, in the CRS asked for."""
+def _as_asked(table: pyarrow.Table, how: VectorOptions, cut: bool) -> pyarrow.Table:
+    """A table as it is to be written: as points, in the CRS asked for; `cut` as in `_is_cut`."""
     if how.points:
         table = _with_shapes(table, shapely.point_on_surface(_shapes(table)))
-    elif how.connect == 8:
+    if how.crs is not None:
+        table = _moved(table, how.crs, cut=cut)
+    if how.connect == 8 or cut:
         several = [g if g.geom_type == "MultiPolygon" else shapely.multipolygons([g]) for g in _shapes(table)]
         table = _with_shapes(table, np.array(several, object))
-    return _moved(table, how.crs) if how.crs is not None else table
+    return table
 
 
-def _moved(table: pyarrow.Table, crs: str) -> pyarrow.Table:
-    """A table in another CRS."""
+def _moved(table: pyarrow.Table, crs: str, *, cut: bool) -> pyarrow.Table:
+    """A table in another CRS; what crosses the antimeridian in two parts, if it may be cut."""
     here, there = CRS.from_user_input(told_crs(table)), CRS.from_user_input(crs)
     try:
-        to_there = Transformer.from_crs(here, there, always_xy=True)
+        transformer = Transformer.from_crs(here, there, always_xy=True)
     except ProjError as e:
         raise ConfigError(f"the map cannot be brought to --crs {crs}: {e}") from e
+
+    def move(points: np.ndarray) -> np.ndarray:
+        return np.stack(transformer.transform(*points.T), axis=1)
+
     before = _shapes(table)
-    moved = shapely.transform(before, to_there.transform, interleaved=False)
+    moved = shapely.transform(before, move)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise ConfigError(f"the map reaches beyond what --crs {crs} can show; leave it out to keep the map's CRS")
-    if _torn(before, moved, to_there):
+    apart = np.flatnonzero(torn(before, moved, move))
+    parts = lonlat_parts(before[apart], here, there) if cut else moved[apart]
+    if shapely.equals_identical(parts, moved[apart]).any():
         raise ConfigError(
             f"--crs {crs} would tear polygons that cross its antimeridian or lie around a pole; leave it out to keep "
             "the map's CRS, or write GeoJSON without it, which is cut there"
         )
+    moved[apart] = parts
     return _with_shapes(table, moved, there)
+
+
+def _is_cut(source: _Source, how: VectorOptions) -> bool:
+    """Whether a map that is not in degrees goes into some, and may cross the antimeridian there."""
+    if how.crs is None or how.points or source.ground is None or source.ground.crs.is_geographic:
+        return False
+    there = CRS.from_user_input(how.crs)
+    return there.is_geographic and there.axis_info[0].unit_name == "degree" and may_cross_antimeridian(source.ground)
 
 
 def _may_cross(ground: Ground | None) -> bool:
@@ -384,23 +404,8 @@ def _cut(table: pyarrow.Table) -> pyarrow.Table:
 
     GDAL would do it too, but it loses holes that touch the antimeridian, and crashes on some longitudes above 180.
     """
-    shapes = lonlat_parts(_shapes(table), CRS.from_user_input(told_crs(table))) if len(table) else _shapes(table)
-    return _with_shapes(table, shapes, CRS.from_epsg(4326))
-
-
-def _torn(before: np.ndarray, after: np.ndarray, to_there: Transformer) -> bool:
-    """Whether an edge of a polygon was moved apart: then its middle does not come to lie between its ends."""
-    edges = _edges(before)
-    middle = np.stack(to_there.transform(*edges.mean(axis=1).T), axis=1)
-    moved = _edges(after)
-    aside = np.linalg.norm(middle - moved.mean(axis=1), axis=1)
-    return bool((aside > np.linalg.norm(moved[:, 1] - moved[:, 0], axis=1) / 4).any())
-
-
-def _edges(shapes: np.ndarray) -> np.ndarray:
-    """Both ends of every edge of polygons, (edges, 2, 2)."""
-    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(shapes)), return_index=True)
-    return np.stack([points[:-1], points[1:]], axis=1)[ring[1:] == ring[:-1]]
+    shapes, here, there = _shapes(table), CRS.from_user_input(told_crs(table)), CRS.from_epsg(4326)
+    return _with_shapes(table, lonlat_parts(shapes, here, there) if len(table) else shapes, there)
 
 
 def _dissolved(table: pyarrow.Table) -> pyarrow.Table:

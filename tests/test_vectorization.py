@@ -442,6 +442,22 @@ def test_geojson_is_cut_at_the_antimeridian(
     np.testing.assert_array_equal(burn(back, ids.shape, transform), ids)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}, {"connect": 8}], ids=["", "dissolve", "connect"])
+def test_another_crs_of_degrees_is_cut_at_the_antimeridian(tmp_path: Path, suffix: str, how: dict) -> None:
+    """In every format, as GeoJSON is; layers hold one kind of shape, so that all are multipolygons."""
+    ids = blotches(0)
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:32760", transform=Affine(500, 0, 808_000, 0, -500, 8_100_000))
+    plain = read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson", **how).path)
+    table = read(vectorize(tmp_path / "m.tif", tmp_path / f"cut{suffix}", crs="EPSG:4326", **how).path)
+    assert len(table) == len(plain)
+    assert suffix == ".shp" or set(table.geom_type) == {"MultiPolygon"}
+    assert shapely.get_num_geometries(table.geometry).max() > 1
+    assert table.geometry.is_valid.all()
+    pairs = zip(*(frame.dissolve("class_id").geometry for frame in (table, plain)), strict=True)
+    assert all(one.symmetric_difference(other).area < 1e-6 for one, other in pairs)
+
+
 @pytest.mark.parametrize("how", [{}, {"dissolve": True}], ids=["", "dissolve"])
 def test_geojson_of_the_whole_earth_counted_from_greenwich(tmp_path: Path, how: dict) -> None:
     """What was cut at 0° is one polygon again, or touches nothing; what lies across 180° is cut there."""
@@ -934,7 +950,7 @@ def test_another_crs_moves_nothing_and_changes_no_area(scene: Path) -> None:
 @pytest.mark.parametrize(
     ("crs", "transform", "wanted", "says"),
     [
-        ("EPSG:32760", Affine(500, 0, 810_000, 0, -500, 8_100_000), "EPSG:4326", "cross its antimeridian"),
+        ("EPSG:32760", Affine(500, 0, 810_000, 0, -500, 8_100_000), "EPSG:3857", "cross its antimeridian"),
         ("EPSG:4326", Affine(0.01, 0, 179.8, 0, -0.01, -16), "EPSG:3857", "cross its antimeridian"),
         ("EPSG:3413", Affine(500, 0, -10_250, 0, -500, 2_750), "EPSG:4326", "around a pole"),
         ("EPSG:4326", Affine(9, 0, -180, 0, -9, 45), "+proj=gnom +lat_0=90", r"beyond what --crs .* can show"),
