@@ -133,7 +133,9 @@ def _moved(polygons: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
         x, points = shapely.get_coordinates(polygons)[:, 0], shapely.get_coordinates(lonlat)
         points[:, 0] += 360 * np.round((x - points[:, 0]) / 360)  # as the map counts them
         return shapely.set_coordinates(lonlat, points)
-    apart = np.flatnonzero(torn(polygons, lonlat, move))
+    west, _, east, _ = shapely.bounds(lonlat).reshape(-1, 4).T
+    wide = np.flatnonzero(east - west > 180)
+    apart = wide[torn(polygons[wide], lonlat[wide], move)]
     turned = shapely.transform(lonlat[apart], turn)
     whole = ~torn(polygons[apart], turned, lambda points: turn(move(points)))
     lonlat[apart[whole]] = turned[whole]
