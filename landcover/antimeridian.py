@@ -6,9 +6,11 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import shapely
+from affine import Affine
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
 
@@ -49,6 +51,17 @@ def in_one_piece(shapes: np.ndarray) -> np.ndarray:
         parts = [_going_on(part) if _jumps(part) else part for part in shapely.get_parts(shapes[i])]
         shapes[i] = _together([p for p in shapely.get_parts(parts) if p.geom_type == "Polygon"])
     return shapes
+
+
+def as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
+    """Polygons of longitudes that reach a raster as it counts them, also below -180 or above 180; all if none does."""
+    lons = [(transform @ (col, row))[0] for row in (0, size[0]) for col in (0, size[1])]
+    low, _, high, _ = shapely.bounds(polygons).reshape(-1, 4).T
+    reaching = [
+        shapely.transform(polygons[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
+        for turn in (0, -360, 360)
+    ]
+    return found if len(found := np.concatenate(reaching)) else polygons
 
 
 def _together(parts: Sequence[BaseGeometry]) -> BaseGeometry:

@@ -1,7 +1,7 @@
 """The part of a scene that is wanted: a bounding box or the polygons of an area of interest, as pixels."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from rasterio.warp import transform_bounds
 from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
-from landcover.antimeridian import in_one_piece
+from landcover.antimeridian import as_counted, in_one_piece
 from landcover.errors import ConfigError, SceneError
 from landcover.grid import Box
 from landcover.ground import coordinates
@@ -224,17 +224,6 @@ def _has_area(polygons: np.ndarray) -> np.ndarray:
     found = shapely.area(polygons) != 0
     found[~found] = shapely.area(shapely.make_valid(polygons[~found])) != 0
     return found
-
-
-def as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
-    """Polygons of longitudes that reach a raster as it counts them, also below -180 or above 180; all if none does."""
-    lons = [(transform @ (col, row))[0] for row in (0, size[0]) for col in (0, size[1])]
-    low, _, high, _ = shapely.bounds(polygons).reshape(-1, 4).T
-    reaching = [
-        shapely.transform(polygons[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
-        for turn in (0, -360, 360)
-    ]
-    return found if len(found := np.concatenate(reaching)) else polygons
 
 
 def read_vectors(path: Path, name: str) -> "GeoDataFrame":

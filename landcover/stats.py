@@ -11,10 +11,11 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize
 
+from landcover.antimeridian import as_counted
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, nearest
 from landcover.ground import Ground, coordinates
-from landcover.regions import as_counted, placed, read_vectors
+from landcover.regions import placed, read_vectors
 from landcover.specs import Legend
 
 if TYPE_CHECKING:
