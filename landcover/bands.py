@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -296,6 +297,31 @@ def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
             return stack.enter_context(rasterio.open(path))
     except RasterioError as e:
         raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+
+
+def view_of(bands: Sequence[tuple[rasterio.DatasetReader, int, float | None]]) -> str:
+    """A virtual raster of bands that share a grid, as GDAL opens it; none is flagged as alpha, as their files may do.
+
+    Args:
+        bands: the file of each, its number there, and its nodata.
+    """
+    first = bands[0][0]
+    views = "".join(
+        f'<VRTRasterBand dataType="{_gdal_type(file.dtypes[number - 1])}" band="{i}">'
+        f"{'' if nodata is None else f'<NoDataValue>{nodata}</NoDataValue>'}<SimpleSource>"
+        f'<SourceFilename relativeToVRT="0">{escape(file.name)}</SourceFilename><SourceBand>{number}</SourceBand>'
+        "</SimpleSource></VRTRasterBand>"
+        for i, (file, number, nodata) in enumerate(bands, 1)
+    )
+    return (
+        f'<VRTDataset rasterXSize="{first.width}" rasterYSize="{first.height}">'
+        f"<SRS>{escape(first.crs.to_wkt()) if first.crs else ''}</SRS>"
+        f"<GeoTransform>{','.join(map(repr, first.transform.to_gdal()))}</GeoTransform>{views}</VRTDataset>"
+    )
+
+
+def _gdal_type(dtype: str) -> str:
+    return {"uint8": "Byte"}.get(dtype, dtype.capitalize().replace("Uint", "UInt"))
 
 
 def check_place(band: Band, file: rasterio.DatasetReader) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -15,7 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
-from landcover.bands import Choice, check_place, open_file, resolve_bands
+from landcover.bands import Choice, check_place, open_file, resolve_bands, view_of
 from landcover.classmap import MAP_NODATA, check_values, count_values, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
@@ -129,17 +128,8 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
         first = files[0]
         if any(f.shape != first.shape or not f.transform.almost_equals(first.transform, 1e-6) for f in files):
             raise SceneError(f"the bands red, green and blue of {source} do not share a grid; preview one of its files")
-        views = "".join(
-            f'<VRTRasterBand dataType="{_gdal_type(f.dtypes[b.source.index - 1])}" band="{i}"><Description>{b.name}'
-            f"</Description>{_nodata(b.source.nodata if f.nodata is None else f.nodata)}<SimpleSource>"
-            f'<SourceFilename relativeToVRT="0">{escape(b.source.path)}</SourceFilename>'
-            f"<SourceBand>{b.source.index}</SourceBand></SimpleSource></VRTRasterBand>"
-            for i, (b, f) in enumerate(zip(found, files, strict=True), 1)
-        )
-        srs = f"<SRS>{escape(first.crs.to_wkt())}</SRS>" if first.crs else ""
-        place = ",".join(map(repr, first.transform.to_gdal()))
-        size = f'rasterXSize="{first.width}" rasterYSize="{first.height}"'
-        return f"<VRTDataset {size}>{srs}<GeoTransform>{place}</GeoTransform>{views}</VRTDataset>", None
+        sources = [(f, b.source.index, b.source.nodata) for f, b in zip(files, found, strict=True)]
+        return view_of([(f, i, nodata if f.nodata is None else f.nodata) for f, i, nodata in sources]), None
 
 
 def _fallback(product: Product) -> str | None:
@@ -151,14 +141,6 @@ def _fallback(product: Product) -> str | None:
     pairs = [(b.common_name, usual.common_name(b.label)) for b in product.bands]
     otherwise = any(told not in (None, by_label) and {told, by_label} & set(_COLOURS) for told, by_label in pairs)
     return None if product.sensor or otherwise else usual.name
-
-
-def _nodata(value: float | None) -> str:
-    return "" if value is None else f"<NoDataValue>{value}</NoDataValue>"
-
-
-def _gdal_type(dtype: str) -> str:
-    return {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16"}.get(dtype, "Float32")
 
 
 def _is_map(path: str | Path) -> bool:

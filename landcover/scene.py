@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -20,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, check_place, open_file, resolve_bands
+from landcover.bands import Band, Choice, check_place, open_file, resolve_bands, view_of
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
@@ -107,7 +106,9 @@ class Scene:
         whole = not flagged and all(nodata is None for nodata in wanted.values())
         if file.count == 1 or masked or whole or self._is_on_grid(file):
             return {}
-        return {i: self._view(open_file(_one_band(file, i), stack), nodata, stack) for i, nodata in wanted.items()}
+        return {
+            i: self._view(open_file(view_of([(file, i, nodata)]), stack), nodata, stack) for i, nodata in wanted.items()
+        }
 
     def _on_grid(self, file: rasterio.DatasetReader, stack: ExitStack) -> rasterio.DatasetReader | WarpedVRT:
         """The file itself, or a view of it on the scene's grid."""
@@ -286,19 +287,6 @@ class SceneReader:
             missing |= ~finite.all(axis=0)
             dn[~finite] = 0
         return missing
-
-
-def _one_band(file: rasterio.DatasetReader, band: int) -> str:
-    """A virtual raster of one band of a file, as GDAL opens it."""
-    kind = {"uint8": "Byte"}.get(dtype := file.dtypes[band - 1], dtype.capitalize().replace("Uint", "UInt"))
-    return (
-        f'<VRTDataset rasterXSize="{file.width}" rasterYSize="{file.height}">'
-        f"<SRS>{escape(file.crs.to_wkt()) if file.crs else ''}</SRS>"
-        f"<GeoTransform>{','.join(map(repr, file.transform.to_gdal()))}</GeoTransform>"
-        f'<VRTRasterBand dataType="{kind}" band="1"><SimpleSource>'
-        f"<SourceFilename>{escape(file.name)}</SourceFilename><SourceBand>{band}</SourceBand>"
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
 
 
 def _tells_its_blocks(path: str, file: rasterio.DatasetReader | WarpedVRT) -> bool:
