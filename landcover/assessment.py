@@ -23,6 +23,7 @@ from landcover.classmap import (
     MAP_NODATA,
     check_areas,
     check_values,
+    filled,
     narrow_strips,
     open_map,
     open_raster,
@@ -506,13 +507,14 @@ def _on_grid_of(
             raise MapError(f"{reference} has no CRS, so its place is unknown; assign one with gdal_edit -a_srs")
         grid = {"crs": dataset.crs, "transform": dataset.transform, "height": dataset.height, "width": dataset.width}
         try:
-            view = WarpedVRT(other, **grid, resampling=Resampling.nearest, add_alpha=other.nodata is None)
+            # without nodata, which would keep GDAL from looking at the mask of the file
+            view = WarpedVRT(other, **grid, resampling=Resampling.nearest, add_alpha=True, src_nodata=None, nodata=None)
         except (RasterioError, CPLE_BaseError) as e:
             raise MapError(f"{reference} cannot be brought to the grid of the map: {e}") from e
 
         def read(start: int, rows: int) -> np.ndarray:
             window = Window(0, start, dataset.width, rows)
-            return view.read(1, window=window, masked=True).filled(MAP_NODATA)
+            return filled(view.read(1, window=window, masked=True), other.nodata)
 
         with view:
             yield read, other

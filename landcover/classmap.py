@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from pydantic import ValidationError
+from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -85,14 +86,23 @@ def strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:
     """
     block = dataset.block_shapes[0][0]
     rows = max(1, STRIP_PIXELS // (dataset.width * block)) * block
-    marked = dataset.nodata == MAP_NODATA  # then no mask is needed to see where there is no class
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+    marked = dataset.nodata == MAP_NODATA and not masked  # then no mask is needed to see where there is no class
     for start in range(0, dataset.height, rows):
         window = Window(0, start, dataset.width, min(rows, dataset.height - start))
         try:
             ids = dataset.read(1, window=window, masked=not marked)
         except RasterioError as e:  # here, for whoever takes them may be writing something
             raise MapError(_unreadable(dataset.name, e)) from e
-        yield start, ids if marked else ids.filled(MAP_NODATA)
+        yield start, ids if marked else filled(ids, dataset.nodata)
+
+
+def filled(ids: np.ma.MaskedArray, nodata: float | None) -> np.ndarray:
+    """Class ids, uint8, 0 where they are masked or nodata, for GDAL does not look at nodata beside a mask."""
+    found = ids.filled(MAP_NODATA)
+    if nodata is not None:
+        found[found == nodata] = MAP_NODATA
+    return found
 
 
 def narrow_strips(dataset: rasterio.DatasetReader) -> Iterator[tuple[int, np.ndarray]]:

@@ -15,7 +15,7 @@ from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
 from landcover.bands import Choice, check_place, open_file, resolve_bands, view_of
-from landcover.classmap import MAP_NODATA, check_values, count_values, open_map, open_raster
+from landcover.classmap import check_values, count_values, filled, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
 from landcover.products import Product, masking_bands, read_product
@@ -202,7 +202,7 @@ def _fit_with_legend(
 def _read_ids(dataset: rasterio.DatasetReader, shape: tuple[int, int]) -> np.ndarray:
     """Class ids at the size of the picture, uint8 (rows, cols): the most frequent one of what a pixel covers."""
     how = Resampling.mode if shape[0] < dataset.height or shape[1] < dataset.width else Resampling.nearest
-    return dataset.read(1, out_shape=shape, resampling=how, masked=True).filled(MAP_NODATA)
+    return filled(dataset.read(1, out_shape=shape, resampling=how, masked=True), dataset.nodata)
 
 
 def _colour(ids: np.ndarray, legend: Legend, dataset: rasterio.DatasetReader) -> Image.Image:

@@ -24,6 +24,7 @@ from landcover.specs import LandClass, Legend
 from tests.commands import landcover as run
 from tests.commands import refused
 from tests.maps import NAMES, NORTH_UP, UTM, blotches, labelled, mistaken, write_map
+from tests.scenes import write_scene
 
 OLOFSSON = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 """The error matrix of the worked example of Olofsson et al. (2014): map classes down, reference classes across."""
@@ -458,6 +459,23 @@ def test_a_raster_is_compared_pixel_by_pixel(tmp_path: Path) -> None:
     assert found.classes[1].producers.value == pytest.approx(expected[1, 1] / expected[:, 1].sum(), abs=1e-4)
     assert (found.sampled, np.isnan(found.overall.within)) == (False, True)
     assert "no random sample" in found.notes[0]
+
+
+@pytest.mark.parametrize("nodata", [None, 0, 9])
+@pytest.mark.parametrize("shift", [0, 0.3])
+def test_what_a_mask_hides_is_compared_as_little_as_nodata(tmp_path: Path, nodata: int | None, shift: float) -> None:
+    """Of a reference and of a map, that may have both; GDAL looks at one of them."""
+    ids = blotches(3)
+    path = write_map(tmp_path / "map.tif", ids)
+    theirs, shown = ids.copy(), np.ones(ids.shape, bool)
+    theirs[:30] = nodata or 0
+    theirs[60:80], shown[60:80] = theirs[60:80] % 4 + 1, False  # other classes, all of them masked
+    place = NORTH_UP @ NORTH_UP.translation(shift, shift)
+    other = write_scene(tmp_path / "other.tif", theirs[None], names=(), transform=place, nodata=nodata, mask=shown)
+    found = assess(path, other)
+    assert (found.compared, found.overall.value) == (120 * 70, 1)
+    back = assess(other, path, legend="default")
+    assert (back.compared, back.overall.value) == (120 * 70, 1)
 
 
 def test_a_raster_of_another_grid_is_brought_to_the_map(tmp_path: Path) -> None:
