@@ -20,7 +20,7 @@ from landcover.errors import DeviceError, OutputError, SceneError, StaleError
 from landcover.grid import Box, Grid
 from landcover.items import describes, map_item, write_item
 from landcover.journal import Progress, Run, finished_part, keep_raw, kept_engines, open_run
-from landcover.outputs import disk_errors
+from landcover.outputs import check_destination, disk_errors
 from landcover.pipeline import read_ahead, write_behind
 from landcover.planning import BATCHES_AHEAD, WRITE_BEHIND, Options, Plan, make_plan
 from landcover.plausibility import Plausibility
@@ -73,6 +73,8 @@ def map_scene(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int
         if not run.progress.mapped:
             run.forget()
             raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+        if options.item is not None:
+            check_destination(options.item, overwrite=True)  # again, while the next run can go on from what is mapped
     if options.item is not None:
         write_item(_item(plan, options.item), options.item)
     elif describes(old := Path(options.out).with_suffix(".json"), Path(options.out)):

@@ -15,6 +15,8 @@ from affine import Affine
 from landcover.errors import MapError, OutputError
 from landcover.items import map_item, write_catalog, write_item
 from landcover.models import Model
+from landcover.planning import Options, make_plan
+from landcover.prediction import map_scene
 from tests.catalogs import stac_item, write_json
 from tests.commands import landcover, refused
 from tests.maps import write_confidence, write_map
@@ -188,6 +190,21 @@ def test_a_map_that_replaces_one_with_an_item_says_that_the_item_is_stale(
     (tmp_path / "map.json").write_text('{"assets": "none of ours"}')
     landcover(capsys, *command[:-1], "-f")
     assert not caplog.text
+
+
+def test_what_is_mapped_is_kept_where_its_item_cannot_be_written(tmp_path: Path, pointwise: Model) -> None:
+    """Its name was taken while the scene was mapped; the next run maps nothing again."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 30))
+    options = Options(scene, tmp_path / "map.tif", pointwise, stac=True, allow_untrained=True, engine="torch")
+    run = map_scene(make_plan(options))
+    assert next(run) == 0
+    (tmp_path / "map.json").mkdir()
+    with pytest.raises(OutputError, match=r"map.json is a folder"):
+        list(run)
+    assert not (tmp_path / "map.tif").exists()
+    (tmp_path / "map.json").rmdir()
+    assert list(map_scene(make_plan(options))) == [40 * 30]
+    assert pystac.Item.from_file(str(tmp_path / "map.json")).assets["map"].href == "./map.tif"
 
 
 def test_predict_does_not_write_over_an_item(tmp_path: Path, how: tuple, capsys: pytest.CaptureFixture[str]) -> None:
