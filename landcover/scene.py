@@ -281,7 +281,8 @@ class SceneReader:
             missing |= ~dn.any(axis=0)
         for pixels, band in zip(dn, self._scene.bands, strict=True):
             if band.nodata not in (None, 0) and not np.isnan(band.nodata):
-                missing |= pixels == band.nodata
+                with np.errstate(over="ignore"):  # of float64 beyond float32, whose pixels are infinite as read
+                    missing |= pixels == band.nodata
         if dn.dtype.kind == "f":
             finite = np.isfinite(dn)
             missing |= ~finite.all(axis=0)

@@ -628,6 +628,28 @@ def test_data_types(tmp_path: Path, pointwise: Model, dtype: str) -> None:
         np.testing.assert_array_equal(got, direct_map(pointwise, pixels, np.ones((40, 40), bool), scale=1 / 255))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("int32", 2**31 - 1),
+        ("int32", 2**24 + 1),
+        ("int32", -(2**31)),
+        ("uint32", 2**32 - 1),
+        ("float64", -1e308),
+        ("float64", -9999.1),
+    ],
+)
+def test_nodata_that_float32_does_not_hold_is_nodata(
+    tmp_path: Path, pointwise: Model, dtype: str, nodata: float
+) -> None:
+    """As such numbers are read; nothing is said of it."""
+    pixels, valid = digital_numbers(20, 30).astype(dtype), np.ones((20, 30), bool)
+    pixels[1, 4, 5], valid[4, 5] = nodata, False
+    scene = write_scene(tmp_path / "scene.tif", pixels, nodata=nodata)
+    got = read_map(predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True))
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels, valid))
+
+
 def test_an_area_of_interest_leaves_nodata_outside(tmp_path: Path, pointwise: Model) -> None:
     import geopandas
     from rasterio.features import geometry_mask
