@@ -9,6 +9,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import geopandas
 import pystac
@@ -18,7 +19,7 @@ import rasterio.shutil
 import shapely
 from affine import Affine
 
-from landcover.batch import checks, cluster, gathering, planning, worker
+from landcover.batch import checks, cluster, gathering, planning, run, worker
 from landcover.batch.cutting import cut_large
 from landcover.batch.jobs import Job, Task
 from landcover.batch.options import BatchOptions
@@ -27,7 +28,7 @@ from landcover.batch.run import foresee, run_batch
 from landcover.batch.schedule import Told
 from landcover.batch.state import FOLDER
 from landcover.batch.worker import SendModel, work
-from landcover.errors import BandError, CatalogError, ConfigError, MapError
+from landcover.errors import BandError, BatchError, CatalogError, ConfigError, MapError
 from landcover.models import CARD, Model, load_model
 from landcover.provenance import without_secrets
 from landcover.specs import load_sensor
@@ -155,7 +156,7 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert "1 of the scenes cannot be read: gone: " in strict.err
 
 
-@pytest.mark.parametrize("before", [[], ["maps"], ["maps", "notes.txt"]])
+@pytest.mark.parametrize("before", [[], ["maps"], ["maps", "maps/.landcover"], ["maps", "notes.txt"]])
 def test_a_batch_that_is_refused_leaves_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, before: list[str]
 ) -> None:
@@ -167,11 +168,28 @@ def test_a_batch_that_is_refused_leaves_nothing(
     for catalog, more in ((scenes / "*.jp2", ()), (scenes, ("--strict",))):
         result = batch(capsys, catalog, place / "maps", pointwise, *more)
         assert result.code == 3, result
-        assert sorted(path.name for path in tmp_path.rglob("*") if place in path.parents) == before
+        assert sorted(str(path.relative_to(place)) for path in place.rglob("*")) == before
     assert place.exists() == bool(before)
     assert batch(capsys, scenes, place / "maps", pointwise).code == 4
     assert batch(capsys, scenes, place / "maps", pointwise, "--strict").code == 3
     assert (place / "maps" / FOLDER / "batch.sqlite").exists()
+
+
+def test_a_batch_without_a_cluster_leaves_no_item(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items of a catalog are written for the workers, before these are there."""
+
+    def refuse(*_: Any) -> None:
+        raise BatchError("no scheduler")
+
+    monkeypatch.setattr(run, "open_cluster", refuse)
+    item = stac_item("one", href=str(scenes / "one.tif"))
+    catalog = write_json(tmp_path / "items.json", collection(item))
+    how = {"allow_untrained": True}
+    with pytest.raises(BatchError, match="no scheduler"):
+        list(run_batch(BatchOptions(str(catalog), tmp_path / "out", str(pointwise.folder), how)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", [("--min-area", "1ha"), ("--connect", "8"), ("--format", "fgb"), ("--smooth",)])

@@ -4,6 +4,7 @@ It is the client's alone. What it does not know yet, because the client died, th
 """
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -118,7 +119,7 @@ class State:
 def open_state(out: Path) -> Iterator[State]:
     """Open what is known of a batch's folder, which is made if need be, and keep other batches out of it.
 
-    Where the block fails before there is a record, folders that were made for it go again.
+    Where the block fails before there is a record, what was made for it goes again.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -141,15 +142,14 @@ def open_state(out: Path) -> Iterator[State]:
                 connection.execute("CREATE TABLE IF NOT EXISTS made (what PRIMARY KEY, digest, files, notes)")
             yield state
     except LandcoverError:
-        if made:
-            _withdraw(out, made)
+        _withdraw(out, made)
         raise
     finally:
         lock.release()
 
 
 def _withdraw(out: Path, made: list[Path]) -> None:
-    """Remove the folders that were made for a batch that was refused, unless something came of it.
+    """Remove what was made for a batch that was refused, the innermost folder first, unless something came of it.
 
     Where open files cannot be removed, as the lock is, they stay.
     """
@@ -157,7 +157,9 @@ def _withdraw(out: Path, made: list[Path]) -> None:
         if not known_records(out):
             for name in (_FILE, "lock"):
                 (out / FOLDER / name).unlink(missing_ok=True)
-            for path in made:
+            if made:
+                shutil.rmtree(out / FOLDER)
+            for path in made[1:]:
                 path.rmdir()
 
 
