@@ -15,7 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from landcover.errors import BandError, OtherBandsError, SceneError, check_name, counted
-from landcover.products import BandSource, Product, gdal_options, raster_bands
+from landcover.products import BandSource, Product, gdal_options, is_local, raster_bands
 from landcover.specs import Sensor, band_key, load_sensor
 
 _IMPOSSIBLE = 0.05
@@ -325,11 +325,21 @@ def _gdal_type(dtype: str) -> str:
 
 
 def check_place(band: Band, file: rasterio.DatasetReader) -> None:
-    """Refuse a file that lacks a band, or has more than are told of, unless it describes that one by the same name."""
+    """Refuse a file that lacks a band, or has more than are told of, unless it describes that one by the same name.
+
+    So is a virtual raster that is told of and lies elsewhere: what a server sends must not name files of this machine.
+    """
     source, spectral = band.source, [role for role in file.colorinterp if role != ColorInterp.alpha]
     if source.index > file.count:
         raise SceneError(f"{source.path} has no band {source.index}, where '{band.name}' should be")
-    if source.told is None or source.told >= len(spectral):
+    if source.told is None:
+        return
+    if file.driver == "VRT" and not is_local(source.path):
+        raise SceneError(
+            f"{source.path} is a virtual raster, which could lead from an item to any file of this machine; give it "
+            "itself as the scene if you trust it, or let the item name the files that it is made of"
+        )
+    if source.told >= len(spectral):
         return
     names = {band_key(name) for name in (source.label, source.common_name) if name}
     if band_key(file.descriptions[source.index - 1] or "") not in names:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
@@ -699,6 +701,23 @@ def test_a_remote_item_and_what_it_may_name(tmp_path: Path, server: str) -> None
         refused(f"{server}/item.json", r"is not opened; allowed are paths relative to the item, and http")
     save(tmp_path, item({"a": asset("/etc/a.tif", "B04", "red")}))
     assert read_product(f"{server}/item.json").bands[0].path == f"/vsicurl/{server}/etc/a.tif"
+
+
+@pytest.mark.parametrize("bands", [{}, {"eo:bands": [{"common_name": "red"}, {"common_name": "nir"}]}])
+def test_a_virtual_raster_does_not_lead_from_an_item_elsewhere_to_this_machine(tmp_path: Path, bands: dict) -> None:
+    """Whatever its name; as a scene of its own, and among one's own files, it is as good as any raster."""
+    write_scene(tmp_path / "own.tif", digital_numbers(20, 30))
+    rasterio.shutil.copy(tmp_path / "own.tif", tmp_path / "view.vrt", driver="VRT")
+    text = (tmp_path / "view.vrt").read_text().replace("own.tif", str(tmp_path / "own.tif"))
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as archive:
+        archive.writestr("sent.tif", text.replace('relativeToVRT="1"', 'relativeToVRT="0"'))
+    sent = f"/vsizip/{tmp_path}/sent.zip/sent.tif"
+    path = save(tmp_path, item({"a": {"href": sent, "roles": ["data"]} | bands}))
+    with pytest.raises(SceneError, match=r"sent.tif is a virtual raster, which could lead from an item"):
+        open_scene(str(path), ("red", "nir"))
+    assert open_scene(sent, ("red", "nir")).width == 30
+    path = save(tmp_path, item({"a": {"href": "view.vrt", "roles": ["data"]} | bands}))
+    assert open_scene(str(path), ("red", "nir")).width == 30
 
 
 # The sample tiles

@@ -300,7 +300,7 @@ def _bands(asset: _Asset, path: str, *, alone: bool) -> tuple[BandSource, ...]:
     if alone and not more and not {"name", "eo:common_name"} & said.keys() and len(told := raster_bands(path)) > 1:
         all_bands = _band(asset, 0, path)
         own = {k: v for k in ("scale", "offset", "nodata") if (v := getattr(all_bands, k)) is not None}
-        return tuple(replace(band, **own) for band in told)
+        return tuple(replace(band, told=len(told), **own) for band in told)
     return tuple(_band(asset, i, path) for i in range(len(asset.bands)))
 
 
