@@ -243,7 +243,7 @@ def test_one_scene_is_not_told_as_several(
 def test_what_came_of_a_batch_is_one_document_of_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:
-    """As of every command; progress goes to stderr."""
+    """As of every command; until then each event is one on a line of stderr."""
     (scenes / "cut.tif").write_bytes(b"II*")
     result = batch(capsys, scenes, tmp_path / "out", pointwise, "--json")
     assert result.code == 4, result
@@ -253,7 +253,11 @@ def test_what_came_of_a_batch_is_one_document_of_json(
         key: report[key] for key in ("done", "failed", "outputs", "scenes")
     }
     assert (told["report"], told["done"], told["failed"]) == (str(tmp_path / "out" / "run.json"), 3, 1)
-    assert "[3/3]" in result.err
+    events = [json.loads(line) for line in result.err.splitlines() if line.startswith("{")]
+    assert [e["event"] for e in events if e["event"] != "note"] == ["begun", *["scene"] * 3, "ended"]
+    assert {e["name"]: e["state"] for e in events if e["event"] == "scene"}.items() <= {
+        s["name"]: s["state"] for s in told["scenes"]
+    }.items()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to be taken for one" * 40])

@@ -1,5 +1,6 @@
 """`landcover batch`: the scenes of a catalog → maps, on the workers of a Dask cluster."""
 
+import json
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -101,7 +102,7 @@ def batch(
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Map all scenes again.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan, and do nothing.")] = False,
     json_: Annotated[
-        bool, Option("--json", help="Print what came of each scene, or the plan, as one JSON document.")
+        bool, Option("--json", help="Print what came of it, or the plan, as one JSON document; events on stderr.")
     ] = False,
     legend: MapLegend = None,
     tile_size: TileSize = TILE_SIZE,
@@ -217,7 +218,7 @@ def _print_plan(options: "BatchOptions", as_json: bool) -> None:
 def _run(options: "BatchOptions", as_json: bool) -> None:
     from landcover.batch import run_batch
 
-    show = _Screen(as_json)
+    show = _Lines() if as_json else _Screen()
     try:
         with closing(run_batch(options)) as events:
             for event in events:
@@ -228,11 +229,40 @@ def _run(options: "BatchOptions", as_json: bool) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-class _Screen:
-    """Progress on stderr; at the end, on stdout, a table of what failed, or all that came of the batch as JSON."""
+class _Lines:
+    """Events as JSON on stderr, one on a line, and what came of the batch as one document on stdout."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+    failed = unmade = 0
+
+    def __call__(self, event: "Event") -> None:
+        from landcover.batch import Begun, Record, Summary
+
+        if isinstance(event, Begun):
+            broken = [asdict(r) for r in event.plan.broken]
+            facts = {"scenes": len(event.plan.jobs), "done before": len(event.plan.done), "cannot be read": broken}
+            self._tell("begun", facts | {"pixels": event.plan.pixels, "workers": event.workers})
+        elif isinstance(event, Record):
+            self._tell("scene", asdict(event))
+        elif isinstance(event, Summary):
+            self.failed, self.unmade = len(event.failed), len(event.unmade)
+            facts = {"done": len(event.records) - self.failed, "failed": self.failed, "outputs": event.outputs}
+            facts |= {"report": str(event.report), "notes": list(event.notes)}
+            self._tell("ended", facts)
+            print_json(facts | {"scenes": [asdict(r) for r in event.records]})
+        elif event.text:
+            self._tell("note", {"text": event.text})
+
+    def _tell(self, event: str, facts: dict[str, Any]) -> None:
+        say(json.dumps({"event": event, **facts}, ensure_ascii=False))
+
+    def close(self) -> None:
+        pass
+
+
+class _Screen:
+    """Progress on stderr, and a table of what failed on stdout."""
+
+    def __init__(self) -> None:
         self.failed = self.unmade = 0
         self._counter: Counter | None = None
         self._done = self._pixels = self._scenes = 0
@@ -289,18 +319,7 @@ class _Screen:
         done = len(summary.records) - self.failed
         scenes = f"{counted(done, 'scene')} {'is' if done == 1 else 'are'}"
         say(f"{scenes} done, {self.failed} failed, in {seconds:.1f} s; the report is {summary.report}")
-        if self._as_json:
-            print_json(
-                {
-                    "report": str(summary.report),
-                    "done": done,
-                    "failed": self.failed,
-                    "outputs": summary.outputs,
-                    "notes": list(summary.notes),
-                    "scenes": [asdict(record) for record in summary.records],
-                }
-            )
-        elif summary.failed:
+        if summary.failed:
             print_table(
                 ["failed", "attempts", "error"], [[r.name, str(r.attempts), r.error] for r in summary.failed], (0, 2)
             )
