@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from landcover import __version__
 from landcover.antimeridian import lonlat_parts, torn
 from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
-from landcover.errors import ConfigError, MapError
+from landcover.errors import ConfigError, MapError, OutputError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers, told_crs
 from landcover.footprints import may_cross_antimeridian
 from landcover.grid import Box
@@ -167,10 +167,12 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     Raises:
         ConfigError: an option has an impossible value.
         MapError: the map or the confidence cannot be used.
-        OutputError: `out` exists, or cannot be written.
+        OutputError: `out` exists, is what is to be read, or cannot be written.
     """
     out, how = Path(out), VectorOptions(**options)
     check_layer(out, overwrite=overwrite)
+    if out.resolve() in {Path(read).resolve() for read in (map_path, how.aoi, how.confidence) if read is not None}:
+        raise OutputError(f"{out} is an input of this run; choose another name for the output")
     with _open(map_path, how) as source, ExitStack() as stack:
         facts, cut = _facts(source, how), _is_cut(source, how)  # before another thread reads the dataset
         made = stack.enter_context(read_ahead(_features(source, how), depth=1))

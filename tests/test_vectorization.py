@@ -679,6 +679,11 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "suffix": ({"map_path": good, "out": tmp_path / "out.kml"}, ConfigError, r"'\.kml'.*\.gpkg \.geojson"),
         "no suffix": ({"map_path": good, "out": tmp_path / "out"}, ConfigError, "no suffix"),
         "exists": ({"map_path": good, "out": tmp_path / "there.gpkg"}, OutputError, "--overwrite"),
+        "itself": (
+            {"map_path": good, "out": tmp_path / "there.gpkg", "aoi": tmp_path / "there.gpkg", "overwrite": True},
+            OutputError,
+            "is an input of this run",
+        ),
         "no folder": ({"map_path": good, "out": tmp_path / "no" / "out.gpkg"}, OutputError, "does not exist"),
         "class": ({"map_path": good, "out": gpkg, "classes": ["watr"]}, ConfigError, "did you mean 'water'"),
         "area": ({"map_path": good, "out": gpkg, "min_area": -1}, ConfigError, "minimum area cannot be -1"),
