@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +61,7 @@ class Choice:
     """
 
     sensor: str | None = None
-    bands: dict[str, str] | None = None
+    bands: Mapping[str, str | int] | None = None
     scale: float | None = None
     offset: float | None = None
 
@@ -88,10 +88,10 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
     return tuple(scaling.of(name, source, why) for name, (source, why) in zip(wanted, found, strict=True))
 
 
-def _find_band(product: Product, name: str, mapped: str | None, sensor: Sensor | None) -> tuple[BandSource, str]:
+def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Sensor | None) -> tuple[BandSource, str]:
     """The band of a product with a common name, and how that was told."""
     if mapped is not None:
-        return _mapped_band(product, name, mapped), "--bands"
+        return _mapped_band(product, name, str(mapped)), "--bands"
     if sensor:
         unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
         if unnamed:

@@ -1,6 +1,7 @@
 """What is decided before a pixel is mapped: bands, windows, engine, outputs, and what may be wrong with them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -82,7 +83,7 @@ class Options:
     out: str | Path
     model: Model | str | Path | None = None
     sensor: str | None = None
-    bands: dict[str, str] | None = None
+    bands: Mapping[str, str | int] | None = None
     scale: float | None = None
     offset: float | None = None
     legend: Legend | dict[str, Any] | str | None = None

@@ -847,6 +847,11 @@ def test_bands_are_counted_from_one(tmp_path: Path) -> None:
         told(path, Choice(bands={"red": "0"}))
 
 
+def test_python_counts_bands_in_numbers(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8))
+    assert told(path, Choice(bands={"red": 2, "nir": 1})) == told(path, Choice(bands={"red": "2", "nir": "1"}))
+
+
 def test_the_sensor_that_is_named_goes_before_the_scene(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8), names=("SR_B4", "SR_B5"))
     assert {(b.scale, b.offset) for b in told(path, Choice("landsat-c2-l2"))} == {(0.0000275, -0.2)}
