@@ -8,6 +8,14 @@ import sys
 from typing import NoReturn
 
 
+def _open_streams() -> None:
+    """Let what the caller has closed lead nowhere, so that no file gets its number, and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
 def run() -> NoReturn:
     """Run the command line, and end the process.
 
@@ -15,6 +23,7 @@ def run() -> NoReturn:
     garbage again and again while libraries are loaded, and to take everything down piece by piece in the end.
     """
     gc.set_threshold(20_000)
+    _open_streams()
     from landcover.cli import main
     from landcover.cli.console import fail
 
@@ -27,7 +36,7 @@ def run() -> NoReturn:
                 raise
             code = e.code or 0
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # as it is where it was closed
+            if stream is not None:  # as it is where something else has its number
                 stream.flush()
     except OSError as e:
         if e.filename is not None or e.errno not in (errno.ENOSPC, errno.EPIPE):

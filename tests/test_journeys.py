@@ -216,6 +216,14 @@ def test_what_cannot_be_printed_is_told() -> None:
     assert told.stderr == "Error: what is printed cannot be written: No space left on device\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the shell closes streams")
+def test_a_scene_is_mapped_where_nobody_listens(desk: Path) -> None:
+    """As jobs are started that are to be silent: no file may get the number of a stream that is closed."""
+    command = "exec landcover predict sample_tiles/s2_town.tif --out map.tif --json <&- >&- 2>&-"
+    assert run(["sh", "-c", command], desk).returncode == 0
+    assert (desk / "map.tif").exists()
+
+
 def test_nothing_is_told_to_anyone(tmp_path: Path) -> None:
     """OpenVINO counts its users from wherever it is imported, unless it is kept from it."""
     home = {k: v for k, v in os.environ.items() if k not in ("CI", "LANDCOVER_CACHE")} | {"HOME": str(tmp_path)}
