@@ -206,7 +206,7 @@ def test_options_of_polygons_want_polygons(
     [
         (["--datetime", "1999"], "--datetime '1999'"),
         (["--where", "name = 'three'", "--limit", "2"], "--where \"name = 'three'\""),
-        (["--bbox", "-20,-20,-19,-19.5"], "--bbox -20,-20,-19,-19.5"),
+        (["--bbox", "-20,-20,-19.123456,-19.5"], "--bbox -20,-20,-19.123456,-19.5"),
         (["--where", "name = 'one'", "--datetime", "1999"], "--datetime '1999'"),
     ],
 )

@@ -473,6 +473,7 @@ def test_a_limit_takes_the_first_of_those_that_satisfy_the_rest() -> None:
         ({"datetime": "0001-01-01T00:00:00+23:00"}, "no time span"),
         ({"bbox": (0, 5, 1, 4)}, "no box in longitude and latitude"),
         ({"bbox": (0, 0, 500_000, 10)}, "no box in longitude and latitude"),
+        ({"bbox": (441_525, 0, 443_525, 4_176_345)}, "--bbox 441525,0,443525,4176345 is no box"),
         ({"bbox": (0, float("nan"), 1, 1)}, "no box"),
         ({"limit": 0}, "at least 1"),
         ({"aoi": "none.gpkg"}, "cannot be read"),

@@ -156,7 +156,7 @@ def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
 
 def _typed(value: Any) -> str:
     """The value of an option as it was given."""
-    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else repr(str(value))
+    return ",".join(f"{v:.10g}" for v in value) if isinstance(value, tuple) else repr(str(value))
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def _box(bbox: tuple[float, float, float, float]) -> list[BaseGeometry]:
     west, south, east, north = bbox
     if not (np.isfinite(bbox).all() and max(abs(west), abs(east)) <= 180 and -90 <= south < north <= 90):
         raise ConfigError(
-            f"--bbox {','.join(f'{v:g}' for v in bbox)} is no box in longitude and latitude; "
+            f"--bbox {','.join(f'{v:.10g}' for v in bbox)} is no box in longitude and latitude; "
             "write west,south,east,north in degrees, the smaller latitude first"
         )
     return [box(west, south, east, north)]
