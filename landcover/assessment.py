@@ -29,7 +29,7 @@ from landcover.classmap import (
     open_raster,
     read_legend,
 )
-from landcover.errors import ConfigError, MapError, nearest
+from landcover.errors import ConfigError, MapError, counted, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
 from landcover.provenance import legend_tag
@@ -502,7 +502,8 @@ def _on_grid_of(
     """Reads rows of a raster of class ids on the grid of a map: its nearest pixels, uint8, 0 where there is none."""
     with open_raster(reference) as other:
         if other.count != 1 or other.dtypes[0] != "uint8":
-            raise MapError(f"{reference} is no raster of class ids: it has {other.count} bands of {other.dtypes[0]}")
+            told = f"{counted(other.count, 'band')} of {other.dtypes[0]}, not one of uint8"
+            raise MapError(f"{reference} is no raster of class ids: it has {told}")
         if other.crs is None:
             raise MapError(f"{reference} has no CRS, so its place is unknown; assign one with gdal_edit -a_srs")
         grid = {"crs": dataset.crs, "transform": dataset.transform, "height": dataset.height, "width": dataset.width}

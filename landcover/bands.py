@@ -131,8 +131,8 @@ def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
     if len(fitting) != 1:
         known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
         raise BandError(
-            f"{product.name} does not name its {len(product.bands)} bands, and the usual files of {sensor.name} have "
-            f"{known} bands; say which is which with --bands, for example --bands red=3,nir=4"
+            f"{product.name} does not name its {counted(len(product.bands), 'band')}, and the usual files of "
+            f"{sensor.name} have {known} bands; say which is which with --bands, for example --bands red=3,nir=4"
         )
     return fitting[0]
 

@@ -12,7 +12,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import LandcoverError, MapError, check_name
+from landcover.errors import LandcoverError, MapError, check_name, counted
 from landcover.products import gdal_cache
 from landcover.provenance import legend_tag
 from landcover.specs import Legend, load_legend
@@ -182,9 +182,8 @@ def read_legend(dataset: rasterio.DatasetReader) -> Legend:
         MapError: it is not a raster of class ids, or it carries no legend.
     """
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
-        raise MapError(
-            f"{dataset.name} is not a class map: it has {dataset.count} bands of {dataset.dtypes[0]}, not one of uint8"
-        )
+        told = f"{counted(dataset.count, 'band')} of {dataset.dtypes[0]}, not one of uint8"
+        raise MapError(f"{dataset.name} is not a class map: it has {told}")
     text = legend_tag(dataset.tags())
     if text is None:
         raise MapError(f"{dataset.name} carries no legend; give one with --legend, for example --legend default")

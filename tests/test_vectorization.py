@@ -654,7 +654,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "missing": ({"map_path": tmp_path / "none.tif", "out": gpkg}, MapError, "No such file"),
         "text": ({"map_path": text, "out": gpkg}, MapError, "cannot be read as a raster"),
         "cut": ({"map_path": cut, "out": gpkg}, MapError, "cannot be read as a raster"),
-        "300 classes": ({"map_path": many, "out": gpkg}, MapError, "1 bands of uint16, not one of uint8"),
+        "300 classes": ({"map_path": many, "out": gpkg}, MapError, "1 band of uint16, not one of uint8"),
         "300 classes in a legend": (
             {"map_path": good, "out": gpkg, "legend": str(tmp_path / "many.toml")},
             ConfigError,
@@ -663,7 +663,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, type[LandcoverError], str]]:
         "real numbers": (
             {"map_path": real, "out": gpkg, "legend": "default"},
             MapError,
-            "of float32, not one of uint8",
+            "it has 1 band of float32, not one of uint8",
         ),
         "a picture": ({"map_path": colours, "out": gpkg, "legend": "default"}, MapError, "3 bands of uint8"),
         "no legend": ({"map_path": plain, "out": gpkg}, MapError, "carries no legend"),
