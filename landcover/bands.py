@@ -94,7 +94,7 @@ def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Se
         return _mapped_band(product, name, str(mapped)), "--bands"
     if sensor:
         unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
-        if unnamed:
+        if unnamed and name in sensor.band_names:
             layout = _layout(product, sensor)
             hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
         else:
@@ -130,11 +130,22 @@ def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
     fitting = [layout for layout in sensor.layouts if len(layout) == len(product.bands)]
     if len(fitting) != 1:
         known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
+        but, example = "", "red=3,nir=4"
+        before = [layout for layout in sensor.layouts if len(layout) == len(product.bands) - 1]
+        if before and _ends_with_alpha(product):
+            but = ", and its last one is flagged as alpha, a mask unless it is near infrared"
+            example = ",".join(f"{name}={i}" for i, name in enumerate(before[0], 1))
         raise BandError(
-            f"{product.name} does not name its {counted(len(product.bands), 'band')}, and the usual files of "
-            f"{sensor.name} have {known} bands; say which is which with --bands, for example --bands red=3,nir=4"
+            f"{product.name} does not name its {counted(len(product.bands), 'band')}{but}, and the usual files of "
+            f"{sensor.name} have {known} bands; say which is which with --bands, for example --bands {example}"
         )
     return fitting[0]
+
+
+def _ends_with_alpha(product: Product) -> bool:
+    with rasterio.Env(**gdal_options()), ExitStack() as stack:
+        last = product.bands[-1]
+        return open_file(last.path, stack).colorinterp[last.index - 1] == ColorInterp.alpha
 
 
 def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:

@@ -22,7 +22,7 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from landcover.bands import Band, Choice, resolve_bands
-from landcover.errors import BandError, SceneError
+from landcover.errors import BandError, OtherBandsError, SceneError
 from landcover.grid import Box
 from landcover.models import Model
 from landcover.preview import preview
@@ -839,6 +839,19 @@ def test_an_offset_is_proven_by_the_scale_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(BandError, match="too small for sentinel2-l2a"):
         told(path, Choice("sentinel2-l2a"))
     assert {(b.scale, b.offset) for b in told(path, Choice("sentinel2-l2a", scale=1.0))} == {(1, 0)}
+
+
+def test_a_photograph_with_an_alpha_band_is_told_how_to_name_its_bands(tmp_path: Path) -> None:
+    """Whether the fourth band is a mask or near infrared the person has to say, and can copy the bands from there."""
+    pixels = np.full((4, 3, 3), 90, np.uint8)
+    path = write_scene(tmp_path / "photo.tif", pixels, names=(), scaled=False, photometric="RGB", alpha="YES")
+    wanted = ("red", "green", "blue")
+    with pytest.raises(BandError, match=r"flagged as alpha.*--bands red=1,green=2,blue=3$") as caught:
+        resolve_bands(read_product(str(path)), wanted, Choice("rgb"))
+    bands = dict(pair.split("=") for pair in str(caught.value).split()[-1].split(","))
+    assert [b.source.index for b in resolve_bands(read_product(str(path)), wanted, Choice("rgb", bands))] == [1, 2, 3]
+    with pytest.raises(OtherBandsError, match="rgb, which has no band 'nir'"):  # so another model is tried
+        resolve_bands(read_product(str(path)), (*wanted, "nir"), Choice("rgb", bands))
 
 
 def test_bands_are_counted_from_one(tmp_path: Path) -> None:
