@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -45,9 +46,16 @@ class Band:
     why: str
 
     def __str__(self) -> str:
-        """How its numbers are taken, and how that was told."""
+        """Which one it is, how its numbers are taken, and how that was told."""
         nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:.10g}"
-        return f"× {self.scale:.6g} {self.offset:+.6g}, {nodata} ({self.why})"
+        label = f" '{self.source.label}'" if self.source.label else ""
+        return f"band {self.source.index}{label} × {self.scale:.6g} {self.offset:+.6g}, {nodata} ({self.why})"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a map's tags tell of it, as plain values: which band of its file it is, and its scaling."""
+        label = {"label": self.source.label} if self.source.label else {}
+        return {"band": self.source.index, **label, "scale": self.scale, "offset": self.offset}
 
 
 @dataclass(frozen=True)

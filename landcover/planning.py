@@ -216,7 +216,8 @@ class Plan:
                 "overlap": self.grid.rows.tile - self.grid.rows.step,
                 "batch": self.batch_size,
             },
-            bands={b.name: {"scale": b.scale, "offset": b.offset} for b in self.scene.bands},
+            bands={b.name: b.facts for b in self.scene.bands},
+            aoi=None if self.area is None else Path(str(self.options.aoi).partition("?")[0]).name,
             **more,
         )
 

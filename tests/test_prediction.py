@@ -1,5 +1,6 @@
 """The laws of a map: it equals the direct computation, whatever it was computed with; nodata stays nodata."""
 
+import json
 from pathlib import Path
 
 import geopandas
@@ -227,6 +228,21 @@ def test_engines_and_batch_sizes_agree(tmp_path: Path, unet: Model) -> None:
     ]
     for other in maps[1:]:
         assert (other != maps[0]).mean() < 0.001
+
+
+def test_maps_of_other_bands_or_areas_say_so(tmp_path: Path, pointwise: Model) -> None:
+    """Their pixels differ, and nothing else would tell why."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 30))
+    half = shapely.box(*(UTM @ (0, 40)), *(UTM @ (15, 0)))
+    geopandas.GeoSeries([half], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
+    tags = []
+    for how in ({}, {"bands": {"red": "2", "nir": "1"}}, {"aoi": tmp_path / "area.gpkg"}):
+        out = predict(scene, tmp_path / "map.tif", model=pointwise, allow_untrained=True, overwrite=True, **how)
+        with rasterio.open(out) as file:
+            tags.append(file.tags())
+    assert json.loads(tags[0]["LANDCOVER_BANDS"])["red"] == {"band": 1, "label": "red", "scale": 1e-4, "offset": 0.0}
+    assert json.loads(tags[1]["LANDCOVER_BANDS"])["red"] == {"band": 2, "label": "nir", "scale": 1e-4, "offset": 0.0}
+    assert [t.get("LANDCOVER_AOI") for t in tags] == [None, None, "area.gpkg"]
 
 
 def test_the_map_says_what_it_is(tmp_path: Path, pointwise: Model) -> None:

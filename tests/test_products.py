@@ -960,7 +960,8 @@ def test_nodata_is_told_as_people_write_it(
     how = ("--model", pointwise.folder)
     info = landcover(capsys, "info", scene, *how).out
     plan = landcover(capsys, "predict", scene, *how, "--allow-untrained", "--explain", "-o", tmp_path / "map.tif").out
-    assert info.count(f"red: × 0.0001 +0, {told} (") == plan.count(f"red: × 0.0001 +0, {told} (") == 1
+    assert info.count(f"red: band 1 'red' × 0.0001 +0, {told} (") == 1
+    assert plan.count(f"red: band 1 'red' × 0.0001 +0, {told} (") == 1
     assert "0.0 " not in info.partition("model:")[0]
 
 
