@@ -34,7 +34,7 @@ def run() -> NoReturn:
         except SystemExit as e:
             if isinstance(e.code, str):
                 raise
-            code = e.code or 0
+            code = 3 if e.code == 1 else e.code or 0  # 1 is typer's, where who reads has left
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # as it is where something else has its number
                 stream.flush()

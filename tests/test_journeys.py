@@ -216,6 +216,15 @@ def test_what_cannot_be_printed_is_told() -> None:
     assert told.stderr == "Error: what is printed cannot be written: No space left on device\n"
 
 
+def test_who_stops_reading_gets_the_exit_code_of_what_cannot_be_used() -> None:
+    """As `landcover models list | head -1` does; 1 is no exit code of this program."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    told = subprocess.run([BIN / "landcover", "models", "list"], stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (told.returncode, told.stderr) == (3, "")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the shell closes streams")
 def test_a_scene_is_mapped_where_nobody_listens(desk: Path) -> None:
     """As jobs are started that are to be silent: no file may get the number of a stream that is closed."""
