@@ -587,6 +587,20 @@ def test_an_area_that_crosses_itself_is_one(tmp_path: Path, pointwise: Model) ->
     assert 150 < (ids > 0).sum() < 250
 
 
+def test_polygons_in_collections_are_of_the_area(tmp_path: Path, pointwise: Model) -> None:
+    """An overlay of layers leaves some polygons together with the lines at which others only touch them."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 40))
+    first, second = (shapely.box(*(UTM @ (col, 30)), *(UTM @ (col + 10, 10))) for col in (0, 25))
+    mixed = shapely.GeometryCollection([shapely.LineString([UTM @ (0, 0), UTM @ (40, 0)]), second])
+    geopandas.GeoSeries([first, mixed], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
+    how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    ids = read_map(predict(scene, tmp_path / "map.tif", aoi=tmp_path / "area.gpkg", **how))
+    assert ids.shape == (20, 35)
+    assert ids[:, :10].all()
+    assert ids[:, 25:].all()
+    assert not ids[:, 10:25].any()
+
+
 @pytest.mark.parametrize("bounds", [(10, 0, 5, 10), (5, 10, 10, 0), (80, 0, -80, 10)])
 def test_bounds_that_are_swapped_cross_nothing(bounds: tuple[float, float, float, float]) -> None:
     with pytest.raises(ConfigError, match="write the minimum before the maximum"):
