@@ -148,6 +148,7 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert result.code == 0, result
     plan = json.loads(result.out)
     assert (plan["scenes"], plan["pixels"]) == (3, sum(h * w for h, w in SIZES.values()))
+    assert plan["bytes"] == sum(path.stat().st_size for path in scenes.rglob("*.tif") if path.exists())
     assert plan["seconds"] >= 0
     assert "does not exist" in plan["broken"][0]["error"]
     assert not (tmp_path / "out").exists()
@@ -437,6 +438,7 @@ def test_items_of_a_collection_are_mapped_and_again_when_their_pixels_change(
     catalog = write_json(scenes / "items.json", collection(*items))
     dry = batch(capsys, catalog, scenes / "maps", pointwise, "--dry-run", "--json")
     assert json.loads(dry.out)["scenes"] == 2
+    assert json.loads(dry.out)["bytes"] is None, "those of items.json are not the scenes'"
     assert not (scenes / "maps").exists()
     assert batch(capsys, catalog, scenes / "maps", pointwise).code == 0
     predicted(capsys, scenes / "one.tif", tmp_path / "map.tif", pointwise)

@@ -46,6 +46,8 @@ _MANY = 2000
 _CHUNK = 200
 """Headers of scenes are opened by so many threads, or, where there are many scenes, by processes, so many at a time."""
 
+_ITEMS = (".json", ".geojson")
+"""Suffixes of files that only tell where the pixels are."""
 
 _BY_SCENE = ("sensor", "bands", "scale", "offset", "aoi")
 
@@ -320,6 +322,8 @@ def _told(job: Job) -> dict[str, Any]:
     return {"name": job.name, "scene": without_secrets(job.source), "pixels": job.pixels, "parts": job.parts}
 
 
-def _bytes(plan: BatchPlan) -> int:
-    """Bytes of the scenes that are files of this machine."""
-    return sum(path.stat().st_size for j in plan.jobs if (path := Path(j.source)).is_file())
+def _bytes(plan: BatchPlan) -> int | None:
+    """Bytes of the scenes that are single rasters of this machine; None if none is, of items and folders say."""
+    paths = (Path(job.source) for job in plan.jobs)
+    sizes = [path.stat().st_size for path in paths if path.suffix.lower() not in _ITEMS and path.is_file()]
+    return sum(sizes) if sizes or not plan.jobs else None
