@@ -15,6 +15,7 @@ from landcover.antimeridian import as_counted
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, nearest
 from landcover.ground import Ground, coordinates
+from landcover.products import is_local
 from landcover.regions import placed, read_vectors
 from landcover.specs import Legend
 
@@ -137,7 +138,7 @@ def _table(zone: str | None, legend: Legend, pixels: np.ndarray, hectares: np.nd
 
 def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader) -> tuple[list[str], list[Any]]:
     """Names and polygons of the zones, the polygons in the map's coordinates."""
-    if not path.exists():
+    if is_local(str(path)) and not path.exists():
         raise ConfigError(f"the zones {path} do not exist; give a file of polygons")
     table = read_vectors(path, f"the zones {path}")
     _check_zones(table, path)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import geopandas
@@ -144,6 +145,15 @@ def zoned(tmp_path: Path) -> Path:
 def test_values_are_counted_whether_a_legend_knows_them_or_not(ids: np.ndarray) -> None:
     counts = landcover.classmap.count_values(ids, load_legend("default"))
     assert counts.tolist() == np.bincount(ids.ravel(), minlength=256).tolist()
+
+
+def test_zones_may_lie_in_an_archive(zoned: Path) -> None:
+    """As scenes, references and areas of interest may: what GDAL alone can open is not looked for on the disk."""
+    zones = zoned.with_name("zones.geojson")
+    with zipfile.ZipFile(zoned.with_name("zones.zip"), "w") as archive:
+        archive.write(zones, zones.name)
+    inside = f"/vsizip/{{{zoned.with_name('zones.zip')}}}/{zones.name}"
+    assert stats(zoned, zones=inside) == stats(zoned, zones=zones)
 
 
 def test_overlapping_zones_count_each_for_itself(zoned: Path) -> None:
