@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ HLS = "HLS.S30.T33UUP.2023122T101010.v2.0"
 def test_a_folder_of_bands_is_one_scene(tmp_path: Path, files: list[str], found: list[str]) -> None:
     assert names(read_catalog(str(touch(tmp_path, *files)))) == found
     assert names(read_catalog(str(tmp_path / "p" / "**" / "*"))) == [f.removeprefix("p/") for f in found]
+
+
+def test_a_scene_may_be_named_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the way to it leads up: `../a.tif`."""
+    touch(tmp_path, "a.tif", "sub/b.tif", "p/x_B04.tif", "p/x_B08.tif")
+    monkeypatch.chdir(tmp_path / "sub")
+    for named in ("../a.tif", "./../a.tif", "../sub/b.tif", "../p", ".."):
+        assert read_catalog(named) == read_catalog(os.path.normpath(tmp_path / "sub" / named)), named
 
 
 def test_a_product_folder_by_itself_is_one_scene_under_its_own_name(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def read_pattern(pattern: str) -> list[Entry]:
 def single_entry(source: str) -> Entry:
     """The entry of one raster or folder of bands, under its own name."""
     if is_local(source):
-        return _named_from(absolute(source), str(Path(source).absolute().parent))
+        path = absolute(source)
+        return _named_from(path, str(Path(path).parent))
     name = source.partition("?")[0].rstrip("/").rpartition("/")[2]
     return Entry(source, without_suffix(name) or "scene")
 
