@@ -1,6 +1,7 @@
 """Outputs that appear under their final name when they are complete, and not before."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,10 +27,25 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{path} is a folder; give the name of a file in it")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already; add --overwrite to replace it")
+        check_here(path)
         if not path.parent.is_dir():
             raise OutputError(f"the folder {path.parent} does not exist; make it first")
         if not os.access(path.parent, os.W_OK):
             raise OutputError(f"the folder {path.parent} cannot be written; choose another place for {path.name}")
+
+
+def check_here(path: Path) -> None:
+    """Refuse an address as the place of an output, for the system would take it for the name of a folder.
+
+    Raises:
+        OutputError: it is one.
+    """
+    address = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+):/+", r"\1://", str(path))  # of two slashes, a Path keeps one
+    if ("://" in address or address.startswith("/vsi")) and not path.parent.is_dir():
+        raise OutputError(
+            f"{address} is an address, and outputs are written on this machine: give a file or folder of it, and copy "
+            "that to the address"
+        )
 
 
 def publish(folder: Path, path: Path) -> None:

@@ -157,6 +157,25 @@ def test_what_is_planned_is_printed_and_nothing_is_done(
     assert "1 of the scenes cannot be read: gone: " in strict.err
 
 
+def test_an_address_is_no_folder_for_outputs(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scenes may lie at one; maps were written into a folder of this machine that is called `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    for out in ("s3://bucket/maps", "https://example.org/maps", "/vsis3/bucket/maps"):
+        result = batch(capsys, scenes, Path(out), pointwise)
+        assert (result.code, result.out) == (3, "")
+        assert f"Error: {out} is an address" in result.err
+        how = ("--model", pointwise.folder, "--allow-untrained")
+        mapped = landcover(capsys, "predict", scenes / "one.tif", "--out", f"{out}/map.tif", *how)
+        assert f"Error: {out}/map.tif is an address" in mapped.err
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+
+
 @pytest.mark.parametrize("before", [[], ["maps"], ["maps", "maps/.landcover"], ["maps", "notes.txt"]])
 def test_a_batch_that_is_refused_leaves_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, before: list[str]

@@ -6,6 +6,7 @@ from typing import Any
 
 from landcover.batch.jobs import device_of
 from landcover.errors import ConfigError
+from landcover.outputs import check_here
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class BatchOptions:
         return device_of(self.mapping)
 
     def __post_init__(self) -> None:
+        check_here(Path(self.out))
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers must be at least 1, not {self.workers}")
         if self.workers is not None and self.scheduler is not None:
