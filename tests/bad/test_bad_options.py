@@ -220,7 +220,7 @@ def test_explain_prints_the_plan_and_writes_nothing(
     assert f"{tmp_path / 'map.tif'} exists already; add --overwrite" in again.err
     (tmp_path / "map.tif").unlink()
     assert outcome.code == 0
-    for word in ("windows", "memory", "bound", "engine", "red: × 0.0001"):
+    for word in ("windows", "memory", "bound", "engine", "red: band 1 'red' × 0.0001"):
         assert word in outcome.out
     assert not (tmp_path / "map.tif").exists()
 
