@@ -156,7 +156,9 @@ def assess(
         raise ConfigError(f"the reference {reference} does not exist; give labelled points, or a raster of classes")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
-            raise MapError(f"{dataset.name} has no CRS, so its pixels have no area; assign one with gdal_edit -a_srs")
+            raise MapError(
+                f"{dataset.name} has no CRS, so its pixels have no area; assign one with rio edit-info --crs"
+            )
         if Path(reference).suffix.lower() in _VECTORS:
             points = _read_points(Path(reference), column, known, dataset)
             return _by_points(dataset, known, points, level)
@@ -505,7 +507,7 @@ def _on_grid_of(
             told = f"{counted(other.count, 'band')} of {other.dtypes[0]}, not one of uint8"
             raise MapError(f"{reference} is no raster of class ids: it has {told}")
         if other.crs is None:
-            raise MapError(f"{reference} has no CRS, so its place is unknown; assign one with gdal_edit -a_srs")
+            raise MapError(f"{reference} has no CRS, so its place is unknown; assign one with rio edit-info --crs")
         grid = {"crs": dataset.crs, "transform": dataset.transform, "height": dataset.height, "width": dataset.width}
         try:
             # without nodata, which would keep GDAL from looking at the mask of the file

@@ -89,7 +89,9 @@ def sample(
         raise ConfigError(f"--seed {seed} is below 0; give 0 or more")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
-            raise MapError(f"{dataset.name} has no CRS, so its points have no place; assign one with gdal_edit -a_srs")
+            raise MapError(
+                f"{dataset.name} has no CRS, so its points have no place; assign one with rio edit-info --crs"
+            )
         ground, rng = Ground.of(dataset), np.random.default_rng(seed)
         census = _census(dataset, ground, known)
         present = np.flatnonzero(census.pixels.any(axis=0))

@@ -96,7 +96,9 @@ def stats(
         raise ConfigError("--zone-name is given without --zones; add the zones, or leave it out")
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
-            raise MapError(f"{dataset.name} has no CRS, so its pixels have no area; assign one with gdal_edit -a_srs")
+            raise MapError(
+                f"{dataset.name} has no CRS, so its pixels have no area; assign one with rio edit-info --crs"
+            )
         ground = Ground.of(dataset)
         names, shapes = _read_zones(Path(zones), zone_name, dataset) if zones else ([], [])
         pixels = np.zeros((1 + len(names), 256), np.int64)

@@ -433,7 +433,7 @@ def _ground(dataset: rasterio.DatasetReader, how: VectorOptions) -> Ground | Non
     if dataset.crs is not None:
         return Ground.of(dataset)
     if not how.allow_no_crs:
-        raise MapError(f"{dataset.name} has no CRS; assign one with gdal_edit -a_srs, or add --allow-no-crs")
+        raise MapError(f"{dataset.name} has no CRS; assign one with rio edit-info --crs, or add --allow-no-crs")
     if how.in_metres:
         raise MapError(f"{dataset.name} has no CRS, so --min-area and --simplify cannot be measured; leave them out")
     return None

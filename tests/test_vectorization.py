@@ -815,7 +815,12 @@ def test_other_areas_are_told_how_to_write_one(text: str) -> None:
 def test_no_classes_are_a_mistake() -> None:
     assert command.parse_classes(None) is None
     with pytest.raises(ConfigError, match="names no class"):
-        command.parse_classes(" ,")
+        command.parse_classes([" ,"])
+
+
+def test_classes_that_are_named_one_by_one_are_all_taken() -> None:
+    """As `--classes forest --classes water`, of which the first was forgotten."""
+    assert command.parse_classes(["forest", "water,urban"]) == ("forest", "water", "urban")
 
 
 def test_a_folder_that_cannot_be_written_is_told(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,9 @@ def batch(
     where: ChosenWhere = None,
     limit: ChosenLimit = None,
     sensor: Annotated[str | None, Option(help="The sensor, where the catalog does not say it.")] = None,
-    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8, likewise.")] = None,
+    bands: Annotated[
+        list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8, likewise.")
+    ] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset, likewise.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET, likewise.")] = None,
     confidence: Annotated[bool, Option("--confidence", help="Write the confidence of each map too.")] = False,

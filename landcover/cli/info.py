@@ -15,7 +15,7 @@ def info(
     ],
     model: Annotated[str, Option("--model", "-m", help="Tell what this model would see.")] = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
-    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
+    bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
     json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,

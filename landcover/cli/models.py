@@ -82,8 +82,8 @@ def show(
 @app.command()
 def init(
     architecture: Annotated[str, Option(help="unet, pointwise, or a name of segmentation-models-pytorch.")],
-    bands: Annotated[str, Option(help="Common names, as red,nir.")],
-    classes: Annotated[str, Option(help="Class names; their ids count from 1.")],
+    bands: Annotated[list[str], Option(metavar="<str>", help="Common names, as red,nir.")],
+    classes: Annotated[list[str], Option(metavar="<str>", help="Class names; their ids count from 1.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
     seed: Annotated[int, Option(help="Of the random weights.")] = 0,
     set_: Annotated[list[str] | None, Option("--set", help="An argument of the architecture, as width=16.")] = None,
@@ -112,9 +112,14 @@ def import_(
     folder: Annotated[
         Path, Argument(metavar="FOLDER", help="A folder that save_pretrained of segmentation-models-pytorch wrote.")
     ],
-    bands: Annotated[str, Option(help="Common names, in the order of the network's channels, as red,green,blue.")],
+    bands: Annotated[
+        list[str],
+        Option(metavar="<str>", help="Common names, in the order of the network's channels, as red,green,blue."),
+    ],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
-    classes: Annotated[str | None, Option(help="Class names, in the order of the scores; ids count from 1.")] = None,
+    classes: Annotated[
+        list[str] | None, Option(metavar="<str>", help="Class names, in the order of the scores; ids count from 1.")
+    ] = None,
     legend: Annotated[str | None, Option(help="In place of --classes: a legend's name or TOML file.")] = None,
     mean: Annotated[str | None, Option(help="Of each band's reflectance, as the network was trained.")] = None,
     stddev: Annotated[str | None, Option(help="Likewise; without both, it sees reflectance as it is.")] = None,
@@ -149,7 +154,9 @@ def export(
     format_: Annotated[str, Option("--format", help="onnx, openvino or pt2 (torch.export).")] = "onnx",
     scene: Annotated[str | None, Option(help="Check the result on chips of this scene too.")] = None,
     sensor: Annotated[str | None, Option(help="The scene's sensor.")] = None,
-    bands: Annotated[str | None, Option(help="Which band of the scene is which, as red=4,nir=8.")] = None,
+    bands: Annotated[
+        list[str] | None, Option(metavar="<str>", help="Which band of the scene is which, as red=4,nir=8.")
+    ] = None,
     scale: Annotated[float | None, Option(help="Of the scene: reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Of the scene: reflectance = number × scale + OFFSET.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a file that exists.")] = False,
@@ -167,11 +174,11 @@ def export(
     say(f"Wrote {out}; its scores lie within {apart:.1g} of the model's")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
+def _names(texts: list[str] | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in ",".join(texts or [""]).split(","))
 
 
-def _legend(legend: str | None, classes: str | None) -> "Legend":
+def _legend(legend: str | None, classes: list[str] | None) -> "Legend":
     """The classes that are named, or those of a legend."""
     from landcover.errors import ConfigError
     from landcover.models import named_classes
@@ -179,7 +186,7 @@ def _legend(legend: str | None, classes: str | None) -> "Legend":
 
     if (legend is None) == (classes is None):
         raise ConfigError("the classes have to be named, by either --classes or --legend")
-    return load_legend(legend) if legend is not None else named_classes(_names(classes or ""))
+    return load_legend(legend) if legend is not None else named_classes(_names(classes))
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -30,7 +30,9 @@ ChosenTime = Annotated[str | None, Option(help="Scenes of this time, as 2024-06-
 ChosenWhere = Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')]
 ChosenLimit = Annotated[int | None, Option(help="So many scenes only.")]
 
-Classes = Annotated[str | None, Option(help="Write these classes only, as forest,water; the shapes stay.")]
+Classes = Annotated[
+    list[str] | None, Option(metavar="<str>", help="Write these classes only, as forest,water; the shapes stay.")
+]
 MinArea = Annotated[
     str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
 ]

@@ -3,14 +3,15 @@
 from landcover.errors import ConfigError
 
 
-def parse_bands(text: str | None) -> dict[str, str] | None:
-    """Read "red=4,nir=8" as common name → number or label.
+def parse_bands(texts: list[str] | None) -> dict[str, str] | None:
+    """Read "red=4,nir=8", or several of the kind, as common name → number or label.
 
     Raises:
         ConfigError: a part is not NAME=BAND, or a name occurs twice.
     """
-    if text is None:
+    if not texts:
         return None
+    text = ",".join(texts)
     bands: dict[str, str] = {}
     for part in text.split(","):
         name, equals, band = (s.strip() for s in part.partition("="))

@@ -34,7 +34,7 @@ def predict(
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
     model: ModelName = "",
     sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
-    bands: Annotated[str | None, Option(help="Which band is which, as red=4,nir=8.")] = None,
+    bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
     legend: MapLegend = None,

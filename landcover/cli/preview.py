@@ -14,7 +14,9 @@ def preview(
     out: Annotated[Path, Option("--out", "-o", help="The PNG to write.")],
     size: Annotated[int, Option(help="The longest side of the picture, in pixels.")] = 1024,
     scene: Annotated[str | None, Option(help="Show this scene to the left of the map.")] = None,
-    bands: Annotated[str | None, Option(help="The scene's bands to show, as red=4,green=3,blue=2.")] = None,
+    bands: Annotated[
+        list[str] | None, Option(metavar="<str>", help="The scene's bands to show, as red=4,green=3,blue=2.")
+    ] = None,
     legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
 ) -> None:

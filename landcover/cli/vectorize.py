@@ -93,14 +93,15 @@ def parse_area(text: str) -> float:
     return area
 
 
-def parse_classes(text: str | None) -> tuple[str, ...] | None:
-    """Read "forest,water" as names.
+def parse_classes(texts: list[str] | None) -> tuple[str, ...] | None:
+    """Read "forest,water", or several of the kind, as names.
 
     Raises:
         ConfigError: there is none in it.
     """
-    if text is None:
+    if not texts:
         return None
+    text = ",".join(texts)
     names = tuple(n.strip() for n in text.split(",") if n.strip())
     if not names:
         raise ConfigError(f"--classes '{text}' names no class; write for example --classes forest,water")
