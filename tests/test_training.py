@@ -32,7 +32,7 @@ from landcover.accuracy import calibration_error, confusion, f1_scores, figures,
 from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError
 from landcover.grid import Box
 from landcover.models import Model, init_model, load_model, save_model
-from landcover.network import build_network
+from landcover.network import Enlarging, build_network
 from landcover.prediction import predict
 from landcover.recipes import Augmentation, ChipsSource, PackSource, Split, read_recipe
 from landcover.scaling import make_scaling
@@ -907,22 +907,37 @@ def test_mixed_chips_keep_their_labels_and_holes_are_not_learned_from() -> None:
     assert torch.equal(labels[pure], colour[pure].round().long())
 
 
-def test_what_touches_an_unusable_pixel_is_unusable() -> None:
+@pytest.mark.parametrize("zoom", [0.7, 2.3, 0.3])
+def test_what_touches_an_unusable_pixel_is_unusable(zoom: float) -> None:
     reflectance, valid, labels = labelled_by_colour(4, 64)
     valid[:, 20:40, 20:40] = False
-    reflectance[~valid[:, None].expand_as(reflectance)] = 99
-    chips, zoom = (reflectance, valid, labels), torch.full((4, 2), 0.7)
-    out, clear, _ = cut(chips, 32, zoom, torch.Generator().manual_seed(0))
+    reflectance[:] = torch.where(valid[:, None], 0.2, 99.0)
+    chips = reflectance, valid, labels
+    out, clear, _ = cut(chips, 32, torch.full((4, 2), zoom), torch.Generator().manual_seed(0))
     assert bool((~clear).any())
-    assert bool((out[:, 0][clear] > 0.099).all()), "nothing is darkened by a hole"
-    assert bool((out[:, 0][clear] < 0.401).all())
+    assert bool(((out - 0.2).abs() < 3e-4)[clear[:, None].expand_as(out)].all()), "nothing is darkened by a hole"
+
+
+def test_chips_are_enlarged_as_scenes_are() -> None:
+    """What a network learns from looks like what it is shown of a coarse scene."""
+    x = torch.rand((1, 2, 24, 24), generator=torch.Generator().manual_seed(1))
+    chips = x, torch.ones((1, 24, 24), dtype=torch.bool), torch.ones((1, 24, 24), dtype=torch.uint8)
+    out, clear, _ = cut(chips, 72, torch.full((1, 2), 3.0), torch.Generator().manual_seed(0))
+    seen = Enlarging(torch.nn.Identity(), 3)
+    shown: list[torch.Tensor] = []
+    seen.network.register_forward_hook(lambda _, given, __: shown.append(given[0]))
+    seen(x)
+    inner = (..., slice(6, -6), slice(6, -6))  # beyond a chip's edge it is mirrored
+    ways = [w.rot90(k, (2, 3)) for w in (shown[0], shown[0].flip(3)) for k in range(4)]
+    assert bool(clear.all())
+    assert min(float((out - way)[inner].abs().max()) for way in ways) < 1e-4
 
 
 @pytest.mark.parametrize("zoom", [1.0, 3.0, 0.5, 0.34])
 def test_labels_stay_with_their_pixels(zoom: float) -> None:
     """Wherever the colour is that of one class, the label is that class."""
-    chips = labelled_by_colour(8, 64)
-    reflectance, valid, labels = cut(chips, 32, torch.full((8, 2), zoom), torch.Generator().manual_seed(0))
+    chips = labelled_by_colour(64, 64)
+    reflectance, valid, labels = cut(chips, 32, torch.full((64, 2), zoom), torch.Generator().manual_seed(0))
     tenth = reflectance[:, 0] * 10
     pure = (
         valid

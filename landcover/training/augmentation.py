@@ -229,7 +229,10 @@ def cut(chips: Chips, size: int, zoom: Tensor, rng: Generator) -> Chips:
 
 
 def _sample(chips: Chips, theta: Tensor, factor: int, size: int) -> Chips:
-    """Sample squares of chips whose pixels are averaged over factor × factor first."""
+    """Sample squares of chips whose pixels are averaged over factor × factor first.
+
+    Bicubically, as coarse scenes are enlarged before a network sees them; a network knows one from the other.
+    """
     usable = chips[1][:, None].float()
     bands, labels = chips[0] * usable, chips[2].long()
     if factor > 1:
@@ -240,8 +243,8 @@ def _sample(chips: Chips, theta: Tensor, factor: int, size: int) -> Chips:
     def sample(x: Tensor, mode: str) -> Tensor:
         return F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
-    clear = sample(usable, "bilinear")[:, 0] > 0.999
-    return sample(bands, "bilinear"), clear, sample(labels[:, None].float(), "nearest")[:, 0].long()
+    clear = (sample(usable, "bicubic")[:, 0] - 1).abs() < 1e-3
+    return sample(bands, "bicubic"), clear, sample(labels[:, None].float(), "nearest")[:, 0].long()
 
 
 def _majority(labels: Tensor, factor: int) -> Tensor:
