@@ -55,6 +55,20 @@ def test_a_folder_is_all_its_rasters_below_it_but_no_side_car_and_nothing_hidden
     assert [e.source for e in entries] == [str(tmp_path / n) for n in ("a.tif", "b/c.TIFF", "b/d.v2.0.jp2")]
 
 
+def test_links_to_folders_elsewhere_are_followed_and_no_scene_is_found_twice(tmp_path: Path) -> None:
+    touch(tmp_path, "scenes/2024/a.tif", "archive/2023/b.tif", "other/c.tif")
+    for link, target in {
+        "scenes/2023": "../archive/2023",
+        "scenes/latest": "2024",
+        "scenes/2024/up": "..",
+        "archive/2023/other": "../../other",
+        "other/back": "../archive/2023",
+        "scenes/gone": "nowhere",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    assert names(read_catalog(str(tmp_path / "scenes"))) == ["2023/b", "2023/other/c", "2024/a"]
+
+
 SAFE = "S2A_MSIL2A_20220701T101041_N0400_R022_T33UUP_20220701T140000"
 LANDSAT = "LC08_L2SP_193026_20200101_20200824_02_T1"
 HLS = "HLS.S30.T33UUP.2023122T101010.v2.0"

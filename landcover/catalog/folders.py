@@ -13,7 +13,7 @@ _DOCUMENTS = (".json", ".geojson")
 
 
 def read_folder(folder: str) -> list[Entry]:
-    """The scenes in a folder and those below it; or the folder itself, if it is one. Hidden ones are left out."""
+    """The scenes in a folder and those below it, also behind links; or the folder itself, if it is one; none hidden."""
     root = absolute(folder)
     return [_named_from(path, root) for path in sorted(_scenes_below(root))]
 
@@ -67,14 +67,22 @@ def _scenes_below(root: str) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    for folder, folders, files in os.walk(root, onerror=refuse):
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         rasters = _rasters(files)
         if is_product(Path(folder), rasters):
             folders.clear()
             yield folder
             continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_known(Path(folder, name), root)]
         yield from (f"{folder}{os.sep}{name}" for name in rasters)
+
+
+def _is_known(folder: Path, root: str) -> bool:
+    """Whether a folder is a link to one whose scenes are found without it, or in which it lies itself."""
+    if not folder.is_symlink():
+        return False
+    target, above = folder.resolve(), (parent.resolve() for parent in folder.parents)
+    return target.is_relative_to(Path(root).resolve()) or any(parent.is_relative_to(target) for parent in above)
 
 
 def _rasters(names: list[str]) -> list[str]:
