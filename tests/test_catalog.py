@@ -175,6 +175,15 @@ def test_a_csv_tells_all_that_predict_needs(tmp_path: Path, delimiter: str) -> N
     check_rows(write_csv(tmp_path / "scenes.csv", *ROWS, delimiter=delimiter), tmp_path)
 
 
+@pytest.mark.parametrize("missing", ["", "NA", "n/a", "NaN", "null", "-"])
+def test_a_number_that_a_csv_does_not_know_satisfies_no_condition(tmp_path: Path, missing: str) -> None:
+    table = write_csv(tmp_path / "t.csv", {"path": "a.tif", "cloud": missing}, {"path": "b.tif", "cloud": "30"})
+    entries = read_catalog(str(table))
+    assert names(choose(entries, where="cloud > 20")) == ["b"]
+    assert names(choose(entries, where="cloud < 40")) == ["b"]
+    assert names(choose(entries, where="cloud is null")) == ["a"]
+
+
 def test_a_parquet_table_tells_the_same(tmp_path: Path) -> None:
     whole = [{column: row.get(column) for column in ROWS[0]} for row in ROWS]
     check_rows(write_parquet(tmp_path / "scenes.parquet", *whole), tmp_path)

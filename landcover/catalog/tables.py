@@ -33,6 +33,9 @@ _ITEM_COLUMNS = {
 }
 _ENCODER = json.JSONEncoder(separators=(",", ":"), default=str)
 _PLAIN = {str, int, float, bool}
+_MISSING = {"", "-", "na", "n/a", "nan", "null", "none"}
+"""What stands for a number that is not known; as a text it would be greater than every number, in SQL."""
+
 _BATCH = 2000
 """Rows of a Parquet file that are turned into values at a time."""
 
@@ -329,8 +332,8 @@ def _utc(value: dt.date) -> dt.datetime:
 
 
 def _numbers(texts: list[str]) -> list[Any]:
-    """A column as numbers, if all its texts are such; else as they are."""
+    """A column as numbers, if all its texts are such, or what tables write where there is none; else as they are."""
     try:
-        return [float(text) if text else None for text in texts]
+        return [None if text.casefold() in _MISSING else float(text) for text in texts]
     except ValueError:
         return list(texts)
