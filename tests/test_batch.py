@@ -538,6 +538,41 @@ def test_a_virtual_raster_is_mapped_again_when_one_of_its_sources_changes(
     assert planned(outer, tmp_path / "out", pointwise).digest != within.digest
 
 
+@pytest.mark.parametrize("name", ["one.tif.aux.xml", "one.tif.msk", "one.tfw"])
+def test_a_scene_is_mapped_again_when_what_lies_beside_it_changes(
+    tmp_path: Path, scenes: Path, pointwise: Model, name: str
+) -> None:
+    write_json(tmp_path / "item.json", stac_item("one", href="scenes/one.tif"))
+    digests = set()
+    for content in (None, b"1", b"22"):
+        if content:
+            (scenes / name).write_bytes(content)
+        digests |= {
+            planned(s, tmp_path / "out", pointwise).digest for s in (scenes / "one.tif", tmp_path / "item.json")
+        }
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_an_item_is_mapped_again_when_a_file_behind_it_changes(
+    tmp_path: Path, scenes: Path, pointwise: Model, held: bool
+) -> None:
+    (scenes / "one.tif").rename(scenes / "num one.tif")
+    rasterio.shutil.copy(scenes / "num one.tif", scenes / "virtual.vrt", driver="VRT")
+    for href in ("scenes/num%20one.tif", "scenes/virtual.vrt"):
+        item = stac_item("one", href=href)
+        catalog = write_json(tmp_path / "item.json", collection(item) if held else item)
+        before = planned(catalog, tmp_path / "out", pointwise).digest
+        os.utime(scenes / "num one.tif", (0, len(href)))
+        assert planned(catalog, tmp_path / "out", pointwise).digest != before
+
+
+def test_an_item_whose_asset_has_too_long_a_name_is_planned_as_others_are(tmp_path: Path, pointwise: Model) -> None:
+    catalog = write_json(tmp_path / "items.json", collection(stac_item("one", href="x" * 5000 + ".tif")))
+    options = BatchOptions(str(catalog), tmp_path / "out", str(pointwise.folder), HOW)
+    assert [job.name for job in plan_batch(options, {}).jobs] == ["one"]
+
+
 def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker for each card, or else for each core; `cuda:N` is that card alone."""
     monkeypatch.setattr(cluster, "cuda_devices", lambda: 2)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from landcover.bands import open_file
 from landcover.catalog import Entry
 from landcover.errors import SceneError
-from landcover.products import is_local
+from landcover.products import absolute_href, is_local
 from landcover.provenance import without_secrets
 
 
@@ -35,22 +37,36 @@ def identity(entry: Entry) -> list[Any]:
     path = Path(entry.source)
     if not entry.source or path.suffix.lower() in (".json", ".geojson"):
         item = _read_item(path) if entry.source else entry.item or {"assets": {}}
-        hrefs = [str(asset.get("href")) for asset in item["assets"].values()]
-        files = [path.parent / href for href in hrefs if is_local(href)]
-        return [digest(unsigned(item)), *(_facts(p) for p in files if p.exists()), *aoi]
-    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path, *_behind(path)]
+        return [digest(unsigned(item)), *(_facts(p) for p in _asset_files(item, entry.source)), *aoi]
+    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else _files(path)
     return [_facts(p) for p in files] + aoi
 
 
-def _behind(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
-    """The files of this machine that a virtual raster is made of, those of virtual rasters in it too."""
+def _asset_files(item: dict[str, Any], source: str) -> Iterator[Path]:
+    """The files of this machine that the assets of an Item are, and those behind them."""
+    for asset in item["assets"].values():
+        with suppress(SceneError):  # one that is not opened
+            target = absolute_href(str(asset.get("href")), source)
+            if is_local(target) and os.path.exists(target):  # noqa: PTH110 - long names
+                yield from _files(Path(target))
+
+
+def _files(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
+    """A raster, what lies beside it and tells how to read it, and what it is made of if it is a virtual one."""
+    world = f"{path.suffix[:2]}{path.suffix[-1:]}w"
+    names = (f"{path.name}.aux.xml", f"{path.name}.msk", path.stem + world, f"{path.stem}.hdr")
+    beside = [p for name in names if (p := path.with_name(name)).exists()] if path.suffix else []
+    return [path, *beside, *(p for each in _sources(path, known) for p in _files(each, known | {path}))]
+
+
+def _sources(path: Path, known: frozenset[Path]) -> list[Path]:
+    """The files of this machine that a virtual raster is made of, unless it is known already."""
     if path.suffix.lower() != ".vrt" or path in known:
         return []
     files: list[str] = []
     with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
         files = open_file(str(path), stack).files
-    found = sorted(p for file in files if (p := Path(file)).is_file() and p != path)
-    return found + [p for each in found for p in _behind(each, known | {path})]
+    return sorted(p for file in files if (p := Path(file)).is_file() and p != path)
 
 
 def _read_item(path: Path) -> dict[str, Any]:
