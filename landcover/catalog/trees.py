@@ -112,7 +112,7 @@ def _links(source: str, document: dict[str, Any]) -> list[tuple[str, str]]:
         node = pystac.read_dict(document, href=source)
         if isinstance(node, pystac.Catalog):
             return [(str(x.rel), str(x.href)) for x in node.links if x.rel in ("item", "child")]
-    except (pystac.STACError, pystac.STACTypeError, KeyError, TypeError, ValueError, AttributeError) as e:
+    except (pystac.STACError, pystac.STACTypeError, LookupError, TypeError, ValueError, AttributeError) as e:
         raise CatalogError(
             f"{source[:200]} is not a STAC Item, ItemCollection, Catalog or Collection (its type is "
             f"{str(document.get('type'))[:40]!r}); give one of these"

@@ -255,6 +255,15 @@ def test_catalogs_that_link_in_a_circle(tmp_path: Path) -> None:
     refused(tmp_path / "b.json", r"c\.json links to \S*b\.json, in which it lies itself")
 
 
+@pytest.mark.parametrize(
+    "extent", [{"spatial": {"bbox": []}}, {"temporal": {"interval": []}}, {"temporal": {"interval": [[]]}}]
+)
+def test_a_collection_whose_extent_is_damaged(tmp_path: Path, extent: dict[str, Any]) -> None:
+    whole = node("c", kind="Collection")
+    write_json(tmp_path / "c.json", whole | {"extent": whole["extent"] | extent})
+    refused(tmp_path / "c.json", "c.json")
+
+
 def test_catalogs_without_end(tmp_path: Path) -> None:
     for i in range(60):
         write_json(tmp_path / f"{i}.json", node(str(i), ("child", f"{i + 1}.json")))
