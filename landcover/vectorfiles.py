@@ -85,9 +85,12 @@ def write_layer(
     with _write_errors(out), disk_errors(out), work_folder(out) as work:
         done = work / "done"
         done.mkdir()
-        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, done / out.name, kind, facts)
-        if out.suffix.lower() == ".gpkg" and kind != "Point":
-            add_style(done / out.name, legend)
+        geopackage = out.suffix.lower() == ".gpkg"
+        made = done / (f"{LAYER}.gpkg" if geopackage else out.name)  # SQLite opens no path of more than 512 bytes
+        _WRITERS.get(out.suffix.lower(), _write_gdal)(tables, made, kind, facts)
+        if geopackage and kind != "Point":
+            add_style(made, legend)
+        made.rename(done / out.name)
         for stale in _companions(out):
             if not (done / stale.name).exists():
                 stale.unlink(missing_ok=True)

@@ -610,6 +610,14 @@ def test_a_shapefile_does_not_swallow_a_table_of_the_same_name(scene: Path) -> N
     assert scene.with_name("out.dbf").read_bytes() == b"someone's table"
 
 
+def test_a_geopackage_with_a_long_name_is_written(scene: Path) -> None:
+    out = scene.parent / ("n" * 150) / ("n" * 150 + "_polygons.gpkg")  # its own path is not too long for SQLite
+    out.parent.mkdir()
+    vectorize(scene, out)
+    assert len(read(out))
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
 def test_a_new_geopackage_does_not_inherit_a_journal(scene: Path) -> None:
     stale = scene.with_name("out.gpkg-wal")
     stale.write_bytes(b"pages of a database that is gone")
