@@ -567,10 +567,15 @@ def test_an_item_is_mapped_again_when_a_file_behind_it_changes(
         assert planned(catalog, tmp_path / "out", pointwise).digest != before
 
 
-def test_an_item_whose_asset_has_too_long_a_name_is_planned_as_others_are(tmp_path: Path, pointwise: Model) -> None:
-    catalog = write_json(tmp_path / "items.json", collection(stac_item("one", href="x" * 5000 + ".tif")))
-    options = BatchOptions(str(catalog), tmp_path / "out", str(pointwise.folder), HOW)
-    assert [job.name for job in plan_batch(options, {}).jobs] == ["one"]
+def test_names_that_are_too_long_do_not_end_a_batch(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
+    long = "x" * 300 + ".tif"
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"path,name\n{long},long\nscenes/one.tif,one\n")
+    items = write_json(tmp_path / "items.json", collection(stac_item("item", href=long)))
+    plans = [plan_batch(BatchOptions(str(c), tmp_path / "out", str(pointwise.folder), HOW), {}) for c in (rows, items)]
+    assert [[job.name for job in plan.jobs] for plan in plans] == [["one"], ["item"]]
+    (record,) = plans[0].broken
+    assert record.error.endswith(f"{long} cannot be read: File name too long; correct the catalog, or bring it back")
 
 
 def test_cores_and_cards_are_shared_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ def identity(entry: Entry) -> list[Any]:
     if not entry.source or path.suffix.lower() in (".json", ".geojson"):
         item = _read_item(path) if entry.source else entry.item or {"assets": {}}
         return [digest(unsigned(item)), *(_facts(p) for p in _asset_files(item, entry.source)), *aoi]
-    files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else _files(path)
+    folder = os.path.isdir(path)  # noqa: PTH112 - see `_is_file`
+    files = [p for p in sorted(path.rglob("*")) if _is_file(p)] if folder else _files(path)
     return [_facts(p) for p in files] + aoi
 
 
@@ -47,7 +48,7 @@ def _asset_files(item: dict[str, Any], source: str) -> Iterator[Path]:
     for asset in item["assets"].values():
         with suppress(SceneError):  # one that is not opened
             target = absolute_href(str(asset.get("href")), source)
-            if is_local(target) and os.path.exists(target):  # noqa: PTH110 - long names
+            if is_local(target) and _is_file(Path(target)):
                 yield from _files(Path(target))
 
 
@@ -55,7 +56,7 @@ def _files(path: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     """A raster, what lies beside it and tells how to read it, and what it is made of if it is a virtual one."""
     world = f"{path.suffix[:2]}{path.suffix[-1:]}w"
     names = (f"{path.name}.aux.xml", f"{path.name}.msk", path.stem + world, f"{path.stem}.hdr")
-    beside = [p for name in names if (p := path.with_name(name)).exists()] if path.suffix else []
+    beside = [p for name in names if _is_file(p := path.with_name(name))] if path.suffix else []
     return [path, *beside, *(p for each in _sources(path, known) for p in _files(each, known | {path}))]
 
 
@@ -66,7 +67,12 @@ def _sources(path: Path, known: frozenset[Path]) -> list[Path]:
     files: list[str] = []
     with suppress(SceneError), ExitStack() as stack:  # whoever is given it will tell what is wrong with it
         files = open_file(str(path), stack).files
-    return sorted(p for file in files if (p := Path(file)).is_file() and p != path)
+    return sorted(p for file in files if _is_file(p := Path(file)) and p != path)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; none is where its name is too long, or its folder locked, which pathlib raises."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _read_item(path: Path) -> dict[str, Any]:
