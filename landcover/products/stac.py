@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from landcover.errors import SceneError, is_text
 from landcover.products.names import common_name
 from landcover.products.product import BandSource, Product
-from landcover.products.raster import SUFFIXES, gdal_path, raster_bands
+from landcover.products.raster import SUFFIXES, gdal_path, is_local, raster_bands
 
 OTHER_TIME = "landcover:datetime_is"
 """The property of an Item that says of what its time is, where it is not that of the scene."""
@@ -68,7 +68,7 @@ class _Asset:
 
 def is_item(source: str) -> bool:
     """True for what is meant as a STAC Item: a .json file or URL, or an item of a STAC API."""
-    path = source.partition("?")[0].partition("#")[0]
+    path = source if is_local(source) else source.partition("?")[0].partition("#")[0]
     api = source.lower().startswith(("http://", "https://")) and "/items/" in path and _suffix(path) not in SUFFIXES
     return path.lower().endswith((".json", ".geojson")) or api
 
