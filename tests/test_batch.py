@@ -505,6 +505,16 @@ def test_the_signature_of_an_address_is_kept_nowhere(tmp_path: Path, scenes: Pat
     assert "hidden" not in outcome.error + plan.jobs[0].log.read_text()
 
 
+def test_what_looks_like_a_signature_in_the_name_of_a_file_is_kept(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    odd = scenes / "one?x=1.tif"
+    (scenes / "one.tif").rename(odd)
+    (tmp_path / "out").mkdir()
+    plan = foresee(BatchOptions(str(odd), tmp_path / "out", str(pointwise.folder), HOW, workers=1))
+    assert [scene["scene"] for scene in plan["largest"]] == [str(odd)]
+
+
 def test_the_signatures_in_items_of_a_catalog_do_not_outlive_the_batch(
     tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

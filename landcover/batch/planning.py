@@ -287,7 +287,7 @@ def _measured(entries: list[Entry]) -> Iterator[Entry | LandcoverError]:
 
 
 def _broken(entry: Entry, error: LandcoverError) -> Record:
-    return Record(entry.name, "", "failed", without_secrets(entry.source), error=without_secrets(str(error)))
+    return Record(entry.name, "", "failed", unsigned(entry.source), error=without_secrets(str(error)))
 
 
 def _listed(broken: Iterable[Record]) -> str:
@@ -319,7 +319,7 @@ def describe(plan: BatchPlan, workers: int | None, seconds: float | None) -> dic
 
 
 def _told(job: Job) -> dict[str, Any]:
-    return {"name": job.name, "scene": without_secrets(job.source), "pixels": job.pixels, "parts": job.parts}
+    return {"name": job.name, "scene": unsigned(job.source), "pixels": job.pixels, "parts": job.parts}
 
 
 def _bytes(plan: BatchPlan) -> int | None:

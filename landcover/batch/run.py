@@ -17,13 +17,13 @@ from landcover.batch import worker
 from landcover.batch.cluster import open_cluster, share_machine, workers_for, workers_prepared
 from landcover.batch.cutting import cut_large, measure_rate
 from landcover.batch.gathering import Gathered, gather
+from landcover.batch.identity import unsigned
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
 from landcover.batch.planning import BatchPlan, describe, items_for_workers, plan_batch
 from landcover.batch.schedule import Finished, Schedule, Told
 from landcover.batch.state import Record, State, known_records, open_state
 from landcover.outputs import publish_text
-from landcover.provenance import without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _record(job: Job, state: str) -> Record:
         job.name,
         job.digest,
         state,
-        without_secrets(job.source),
+        unsigned(job.source),
         job.datetime or "",
         part_rows=job.part_rows or 0,
         parts=job.parts,
@@ -209,7 +209,7 @@ def _report(options: BatchOptions, over: list[Record], outputs: dict[str, Any], 
     states = [record.state for record in over]
     report = {
         "landcover": __version__,
-        "catalog": without_secrets(options.catalog),
+        "catalog": unsigned(options.catalog),
         "began": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "done": states.count("done"),
