@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,9 @@ def _map_into(run: Run, plan: Plan, get_engine: OpenEngine) -> Generator[int, No
             _log.warning("%s: going on with %s from the last finished row", e, choice)
             run.rewind()
             done = sum(box.height * box.width for box in _finished(plan, run.progress))
+    if replace(plan).facts["scene"] != plan.facts["scene"]:  # one half may be of the old pixels, the other of the new
+        run.forget()
+        raise SceneError(f"{plan.scene.name} was changed while it was mapped; map it again when it is complete")
 
 
 def _map_left(plan: Plan, run: Run, get_engine: OpenEngine) -> Generator[int, None, None]:

@@ -19,12 +19,12 @@ import shapely
 
 from landcover import journal, planning, prediction
 from landcover.cog import Layer
-from landcover.errors import LandcoverError, OutputError
+from landcover.errors import LandcoverError, OutputError, SceneError
 from landcover.journal import open_run
 from landcover.models import Model
 from landcover.outputs import work_folder
 from landcover.planning import Options, make_plan
-from landcover.prediction import map_scene, predict
+from landcover.prediction import map_part, map_scene, predict
 from tests.commands import tree
 from tests.faults.runs import command, run, start
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
@@ -312,6 +312,22 @@ def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> Non
     again(stopped, pointwise, resume=False)
     predict(other, stopped / "fresh.tif", model=pointwise, **HOW)
     assert (stopped / "map.tif").read_bytes() == (stopped / "fresh.tif").read_bytes()
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_scene_that_changes_while_it_is_mapped_leaves_no_map(
+    tmp_path: Path, scene: Path, pointwise: Model, part: bool
+) -> None:
+    own = tmp_path / "scene.tif"
+    shutil.copy(scene, own)
+    plan = make_plan(Options(own, tmp_path / "map.tif", pointwise, **HOW))
+    how = map_part(plan.parts(4, tmp_path)[0]) if part else map_scene(plan)
+    for _ in range(20):
+        next(how)
+    write_scene(own, digital_numbers(700, 700, seed=9))
+    with pytest.raises(SceneError, match="changed while it was mapped"):
+        list(how)
+    assert tree(tmp_path) == {"scene.tif"}
 
 
 @pytest.mark.parametrize(
