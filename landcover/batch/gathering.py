@@ -77,7 +77,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
     """
     gathered.notes += _left_behind(options, done, state)
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
-    maps = [[record.name, record.digest] for record in done]
+    maps = [[record.name, record.digest, record.finished] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
         if product.of and product.of not in gathered.outputs:
             gathered.miss(product, f"without the {product.of} there are no {product.what} of all maps")
