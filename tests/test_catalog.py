@@ -432,6 +432,7 @@ def test_scenes_are_looked_at_only_where_a_place_is_asked_for(tmp_path: Path) ->
         ("2024-06-01/", "2024-06-01T00:00:00", "9999-12-31T23:59:59.999999"),
         ("2024-06-01/9999-12-31", "2024-06-01T00:00:00", "9999-12-31T23:59:59.999999"),
         ("9999", "9999-01-01T00:00:00", "9999-12-31T23:59:59.999999"),
+        ("20240601/20240831", "2024-06-01T00:00:00", "2024-08-31T23:59:59.999999"),
     ],
 )
 def test_time_spans(text: str, start: str, stop: str) -> None:
@@ -501,6 +502,7 @@ def test_a_limit_takes_the_first_of_those_that_satisfy_the_rest() -> None:
         ({"where": "name = '\0'"}, "cannot be evaluated"),
         ({"datetime": "June"}, "'June' is no time span"),
         ({"datetime": "2024-13-01"}, "no time span"),
+        ({"datetime": "2024-W01"}, "no time span"),
         ({"datetime": "2024-06-02/2024-06-01"}, "ends before it begins"),
         ({"datetime": "0001-01-01T00:00:00+23:00"}, "no time span"),
         ({"bbox": (0, 5, 1, 4)}, "no box in longitude and latitude"),

@@ -88,8 +88,10 @@ _EVER = dt.datetime.min.replace(tzinfo=dt.UTC), dt.datetime.max.replace(tzinfo=d
 
 def _span(text: str) -> tuple[dt.datetime, dt.datetime]:
     """The first and the last instant of a year, a month or a day; an instant twice."""
-    match = re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text.strip())
+    match = re.fullmatch(r"(\d{4})(?:-?(\d\d))?(?:-?(\d\d))?", text.strip())
     if not match:
+        if ":" not in text and "T" not in text.upper():
+            raise ValueError("neither a day nor an instant")  # a week, say, of which Python gives the first day
         return (parse_datetime(text),) * 2
     year, month, day = (int(part or 1) for part in match.groups())
     start = dt.datetime(year, month, day, tzinfo=dt.UTC)
