@@ -658,6 +658,12 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, scenes: Path, pointwis
     table.write_text(json.dumps(root | {"links": [link | {"href": "../cat/one/one.json"}]}))
     with pytest.raises(CatalogError, match=r"run\.json would be written over"):
         planned(table, tmp_path / "out", pointwise)
+    area = geopandas.GeoDataFrame(geometry=[shapely.box(-180, -90, 180, 90)], crs="EPSG:4326")
+    area.to_file(tmp_path / "out" / "polygons.gpkg")
+    how = {"choose": {"aoi": tmp_path / "out" / "polygons.gpkg"}}
+    with pytest.raises(CatalogError, match=r"polygons\.gpkg would be written over"):
+        planned(scenes, tmp_path / "out", pointwise, merged={}, **how)
+    assert planned(scenes, tmp_path / "out", pointwise, **how)
 
 
 def test_only_maps_of_a_batch_are_taken_for_them(tmp_path: Path, scenes: Path, pointwise: Model) -> None:

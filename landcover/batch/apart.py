@@ -31,15 +31,16 @@ def check_apart(options: BatchOptions, jobs: list[Job]) -> None:
     """Refuse to write over what is read.
 
     Raises:
-        CatalogError: the catalog or a scene has the name of an output.
+        CatalogError: the catalog, a scene or an area of interest has the name of an output.
     """
     out = options.out.resolve()
-    read = [Path(s) for s in (options.catalog, *(job.source for job in jobs)) if is_local(s)]
+    areas = {options.choose.get("aoi"), *(job.mapping.get("aoi") for job in jobs)} - {None}
+    read = [Path(s) for s in (options.catalog, *map(str, areas), *(job.source for job in jobs)) if is_local(s)]
     near = [path for path in read if _is_within(path, out)]
     if not near:
         return
     written = {p for job in jobs for p in (job.item, job.log, *job.outputs.values())}
-    together = {"catalog.json", "run.json", f"polygons{options.suffix}"}
+    together = {"catalog.json", "run.json"} | ({f"polygons{options.suffix}"} if options.merged is not None else set())
     for path in near:
         place = _resolved(path.parent) / path.name
         if place in written or (place.parent == out and (path.name in together or _MOSAIC.fullmatch(path.name))):
