@@ -157,12 +157,17 @@ def write_vrt(maps: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, s
         path = out if len(by_crs) == 1 else out.with_name(f"{out.stem}_{name}{out.suffix}")
         publish_text(path, _vrt(group, _grid(group, group[0].crs), legend, path))
         written.append(path)
+    _drop_others(out, written)
+    return written, left_out
+
+
+def _drop_others(out: Path, written: list[Path]) -> None:
+    """Remove virtual rasters of the same name, or of one with a CRS in it, that were written for other maps."""
     of_crs = re.compile(rf"{re.escape(out.stem)}_[A-Z]+\d+")
     with disk_errors(out):
         for old in out.parent.glob(f"*{out.suffix}"):
             if old not in written and (old == out or of_crs.fullmatch(old.stem)) and _is_ours(old):
                 old.unlink()
-    return written, left_out
 
 
 def _is_ours(path: Path) -> bool:

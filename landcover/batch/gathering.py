@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,13 @@ class _Product:
     of: str = ""
 
 
-def gather(options: BatchOptions, done: list[Record], state: State, gathered: Gathered) -> Iterator[Told]:
-    """Make what is made of all finished maps, and note it in `gathered`; yields what is being made.
+def gather(options: BatchOptions, done: list[Record], state: State) -> Generator[Told, None, Gathered]:
+    """Make what is made of all finished maps; yields what is being made, and returns what was.
 
     What was made of the same maps before is not made again. What cannot be made is a note: the maps themselves are
     there all the same.
     """
-    gathered.notes += _left_behind(options, done, state)
+    gathered = Gathered(notes=_left_behind(options, done, state))
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
     maps = [[record.name, record.digest, record.finished] for record in done]
     for product in _products(options, [_job(options, record) for record in done]):
@@ -94,6 +95,7 @@ def gather(options: BatchOptions, done: list[Record], state: State, gathered: Ga
             state.save_made(product.what, digest, made)
         gathered.outputs[product.what] = made.files
         gathered.notes += made.notes
+    return gathered
 
 
 def _left_behind(options: BatchOptions, done: list[Record], state: State) -> list[str]:
@@ -116,28 +118,30 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     if not jobs:
         return
     maps, items, out = [job.map for job in jobs], [job.item for job in jobs], options.out
-    title = out.resolve().name
-    described = {"title": title, "description": "Land-cover maps"}
     catalog, virtual, mosaic = (out / name for name in ("catalog.json", "mosaic.vrt", "mosaic.tif"))
-    yield _Product("catalog", catalog, None, lambda: _at_once(lambda: _made(write_catalog(out, items, **described))))
-    yield _Product("virtual mosaic", virtual, None, lambda: _at_once(lambda: _virtual(maps, virtual)))
+    yield _Product("catalog", catalog, None, partial(_at_once, _catalog, out, items))
+    yield _Product("virtual mosaic", virtual, None, partial(_at_once, _virtual, maps, virtual))
     if options.mosaic or options.merged is not None:
         confidences = [job.outputs["confidence"] for job in jobs] if options.mosaic == "confidence" else None
-        yield _Product("mosaic", mosaic, options.mosaic, lambda: _mosaic(maps, mosaic, confidences), True)
+        yield _Product("mosaic", mosaic, options.mosaic, partial(_mosaic, maps, mosaic, confidences), True)
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
-        joined = lambda: _at_once(lambda: _polygons(mosaic, polygons, options.merged or {}))  # noqa: E731
+        joined = partial(_at_once, _polygons, mosaic, polygons, options.merged)
         yield _Product("polygons", polygons, asked, joined, True, of="mosaic")
 
 
-def _at_once(make: Callable[[], Made]) -> Making:
+def _at_once(make: Callable[..., Made], *args: Any) -> Making:
     yield from ()
-    return make()
+    return make(*args)
 
 
 def _made(*files: Path, notes: Iterable[str] = ()) -> Made:
     return Made([str(file) for file in files], list(notes))
+
+
+def _catalog(out: Path, items: list[Path]) -> Made:
+    return _made(write_catalog(out, items, title=out.resolve().name, description="Land-cover maps"))
 
 
 def _virtual(maps: list[Path], out: Path) -> Made:

@@ -14,9 +14,9 @@ from distributed import Client
 
 from landcover import __version__
 from landcover.batch import worker
-from landcover.batch.cluster import open_cluster, share_machine, workers_for, workers_prepared
+from landcover.batch.cluster import Place, open_cluster, share_machine, workers_for, workers_prepared
 from landcover.batch.cutting import cut_large, measure_rate
-from landcover.batch.gathering import Gathered, gather
+from landcover.batch.gathering import gather
 from landcover.batch.identity import unsigned
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
@@ -96,9 +96,8 @@ def run_batch(options: BatchOptions) -> Generator[Event, None, None]:
             if options.only_failed and not plan.broken:
                 yield Told("none of the scenes chosen failed the last time")
         over.sort(key=lambda record: record.name)
-        gathered = Gathered()
         _report(options, over, {}, began)  # whatever happens to what is made of them
-        yield from gather(options, [r for r in over if r.state == "done"], state, gathered)
+        gathered = yield from gather(options, [r for r in over if r.state == "done"], state)
         report = _report(options, over, gathered.outputs, began)
     yield Summary(tuple(over), report, gathered.outputs, tuple(gathered.notes), tuple(gathered.unmade))
 
@@ -109,22 +108,25 @@ def foresee(options: BatchOptions) -> dict[str, Any]:
     Raises:
         LandcoverError: as for `run_batch`.
     """
-    plan = plan_batch(options, known_records(options.out))
-    places = []
-    if not options.scheduler:
-        plan = cut_large(plan, {}, len(share_machine(options.workers, options.device)))
-        places = share_machine(options.workers, options.device, plan.tasks)
+    known = known_records(options.out)
+    plan, places = _placed(plan_batch(options, known), known)
     rate = measure_rate(plan) if plan.jobs else None
     seconds = plan.pixels / rate if rate else None
     return describe(plan, len(places) or None, seconds)
 
 
+def _placed(plan: BatchPlan, known: dict[str, Record]) -> tuple[BatchPlan, list[Place]]:
+    """Cut scenes for the workers of this machine, and share it among as many as have something to do; not elsewhere."""
+    options = plan.options
+    if options.scheduler:
+        return plan, []
+    plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
+    return plan, share_machine(options.workers, options.device, plan.tasks)
+
+
 def _carry_out(plan: BatchPlan, known: dict[str, Record], state: State) -> Iterator[Begun | Told | Record]:
     options = plan.options
-    places = []
-    if not options.scheduler:
-        plan = cut_large(plan, known, len(share_machine(options.workers, options.device)))
-        places = share_machine(options.workers, options.device, plan.tasks)
+    plan, places = _placed(plan, known)
     first = plan.jobs[0]
     with ExitStack() as stack:
         client = stack.enter_context(open_cluster(options.scheduler, places))

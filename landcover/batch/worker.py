@@ -139,6 +139,9 @@ class _StoppedError(Exception):
 class _UnfitError(BatchError):
     """The worker is not like the others."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the worker on {socket.gethostname()} {why}")
+
 
 def _attempt(task: Task) -> Outcome:
     try:
@@ -318,18 +321,17 @@ def _item(job: Job) -> dict[str, Any]:
 
 def _check(needs: Needs) -> None:
     """Refuse to work where the maps would come out differently from those of the other workers."""
-    where = f"the worker on {socket.gethostname()}"
     if needs.version != __version__:
-        raise _UnfitError(f"{where} has landcover {__version__}, the batch {needs.version}; install the same version")
+        raise _UnfitError(f"has landcover {__version__}, the batch {needs.version}; install the same version")
     if needs.model is None:
         if _embedded_digests() != needs.digests:
-            raise _UnfitError(f"{where} has other embedded models than the batch; install the same version")
+            raise _UnfitError("has other embedded models than the batch; install the same version")
     else:
         _model(needs)
     try:
         _check_engine(**needs.engine)
     except ConfigError as e:
-        raise _UnfitError(f"{where} cannot map as it is asked to: {e}") from e
+        raise _UnfitError(f"cannot map as it is asked to: {e}") from e
 
 
 def _embedded_digests() -> dict[str, str]:
@@ -347,12 +349,11 @@ def _model(needs: Needs) -> Model | None:
             _load.cache_clear()
             model = _load(name)
     except LandcoverError as e:
-        raise _UnfitError(f"the worker on {socket.gethostname()} cannot load the model: {e}") from e
+        raise _UnfitError(f"cannot load the model: {e}") from e
     if model.digest != digest:
         _load.cache_clear()
         raise _UnfitError(
-            f"the worker on {socket.gethostname()} has another model at {needs.model} than the batch, by its weights "
-            f"or its card; copy it there"
+            f"has another model at {needs.model} than the batch, by its weights or its card; copy it there"
         )
     return model
 
@@ -424,10 +425,7 @@ def _use_own_cores() -> None:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
     except (ConfigError, OSError) as e:
-        raise _UnfitError(
-            f"the worker on {socket.gethostname()} cannot use its cores: {e}; "
-            "correct LANDCOVER_CORES or LANDCOVER_THREADS"
-        ) from e
+        raise _UnfitError(f"cannot use its cores: {e}; correct LANDCOVER_CORES or LANDCOVER_THREADS") from e
 
 
 def _reads(path: Path) -> str | None:
