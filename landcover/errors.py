@@ -13,6 +13,10 @@ class PlaceError(SceneError):
     """A scene says nothing of its place on the earth, or its bands do not share one."""
 
 
+class EmptyError(SceneError):
+    """A scene has no valid pixel where it is to be mapped."""
+
+
 class ResolutionError(SceneError):
     """The pixels of a scene are far finer or coarser than a model is meant for."""
 

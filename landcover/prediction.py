@@ -16,7 +16,7 @@ from landcover.chips import CHUNK_ROWS, Batch, Chunk, Cutter, Pool, strips
 from landcover.classmap import CONFIDENCE_NODATA, MAP_NODATA, SCORE_NODATA, SCORE_SCALE
 from landcover.cog import Layer
 from landcover.engines import Engine, EngineChoice, open_engine, with_less
-from landcover.errors import DeviceError, OutputError, SceneError, StaleError
+from landcover.errors import DeviceError, EmptyError, OutputError, SceneError, StaleError
 from landcover.grid import Box, Grid
 from landcover.items import describes, map_item, write_item
 from landcover.journal import Progress, Run, finished_part, keep_raw, kept_engines, open_run
@@ -72,7 +72,7 @@ def map_scene(plan: Plan, get_engine: OpenEngine | None = None) -> Generator[int
         yield from _map_into(run, plan, get_engine or open_engine)
         if not run.progress.mapped:
             run.forget()
-            raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+            raise EmptyError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
         if options.item is not None:
             check_destination(options.item, overwrite=True)  # again, while the next run can go on from what is mapped
     if options.item is not None:
@@ -105,7 +105,7 @@ def join_parts(plan: Plan, parts: Iterable[Plan]) -> Generator[int, None, None]:
     The files are, byte for byte, those that `map_scene` would have made.
 
     Raises:
-        SceneError: all is nodata.
+        EmptyError: all is nodata.
         StaleError: a part is not there, or was made of another scene, by another model, or with other options.
     """
     top, width, mapped = plan.grid.region.row0, plan.grid.region.width, 0
@@ -125,7 +125,7 @@ def join_parts(plan: Plan, parts: Iterable[Plan]) -> Generator[int, None, None]:
                 run.write(region.row0 - top + row, 0, (rows, width), blocks if count else {}, count)
                 yield (region.row0 - top + row + rows) * width
         if not mapped:
-            raise SceneError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
+            raise EmptyError(f"{plan.scene.name} has no valid pixel in the region asked for: nothing to map")
 
 
 def _raw_pixels(layer: Layer) -> np.ndarray:

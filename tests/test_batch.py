@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import geopandas
+import numpy as np
 import pystac
 import pytest
 import rasterio
@@ -789,8 +790,9 @@ def test_a_failure_lasts_where_it_comes_of_what_the_scene_is(tmp_path: Path, sce
     """Not where a file cannot be read, which may lie on a server or a disk that comes back."""
     write_scene(scenes / "other.tif", digital_numbers(9, 9), names=("green", "blue"))
     write_scene(scenes / "nowhere.tif", digital_numbers(9, 9), crs=None)
+    write_scene(scenes / "empty.tif", np.zeros((2, 9, 9), np.uint16), nodata=0)
     failed = {}
-    for name in ("other", "nowhere", "two"):
+    for name in ("other", "nowhere", "empty", "two"):
         job = planned(scenes / f"{name}.tif", tmp_path / name, pointwise)
         if name == "two":
             (scenes / "two.tif").write_bytes(b"II*")
@@ -801,6 +803,7 @@ def test_a_failure_lasts_where_it_comes_of_what_the_scene_is(tmp_path: Path, sce
     assert {name: outcome.lasting for name, outcome in failed.items()} == {
         "other": True,
         "nowhere": True,
+        "empty": True,
         "two": False,
     }
 

@@ -27,7 +27,8 @@ class BatchOptions:
         workers: on this machine; None for a good number.
         scheduler: address or file of a running Dask scheduler, in place of workers on this machine.
         part_rows: rows of windows in a part of a large scene; None for a good number, 0 to cut no scene.
-        retries: how often a scene that fails is tried again; not where it lacks a band, a scaling or a place.
+        retries: how often a scene that fails is tried again; not where it lacks a band, a scaling, a place or any
+            valid pixel.
         only_failed: map only scenes that failed the last time.
         overwrite: map all scenes again.
         strict: do not begin if a scene cannot be read.

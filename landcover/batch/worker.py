@@ -31,6 +31,7 @@ from landcover.errors import (
     BatchError,
     BusyError,
     ConfigError,
+    EmptyError,
     LandcoverError,
     PlaceError,
     ResolutionError,
@@ -51,7 +52,7 @@ TOPIC = "landcover"
 
 REPORT_SECONDS = 1.0
 
-_LASTING = (BandError, PlaceError, ResolutionError)
+_LASTING = (BandError, EmptyError, PlaceError, ResolutionError)
 """Errors that come of what a scene is; others may pass, as those of servers, disks and memory do."""
 
 _log = logging.getLogger("landcover")
