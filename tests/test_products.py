@@ -9,6 +9,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -579,8 +580,35 @@ def test_earth_search_has_taken_the_offset_out_of_its_geotiffs(tmp_path: Path) -
     )
     offsets = [b.offset for b in read_product(str(save(tmp_path, content))).bands]
     assert offsets == [0.0, -0.1, None]
-    content["properties"]["earthsearch:boa_offset_applied"] = False
-    assert read_product(str(save(tmp_path, content))).bands[0].offset == -0.1
+
+
+def test_the_first_earth_search_has_its_own_word_for_an_offset_that_is_taken_out(tmp_path: Path) -> None:
+    told = {"sentinel:boa_offset_applied": True, "sentinel:processing_baseline": "04.00", "platform": "sentinel-2b"}
+    content = item({"B04": asset("B04.tif", "B04", "red")}, "sentinel-s2-l2a-cogs", **told)
+    [red] = read_product(str(save(tmp_path, content))).bands
+    assert (red.scale, red.offset) == (1e-4, 0.0)
+
+
+@pytest.mark.parametrize(("darkest", "offset"), [(100, 0.0), (1100, None)])
+def test_an_offset_that_earth_search_says_is_still_there_is_left_to_the_pixels(
+    tmp_path: Path, darkest: int, offset: float | None
+) -> None:
+    pixels = digital_numbers(32, 32, 1) + np.uint16(darkest)
+    write_scene(tmp_path / "red.tif", pixels, names=(), scaled=False, nodata=0)
+    told = {"earthsearch:boa_offset_applied": False, "s2:processing_baseline": "05.09"}
+    content = item(
+        {"red": asset("red.tif", "red", "red", SCALED), "red-jp2": asset("r.jp2", "r", "red", SCALED)},
+        "sentinel-2-l2a",
+        **told,
+    )
+    product = read_product(str(save(tmp_path, content)))
+    assert product.bands[1].offset == -0.1  # whose numbers are ESA's
+    red = replace(product, bands=product.bands[:1])
+    if offset is None:
+        with pytest.raises(BandError, match="say it with --offset"):
+            resolve_bands(red, ("red",), Choice())
+    else:
+        assert resolve_bands(red, ("red",), Choice())[0].offset == offset
 
 
 @pytest.mark.parametrize(("baseline", "offset"), [("02.12", 0.0), ("03.01", 0.0), ("04.00", -0.1), ("05.09", -0.1)])

@@ -28,6 +28,7 @@ _FILESYSTEMS = (*_REMOTE_FILESYSTEMS, "/vsizip/", "/vsitar/", "/vsigzip/")
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff", "application/x-geotiff")
 _PICTURES = {"thumbnail", "overview", "visual", "metadata"}
 _OWN = ("nodata", "raster:scale", "raster:offset", "eo:common_name")
+_OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _FIRST_WITH_OFFSET = 4.0
 _SENTINEL2_SCALE = 1e-4
 
@@ -318,15 +319,22 @@ def _band(asset: _Asset, i: int, path: str) -> BandSource:
 def _with_offset(band: BandSource, asset: _Asset, item: dict[str, Any], sensor: str | None) -> BandSource:
     """Settle the offset of Sentinel-2, on which catalogs differ.
 
-    Earth Search has taken the offset out of the numbers of its GeoTIFFs where it says so, and yet lists it. Other
-    catalogs keep ESA's numbers and list none; there the processing baseline tells.
+    Earth Search has taken the offset out of the numbers of its GeoTIFFs where it says so, and yet lists it. Where it
+    says that it has not, it often has, so that the pixels have to tell. Other catalogs keep ESA's numbers and list no
+    offset; there the processing baseline tells.
+
+    References:
+        github.com/cirrus-geo/cirrus-earth-search, issue 33, and github.com/Element84/earth-search, issue 71.
     """
     properties = item.get("properties") or {}
     is_reflectance = band.common_name is not None or re.fullmatch(r"B(\d\d|8A)(_\d0m)?", band.label)
     if not is_reflectance or not (sensor or "").startswith("sentinel2"):
         return band
-    if properties.get("earthsearch:boa_offset_applied") is True and not asset.is_jp2:
+    applied = next((properties[key] for key in _OFFSET_APPLIED if key in properties), None)
+    if applied is True and not asset.is_jp2:
         return replace(band, scale=band.scale or _SENTINEL2_SCALE, offset=0.0)
+    if applied is False and band.offset and not asset.is_jp2:
+        return replace(band, scale=None, offset=None)
     baseline = _number(properties.get("s2:processing_baseline"))
     if band.scale is not None or baseline is None or any(k.startswith("earthsearch:") for k in properties):
         return band
