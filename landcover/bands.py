@@ -134,13 +134,19 @@ def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
     raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {_listing(product)}")
 
 
+def usual_layouts(product: Product, sensor: Sensor) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """The usual files of a sensor that have as many bands as a product, and those that have all but one."""
+    count = len(product.bands)
+    return [x for x in sensor.layouts if len(x) == count], [x for x in sensor.layouts if len(x) == count - 1]
+
+
 def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
-    fitting = [layout for layout in sensor.layouts if len(layout) == len(product.bands)]
-    if len(fitting) != 1:
+    fitting, before = usual_layouts(product, sensor)
+    masked = bool(before) and _ends_with_alpha(product)
+    if len(fitting) != 1 or masked:
         known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
         but, example = "", "red=3,nir=4"
-        before = [layout for layout in sensor.layouts if len(layout) == len(product.bands) - 1]
-        if before and _ends_with_alpha(product):
+        if masked:
             but = ", and its last one is flagged as alpha, a mask unless it is near infrared"
             example = ",".join(f"{name}={i}" for i, name in enumerate(before[0], 1))
         raise BandError(

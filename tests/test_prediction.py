@@ -20,7 +20,7 @@ from shapely import Polygon
 
 import landcover
 from landcover import journal
-from landcover.errors import ConfigError, SceneError, StaleError
+from landcover.errors import BandError, ConfigError, SceneError, StaleError
 from landcover.grid import TILE_SIZE, Box
 from landcover.journal import kept_engines
 from landcover.models import Model, init_model
@@ -430,6 +430,19 @@ def test_an_alpha_band_is_a_mask(tmp_path: Path, pointwise: Model) -> None:
         file.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha)
     predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
     np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels[:2], valid))
+
+
+def test_six_bands_and_alpha_are_not_the_seven_of_a_sensor(tmp_path: Path, pointwise: Model) -> None:
+    pixels = np.concatenate([digital_numbers(20, 20, 6), np.full((1, 20, 20), 65535, "uint16")])
+    pixels[6, :4, :4] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=(), scaled=False)
+    with rasterio.open(scene, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:6], ColorInterp.alpha]
+    how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True, "sensor": "landsat-sr"}
+    with pytest.raises(BandError, match="its last one is flagged as alpha"):
+        predict(scene, tmp_path / "map.tif", **how)
+    got = read_map(predict(scene, tmp_path / "map.tif", bands={"red": "3", "nir": "4"}, **how))
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels[2:4], pixels[6] > 0))
 
 
 def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Model) -> None:
