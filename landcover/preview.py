@@ -18,7 +18,7 @@ from landcover.bands import Choice, check_place, open_file, resolve_bands, view_
 from landcover.classmap import check_values, count_values, filled, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
-from landcover.products import Product, masking_bands, read_product
+from landcover.products import Product, is_raster, masking_bands, read_product
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key, load_sensor
 
@@ -108,7 +108,7 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
         SceneError: the folder or item cannot be read, or the three bands do not share a grid.
         BandError: they are not all known.
     """
-    if not (Path(source).is_dir() or str(source).endswith(".json")):
+    if is_raster(str(source)):
         return source, bands
     product = read_product(str(source))
     choice = Choice(sensor=_fallback(product), bands=dict(bands) if bands else None, scale=1, offset=0)

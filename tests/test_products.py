@@ -27,7 +27,7 @@ from landcover.errors import BandError, OtherBandsError, SceneError
 from landcover.grid import Box
 from landcover.models import Model
 from landcover.preview import preview
-from landcover.products import Product, read_product, stac
+from landcover.products import Product, is_raster, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
 from landcover.scene import open_scene
 from tests.commands import landcover
@@ -691,6 +691,32 @@ def test_hrefs_that_are_opened(tmp_path: Path, href: str, path: str) -> None:
 )
 def test_json_that_is_no_usable_item(tmp_path: Path, content: Any, sentence: str) -> None:
     refused(save(tmp_path, content), sentence)
+
+
+@pytest.mark.parametrize(
+    ("source", "single"),
+    [
+        ("https://x.org/collections/a/items/S2A_1", False),
+        ("https://x.org/a/item.json?token=1", False),
+        ("https://x.org/items/a.tif?token=1", True),
+        ("item.geojson", False),
+        ("LC08_MTL.txt", False),
+        (".", False),
+        ("absent.tif", True),
+        ("/vsizip/a.zip/b.tif", True),
+        ("x" * 300, True),
+    ],
+)
+def test_what_is_meant_as_a_raster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, single: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "LC08_MTL.txt").touch()
+    assert is_raster(source) == single
+
+
+def test_an_asset_of_no_role_is_no_picture(tmp_path: Path) -> None:
+    raster(tmp_path / "a.tif")
+    content = item({"B05": {"href": "a.tif", "title": "Download"}, "browse": {"href": "b.jpg"}}, "HLSL30.v2.0")
+    assert labels(read_product(str(save(tmp_path, content)))) == ["B05"]
 
 
 def test_items_that_cannot_be_read(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "is_item",
     "is_local",
     "is_product",
+    "is_raster",
     "item_datetime",
     "item_product",
     "item_size",
@@ -64,14 +65,27 @@ def read_product(source: str) -> Product:
     Raises:
         SceneError: it does not exist, cannot be opened, or does not hold one scene.
     """
-    if not is_local(source):
-        return read_item(source) if is_item(source) else read_raster(source)
-    path = Path(source)
     try:
-        if (path.name.startswith("MTD_MSI") or path.name.upper().endswith("_MTL.TXT")) and path.is_file():
-            path = path.parent
-        if path.is_dir():
-            return read_folder(path)
+        if folder := _folder(source):
+            return read_folder(folder)
         return read_item(source) if is_item(source) else read_raster(source)
     except OSError as e:
         raise SceneError(f"{source[:200]} cannot be read: {e.strerror or e}; check its name and its permissions") from e
+
+
+def is_raster(source: str) -> bool:
+    """True for what is meant as a raster, not a folder of bands, the metadata file in it, or a STAC Item."""
+    try:
+        return not (is_item(source) or _folder(source))
+    except OSError:
+        return True
+
+
+def _folder(source: str) -> Path | None:
+    """The folder of bands that is named by itself or by the metadata file in it."""
+    if not is_local(source):
+        return None
+    path = Path(source)
+    if (path.name.startswith("MTD_MSI") or path.name.upper().endswith("_MTL.TXT")) and path.is_file():
+        return path.parent
+    return path if path.is_dir() else None

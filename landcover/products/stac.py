@@ -224,7 +224,7 @@ def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
         bands = _described_bands(asset)
         if (roles & _PICTURES and "data" not in roles) or not _is_raster(asset):
             continue
-        if bands or "data" in roles or "reflectance" in roles:
+        if bands or not roles or roles & {"data", "reflectance"}:
             kind = str(asset.get("type") or "").lower()
             found.append(_Asset(key, asset["href"], bands or (_own(asset),), kind, _resolution(bands, asset)))
     return found
