@@ -117,7 +117,7 @@ def box_of_bounds(
         raise SceneError("--bbox-crs is given, but the scene has no coordinate reference system; leave it out")
     place = crs if bounds_crs is None else _crs(bounds_crs)
     _check_order(bounds, place)
-    asked = [bounds] if bounds_crs is None else _transformed(bounds, place, crs)
+    asked = [bounds] if bounds_crs is None else _transformed(_near(bounds, place, transform, crs, size), place, crs)
     in_degrees = crs is not None and crs.is_geographic
     turns = [turned for box in asked for turned in _turns(box)] if in_degrees else asked
     found = [box for turned in turns if (box := _touched(turned, transform, size))]
@@ -167,6 +167,21 @@ def _touched(bounds: tuple[float, float, float, float], transform: Affine, size:
     row0, row1 = max(0, _floor(min(rows))), min(size[0], -_floor(-max(rows)))
     col0, col1 = max(0, _floor(min(cols))), min(size[1], -_floor(-max(cols)))
     return Box(row0, row1, col0, col1) if row0 < row1 and col0 < col1 else None
+
+
+def _near(
+    bounds: tuple[float, float, float, float], place: CRS, transform: Affine, crs: CRS, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """What of bounds lies around a scene, if any, for far from it a CRS may turn back, and the edges with it."""
+    try:
+        back = pyproj.Transformer.from_crs(crs.to_wkt(), place.to_wkt(), always_xy=True)
+    except ProjError:
+        return bounds  # as told when they are brought to the scene's CRS
+    near = _surroundings(transform, size, back, place.is_geographic)
+    if near is None or (place.is_geographic and not -180 <= bounds[0] < bounds[2] <= 180):
+        return bounds
+    west, south, east, north = (*map(max, bounds[:2], near[:2]), *map(min, bounds[2:], near[2:]))
+    return (west, south, east, north) if west < east and south < north else bounds
 
 
 def _transformed(

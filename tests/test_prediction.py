@@ -560,6 +560,13 @@ def test_where_a_crs_ends_at_the_antimeridian_a_box_across_it_is_its_part_on_tha
             reached(west)
 
 
+@pytest.mark.parametrize("box", [(-180, -90, 180, 90), (-120, -80, 150, 80), (-75, 0, 105, 84)])
+def test_a_box_far_larger_than_the_scene_is_all_of_it(box: tuple[float, float, float, float]) -> None:
+    """UTM turns back beyond 90° from its meridian, where the edges of the box are."""
+    place = Affine(10, 0, 499_000, 0, -10, 5_000_000)
+    assert box_of_bounds(box, "EPSG:4326", place, CRS.from_epsg(32633), (150, 230)) == Box(0, 150, 0, 230)
+
+
 def test_longitudes_are_those_of_the_scene_however_it_counts_them() -> None:
     beyond = Affine(0.1, 0, 170, 0, -0.1, -10), CRS.from_epsg(4326), (100, 200)  # to 190
     assert box_of_bounds((-178, -17, -177, -16), None, *beyond) == Box(60, 70, 120, 130)
