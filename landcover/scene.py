@@ -363,12 +363,15 @@ def _with_file_nodata(band: Band, file: rasterio.DatasetReader) -> Band:
 def _check_same_place(files: dict[str, rasterio.DatasetReader], finest: rasterio.DatasetReader) -> None:
     """Refuse bands that do not show the same piece of ground, within one of the coarser pixels."""
     for path, file in files.items():
+        if file.crs != finest.crs:
+            crs, other = (f.crs.to_string() if f.crs else "no CRS" for f in (file, finest))
+            raise PlaceError(f"{path} is in {crs} and {finest.name} in {other}; warp one to the CRS of the other first")
         tolerance = 1.01 * max(map(abs, (*file.res, *finest.res)))
         apart = max(abs(a - b) for a, b in zip(file.bounds, finest.bounds, strict=True))
-        if file.crs != finest.crs or apart > tolerance:
+        if apart > tolerance:
             raise PlaceError(
                 f"{path} and {finest.name} do not cover the same ground ({file.bounds} against {finest.bounds}); "
-                "the bands of a scene must share their outline and coordinate reference system"
+                "the bands of a scene must share their outline"
             )
 
 

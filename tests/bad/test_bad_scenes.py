@@ -189,6 +189,10 @@ def test_bands_of_different_places(tmp_path: Path, predict: Refuse) -> None:
         folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), transform=UTM @ Affine.translation(50, 0)
     )
     assert "do not cover the same ground" in predict(folder)
+    write_scene(folder / "nir.tif", digital_numbers(20, 20, 1), names=("nir",), crs="EPSG:32634")
+    said = predict(folder)
+    assert "nir.tif is in EPSG:32634" in said
+    assert "red.tif in EPSG:32633" in said
 
 
 def test_an_empty_folder(tmp_path: Path, predict: Refuse) -> None:
