@@ -21,7 +21,7 @@ from landcover.ground import ground_resolution
 from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
 from landcover.processors import own_threads
-from landcover.products import BandSource, Product, read_product
+from landcover.products import BandSource, read_product
 from landcover.scene import Scene
 from landcover.selection import select_model
 
@@ -49,8 +49,8 @@ def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, A
     product = read_product(source)
     with ExitStack() as stack:
         paths = dict.fromkeys(band.path for band in product.bands)
-        files = [stack.enter_context(open_raster(path, SceneError)) for path in paths]
-        finest = min(files, key=lambda file: abs(file.transform.determinant))
+        files = {path: stack.enter_context(open_raster(path, SceneError)) for path in paths}
+        finest = min(files.values(), key=lambda file: abs(file.transform.determinant))
         gsd = ground_resolution(finest.transform, finest.crs, finest.height, finest.width)
         facts = {
             "scene": source,
@@ -58,8 +58,12 @@ def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, A
             "crs": finest.crs.to_string() if finest.crs else "none",
             "pixel": f"{gsd:.4g} m on the ground" if gsd else "of unknown size on the ground",
             "sensor": product.sensor or "not told by the scene",
+            "bands": [
+                {"band": number, **_stored_band(band, said, files[band.path])}
+                for number, (band, said) in enumerate(zip(product.bands, with_scaling(product.bands), strict=True), 1)
+            ],
         }
-    return {**facts, "bands": _stored_bands(product), "model": _seen_by(source, model, choice)}
+    return {**facts, "model": _seen_by(source, model, choice)}
 
 
 def examine_machine() -> dict[str, Any]:
@@ -79,14 +83,6 @@ def examine_machine() -> dict[str, Any]:
         "memory": _memory(),
         "self-test": _self_test(),
     }
-
-
-def _stored_bands(product: Product) -> list[dict[str, Any]]:
-    bands = []
-    for number, (band, said) in enumerate(zip(product.bands, with_scaling(product.bands), strict=True), 1):
-        with open_raster(band.path, SceneError) as file:
-            bands.append({"band": number, **_stored_band(band, said, file)})
-    return bands
 
 
 def _stored_band(band: BandSource, said: BandSource, file: rasterio.DatasetReader) -> dict[str, Any]:
