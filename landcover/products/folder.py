@@ -31,6 +31,7 @@ def read_folder(folder: Path) -> Product:
     if landsat and hls:
         raise SceneError(f"{folder} holds both Landsat and HLS products; give one a folder")
     if landsat:
+        _only_product(folder, [m["product"].upper() for m in landsat])
         return read_landsat(folder, landsat)
     return _read_hls(folder, hls) if hls else _read_any(folder, files)
 
@@ -56,11 +57,9 @@ def is_product(folder: Path, rasters: list[str]) -> bool:
 
 
 def _read_hls(folder: Path, names: list[re.Match[str]]) -> Product:
-    products = sorted({m["product"] for m in names})
-    if len(products) > 1:
-        raise SceneError(f"{folder} holds bands of {len(products)} products ({', '.join(products)}); give one a folder")
+    product = _only_product(folder, [m["product"] for m in names])
     bands = tuple(only_band(folder / m.string, m["label"]) for m in names)
-    return Product(str(folder), bands, f"hls-{names[0]['kind'].lower()}", time_taken(products[0]))
+    return Product(str(folder), bands, f"hls-{names[0]['kind'].lower()}", time_taken(product))
 
 
 def _read_any(folder: Path, files: list[Path]) -> Product:
@@ -71,12 +70,7 @@ def _read_any(folder: Path, files: list[Path]) -> Product:
             f"{folder} holds {len(files)} rasters ({_listed([p.name for p in files])}), but no name ends in a band "
             "such as _B04 or _red; if one file holds all bands, give that file"
         )
-    products = sorted({ending.product for _, ending in named})
-    if len(products) > 1:
-        raise SceneError(
-            f"{folder} holds bands of {len(products)} products ({_listed([p or 'no name' for p in products])}); "
-            "give one a folder"
-        )
+    product = _only_product(folder, [ending.product for _, ending in named])
     best: dict[str, tuple[int, Path, str]] = {}
     for path, ending in named:
         key = re.sub(r"(?<=\D)0+", "", ending.label.lower())
@@ -85,7 +79,16 @@ def _read_any(folder: Path, files: list[Path]) -> Product:
         if key not in best or ending.resolution < best[key][0]:
             best[key] = (ending.resolution, path, ending.label)
     bands = tuple(only_band(path, label) for _, path, label in best.values())
-    return Product(str(folder), bands, datetime=time_taken(products[0]))
+    return Product(str(folder), bands, datetime=time_taken(product))
+
+
+def _only_product(folder: Path, products: list[str]) -> str:
+    """The product that all bands are of; a SceneError if they are of several."""
+    found = sorted(set(products))
+    if len(found) > 1:
+        names = _listed([p or "no name" for p in found])
+        raise SceneError(f"{folder} holds bands of {len(found)} products ({names}); give one a folder")
+    return found[0]
 
 
 def _hint(folder: Path) -> str:

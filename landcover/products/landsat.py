@@ -31,11 +31,8 @@ def read_landsat(folder: Path, names: list[re.Match[str]]) -> Product:
     """Read one Landsat product of band files.
 
     Raises:
-        SceneError: files of two products, an unknown spacecraft, or Level-1 without a usable MTL.txt.
+        SceneError: an unknown spacecraft, or Level-1 without a usable MTL.txt.
     """
-    products = sorted({m["product"].upper() for m in names})
-    if len(products) > 1:
-        raise SceneError(f"{folder} holds bands of {len(products)} products ({', '.join(products)}); give one a folder")
     first = names[0]
     instrument = next((crafts for crafts in _NUMBERS if first["craft"].upper() in crafts), None)
     if instrument is None:

@@ -27,7 +27,7 @@ _LARGEST = 50_000_000
 
 
 def is_safe(folder: Path) -> bool:
-    return folder.suffix.upper() == ".SAFE" or _find_metadata(folder) is not None
+    return folder.suffix.upper() == ".SAFE" or bool(_find_metadata(folder))
 
 
 def read_safe(folder: Path) -> Product:
@@ -36,13 +36,12 @@ def read_safe(folder: Path) -> Product:
     Raises:
         SceneError: metadata or images are missing, there are several granules, or the offset cannot be told.
     """
-    metadata = _find_metadata(folder)
-    if metadata is None:
+    if not (found := _find_metadata(folder)):
         raise SceneError(
             f"{folder} has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, which says how its numbers become reflectance; "
             "download it again, or give the folder of its .jp2 files with --sensor"
         )
-    level = _level(metadata)
+    metadata, level = found[0]
     values = _read_values(metadata)
     quantification, offsets = _quantification(values, level, metadata), _offsets(values, level, metadata)
     bands = [
@@ -52,15 +51,9 @@ def read_safe(folder: Path) -> Product:
     return Product(str(folder), tuple(bands), f"sentinel2-{level.lower()}", time_taken(folder.name))
 
 
-def _find_metadata(folder: Path) -> Path | None:
-    found = [p for p in sorted(folder.glob("*MTD_*.xml")) if _METADATA.search(p.name)]
-    return found[0] if found else None
-
-
-def _level(metadata: Path) -> str:
-    match = _METADATA.search(metadata.name)
-    assert match  # _find_metadata returns no other names
-    return match[1].upper()
+def _find_metadata(folder: Path) -> list[tuple[Path, str]]:
+    """The metadata files of a product, and the level that each tells, "L1C" or "L2A"."""
+    return [(p, match[1].upper()) for p in sorted(folder.glob("*MTD_*.xml")) if (match := _METADATA.search(p.name))]
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -74,11 +67,11 @@ def _images(folder: Path) -> dict[str, Path]:
     best: dict[str, tuple[int, Path]] = {}
     for path in sorted(folder.glob("GRANULE/*/IMG_DATA/**/*")):
         match = _IMAGE.search(path.name)
-        if not match or match[1].upper() not in _BANDS:
+        if not match or (label := match[1].upper()) not in _BANDS:
             continue
         resolution = int(match[2] or 0)
-        if match[1].upper() not in best or resolution < best[match[1].upper()][0]:
-            best[match[1].upper()] = (resolution, path)
+        if label not in best or resolution < best[label][0]:
+            best[label] = (resolution, path)
     if not best:
         raise SceneError(f"{folder} has no band images under GRANULE/*/IMG_DATA; download it again")
     return {label: path for label, (_, path) in best.items()}
