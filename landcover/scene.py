@@ -320,17 +320,8 @@ def open_scene(
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
-        if finest.crs is None and not allow_no_crs and (finest.gcps[0] or finest.rpcs):
-            points, how = ("control points", "") if finest.gcps[0] else ("rational polynomials (RPCs)", "-rpc ")
-            raise PlaceError(
-                f"{source} is placed on the earth by {points}, not by a grid; warp it first "
-                f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
-            )
         if finest.crs is None and not allow_no_crs:
-            raise PlaceError(
-                f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
-                "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
-            )
+            raise PlaceError(_without_place(source, finest))
         for band in bands:
             check_place(band, files[band.source.path])
         _check_same_place(files, finest)
@@ -347,6 +338,20 @@ def open_scene(
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
             datetime=product.datetime,
         )
+
+
+def _without_place(source: str, file: rasterio.DatasetReader) -> str:
+    """Why a scene without a CRS cannot be mapped, and what to do."""
+    if not (file.gcps[0] or file.rpcs):
+        return (
+            f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
+            "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
+        )
+    points, how = ("control points", "") if file.gcps[0] else ("rational polynomials (RPCs)", "-rpc ")
+    return (
+        f"{source} is placed on the earth by {points}, not by a grid; warp it first "
+        f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
+    )
 
 
 def _blocks(file: rasterio.DatasetReader) -> tuple[int, int, int, int]:
