@@ -119,7 +119,7 @@ def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Se
             )
         hint = "" if sensor else " with --sensor NAME or"
         raise OtherBandsError(
-            f"{product.name} has no band that is known to be '{name}'; it holds {_listing(product)}. "
+            f"{product.name} has no band that is known to be '{name}'; it holds {listing(product)}. "
             f"Say which is which{hint} with --bands, for example --bands {name}=1"
         )
     return _only(hits, name, product), "its name in the scene"
@@ -131,7 +131,7 @@ def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
         return product.bands[int(mapped) - 1]
     if by_label:
         return _only(by_label, name, product)
-    raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {_listing(product)}")
+    raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {listing(product)}")
 
 
 def usual_layouts(product: Product, sensor: Sensor) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
@@ -169,7 +169,8 @@ def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:
     return hits[0]
 
 
-def _listing(product: Product) -> str:
+def listing(product: Product) -> str:
+    """How many bands a product holds and what it calls each, with the number by which `--bands` knows it."""
     names = [b.label or b.common_name or "unnamed" for b in product.bands]
     listed = ", ".join(f"{i}: {n}" for i, n in enumerate(names[:20], 1))
     return f"{counted(len(names), 'band')} ({listed}{', …' if len(names) > 20 else ''})"

@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
-from landcover.bands import Choice, check_place, open_file, resolve_bands, view_of
+from landcover.bands import Choice, check_place, listing, open_file, resolve_bands, view_of
 from landcover.classmap import check_values, count_values, filled, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
@@ -34,8 +34,6 @@ _LINE = 22
 _SWATCH = 14
 _INK = (32, 32, 32, 255)
 _PAPER = (255, 255, 255, 255)
-_LISTED = 12
-"""How many bands are named in an error."""
 
 
 def preview(
@@ -115,10 +113,8 @@ def _openable(source: str | Path, bands: Mapping[str, str] | None) -> tuple[str 
     try:
         found = resolve_bands(product, _COLOURS, choice)
     except OtherBandsError as e:
-        names = ", ".join(b.label or b.common_name or "unnamed" for b in product.bands[:_LISTED])
-        more = f" and {len(product.bands) - _LISTED} more" if len(product.bands) > _LISTED else ""
         raise BandError(
-            f"{source} does not tell which of its bands ({names}{more}) are red, green and blue; say it with "
+            f"{source} does not tell which of its {listing(product)} are red, green and blue; say it with "
             "landcover preview --bands red=3,green=2,blue=1, or show one of its files"
         ) from e
     with ExitStack() as stack:

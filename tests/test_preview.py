@@ -204,7 +204,7 @@ def test_a_band_with_another_name_is_not_taken_for_blue_by_its_number(tmp_path: 
     """Landsat's Multispectral Scanner had none that is blue; its B2 was red."""
     values = np.ones((4, 20, 30), np.uint8)
     item = write_item(tmp_path, values, {"B1": "green", "B2": "red", "B3": "nir08", "B4": "nir09"})
-    with pytest.raises(BandError, match=r"which of its bands \(B1, B2, B3, B4\) are red, green and blue") as caught:
+    with pytest.raises(BandError, match=r"which of its 4 bands \(1: B1, 2: B2, 3: B3, 4: B4\) are red") as caught:
         preview(item, tmp_path / "item.png")
     assert "--sensor" not in str(caught.value), "the command has no such option"
 
