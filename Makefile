@@ -75,7 +75,6 @@ models: setup build/mobilenet_v2.pth
 # The recipe of the default model, cross-validated by place: nothing that a fold learns from has seen what it holds out.
 crossvalidate: setup build/mobilenet_v2.pth
 	$(TRAIN) configs/train/teachers.toml --folds 5 --out build/teachers
-	$(TRAIN) configs/train/teachers.toml --folds 5 --seed 2 --out build/teachers-2
 	$(TRAIN) configs/train/refined.toml --init build/teachers --folds 5 --out build/refined
 
 build/mobilenet_v2.pth:
