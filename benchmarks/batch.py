@@ -123,9 +123,10 @@ def batch(catalog: Path, out: Path, *more: str) -> list[dict]:
     """Run a batch; gives its events with the seconds since its start."""
     args = [sys.executable, "-m", "landcover", "batch", str(catalog), "--out", str(out), "--json", *more]
     began = time.perf_counter()
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    return [json.loads(line) | {"at": time.perf_counter() - began} for line in process.stdout]
+    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = (line for line in process.stderr if line.startswith("{"))  # others are warnings
+    return [json.loads(line) | {"at": time.perf_counter() - began} for line in lines]
 
 
 def catalog(folder: Path, count: int = 100_000) -> None:

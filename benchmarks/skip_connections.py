@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812, torch's own name for it
 from landcover.accuracy import confusion, f1_scores, macro_f1, overall_accuracy
 from landcover.network import UNet
 from landcover.recipes import Recipe, read_recipe
-from landcover.specs import load_legend
+from landcover.specs import BandStats, ModelSpec, load_legend
 from landcover.training.checkpoints import read_checkpoint
 from landcover.training.learning import Task, View, held_out_logits, learn
 from landcover.training.places import folds
@@ -68,7 +68,9 @@ def measure(recipe: Recipe, samples: Samples, network: UNet, seed: int, stride: 
     mean, stddev = (tuple(map(float, values)) for values in samples.band_stats(train))
     view = View(tuple(range(len(samples.bands))), mean, stddev)
     recipe = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"seed": seed})})
-    task = Task(recipe, legend, samples, train, held_out, view, stride)
+    stats = tuple(BandStats(mean=m, stddev=s) for m, s in zip(mean, stddev, strict=True))
+    spec = ModelSpec(name="unet", architecture="unet", bands=samples.bands, stats=stats, legend=legend)
+    task = Task(recipe, spec, samples, train, held_out, view, stride)
     with tempfile.TemporaryDirectory() as folder:
         for _ in learn(task, network, Path(folder), torch.device("cpu")):
             pass

@@ -53,15 +53,15 @@ def in_one_piece(shapes: np.ndarray) -> np.ndarray:
     return shapes
 
 
-def as_counted(polygons: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
-    """Polygons of longitudes that reach a raster as it counts them, also below -180 or above 180; all if none does."""
+def as_counted(shapes: np.ndarray, transform: Affine, size: tuple[int, int]) -> np.ndarray:
+    """Shapes in degrees that reach a raster as it counts longitudes, also below -180 or above 180; all if none does."""
     lons = [(transform @ (col, row))[0] for row in (0, size[0]) for col in (0, size[1])]
-    low, _, high, _ = shapely.bounds(polygons).reshape(-1, 4).T
+    low, _, high, _ = shapely.bounds(shapes).reshape(-1, 4).T
     reaching = [
-        shapely.transform(polygons[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
+        shapely.transform(shapes[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
         for turn in (0, -360, 360)
     ]
-    return found if len(found := np.concatenate(reaching)) else polygons
+    return found if len(found := np.concatenate(reaching)) else shapes
 
 
 def _together(parts: Sequence[BaseGeometry]) -> BaseGeometry:

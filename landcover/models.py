@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from landcover.errors import ModelError, OutputError, is_text, nearest
-from landcover.outputs import disk_errors, publish_bytes
+from landcover.outputs import check_here, disk_errors, publish_bytes
 from landcover.scaling import CLIP
 from landcover.specs import Legend, ModelSpec, explain
 
@@ -169,6 +169,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     with disk_errors(folder):
         if (folder / CARD).exists() and not overwrite:
             raise ModelError(f"{folder} holds a model already; add --overwrite to replace it")
+        check_here(folder)
         if not folder.parent.is_dir():
             raise OutputError(f"the folder {folder.parent} does not exist; make it first")
 

@@ -25,6 +25,7 @@ from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
 from landcover.models import Model
 from landcover.outputs import check_destination
+from landcover.products import is_local
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
@@ -207,7 +208,7 @@ class Plan:
 
     def _tags(self, **more: Any) -> dict[str, str]:
         return tags(
-            scene=Path(self.scene.name.partition("?")[0]).name,  # a signed address keeps its secret
+            scene=_file_name(self.scene.name),
             model=self.model.spec.name,
             model_sha256=self.model.sha256,
             engine=self.choice.tag,
@@ -217,7 +218,7 @@ class Plan:
                 "batch": self.batch_size,
             },
             bands={b.name: b.facts for b in self.scene.bands},
-            aoi=None if self.area is None else Path(str(self.options.aoi).partition("?")[0]).name,
+            aoi=None if self.area is None else _file_name(str(self.options.aoi)),
             **more,
         )
 
@@ -407,6 +408,11 @@ def map_legend(legend: Legend | None, model: Model) -> Legend:
             f"{', '.join(legend.names)}: name its classes as the model does"
         )
     return legend
+
+
+def _file_name(name: str) -> str:
+    """The name of a file, of a signed address without its secret."""
+    return Path(name if is_local(name) else name.partition("?")[0]).name
 
 
 def _identity(path: str) -> list[Any]:

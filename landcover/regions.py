@@ -218,7 +218,7 @@ def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, i
         raise ConfigError(f"--aoi {path} holds no polygon")
     if crs is not None and frame.crs is None:
         raise ConfigError(f"--aoi {path} has no CRS, so its place is unknown; assign one")
-    if (frame.geom_type == "GeometryCollection").any():  # as overlays of layers leave; there are polygons in them
+    while (frame.geom_type == "GeometryCollection").any():  # as overlays of layers leave; there are polygons in them
         frame = frame[~frame.is_empty].explode(index_parts=False)
     frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"]) & ~frame.is_empty]
     if not len(frame):

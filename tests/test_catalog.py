@@ -56,17 +56,31 @@ def test_a_folder_is_all_its_rasters_below_it_but_no_side_car_and_nothing_hidden
 
 
 def test_links_to_folders_elsewhere_are_followed_and_no_scene_is_found_twice(tmp_path: Path) -> None:
-    touch(tmp_path, "scenes/2024/a.tif", "archive/2023/b.tif", "other/c.tif")
+    touch(tmp_path, "scenes/2024/a.tif", "archive/2023/b.tif", "archive/2023/deep/d.tif", "other/c.tif")
     for link, target in {
         "scenes/2023": "../archive/2023",
         "scenes/latest": "2024",
         "scenes/2024/up": "..",
         "archive/2023/other": "../../other",
         "other/back": "../archive/2023",
+        "scenes/2023-again": "../archive/2023",
+        "scenes/part": "../archive/2023/deep",
         "scenes/gone": "nowhere",
     }.items():
         (tmp_path / link).symlink_to(target)
-    assert names(read_catalog(str(tmp_path / "scenes"))) == ["2023/b", "2023/other/c", "2024/a"]
+    entries = read_catalog(str(tmp_path / "scenes"))
+    assert sorted(Path(name).name for name in names(entries)) == ["a", "b", "c", "d"]
+    assert "2024/a" in names(entries)
+
+
+def test_folders_that_are_all_linked_to_each_other_are_listed_once(tmp_path: Path) -> None:
+    for k in range(9):
+        touch(tmp_path, f"{k}/{k}.tif")
+        for other in range(9):
+            (tmp_path / str(k) / f"to{other}").symlink_to(f"../{other}")
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / "first").symlink_to("../0")
+    assert len(read_catalog(str(tmp_path / "scenes"))) == 9
 
 
 SAFE = "S2A_MSIL2A_20220701T101041_N0400_R022_T33UUP_20220701T140000"

@@ -611,7 +611,8 @@ def test_polygons_in_collections_are_of_the_area(tmp_path: Path, pointwise: Mode
     """An overlay of layers leaves some polygons together with the lines at which others only touch them."""
     scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 40))
     first, second = (shapely.box(*(UTM @ (col, 30)), *(UTM @ (col + 10, 10))) for col in (0, 25))
-    mixed = shapely.GeometryCollection([shapely.LineString([UTM @ (0, 0), UTM @ (40, 0)]), second])
+    inner = shapely.GeometryCollection([second])
+    mixed = shapely.GeometryCollection([shapely.LineString([UTM @ (0, 0), UTM @ (40, 0)]), inner])
     geopandas.GeoSeries([first, mixed], crs="EPSG:32633").to_file(tmp_path / "area.gpkg")
     how = {"model": pointwise, "engine": "torch", "allow_untrained": True}
     ids = read_map(predict(scene, tmp_path / "map.tif", aoi=tmp_path / "area.gpkg", **how))

@@ -527,6 +527,16 @@ def test_an_item_of_version_1_0(tmp_path: Path) -> None:
     assert (red.label, red.common_name, red.scale, red.offset, red.nodata) == ("B04", "red", 1e-4, -0.1, 0)
 
 
+def test_assets_without_roles_count_where_no_other_says_what_it_is(tmp_path: Path) -> None:
+    silent = {key: {"href": f"{key}.tif", "type": "image/tiff"} for key in ("B04", "visual")}
+    far = {"qa": {"href": "ftp://example.com/qa.tif", "type": "image/tiff"}}
+    write_scene(tmp_path / "B04.tif", np.ones((1, 8, 8), np.uint16), names=())
+    alone = read_product(str(save(tmp_path, item(silent))))
+    assert [band.path for band in alone.bands] == [str(tmp_path / "B04.tif")]
+    beside = read_product(str(save(tmp_path, item({"red": asset("./red.tif", "B04", "red")} | silent | far))))
+    assert [band.path for band in beside.bands] == [str(tmp_path / "red.tif")]
+
+
 def test_an_item_of_version_1_1(tmp_path: Path) -> None:
     bands = [{"name": "B04", "eo:common_name": "red", "raster:scale": 0.0001}]
     assets = {

@@ -116,6 +116,19 @@ def test_a_test_scene_is_scored_through_predict(tmp_path: Path) -> None:
     assert "| the scene \\| itself | 16,384 |" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_shapes_on_both_sides_of_the_antimeridian_are_learned_from(tmp_path: Path) -> None:
+    """A scene in degrees counts on above 180, and what lies there is drawn at -179."""
+    recipe = write_lesson(tmp_path, side=32, labels="shapes.gpkg")
+    place = Affine(0.05, 0, 179.2, 0, -0.05, 1)  # to 180.8
+    write_scene(tmp_path / "scene.tif", digital_numbers(32, 32), crs="EPSG:4326", transform=place)
+    shapes = [box(179.3, 0, 179.5, 0.5), box(-179.5, 0, -179.3, 0.5), box(-30, 0, -29, 1)]
+    frame = geopandas.GeoDataFrame({"class": ["bright", "dark", "dark"]}, geometry=shapes, crs="EPSG:4326")
+    frame.to_file(tmp_path / "shapes.gpkg")
+    (source,) = read_recipe(recipe).sources
+    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    assert np.bincount(piece.labels.ravel(), minlength=3)[1:].tolist() == [40, 40]
+
+
 def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What no shape covers is ignored; what two classes claim too."""
     recipe = write_lesson(tmp_path, labels="shapes.gpkg")

@@ -67,13 +67,21 @@ def _scenes_below(root: str) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise error
 
+    seen = {os.path.realpath(root)}
+
+    def is_new(folder: Path) -> bool:
+        before = len(seen)
+        seen.add(os.path.realpath(folder))
+        return len(seen) > before
+
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         rasters = _rasters(files)
         if is_product(Path(folder), rasters):
             folders.clear()
             yield folder
             continue
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_known(Path(folder, name), root)]
+        below = [(name, Path(folder, name)) for name in folders if not name.startswith(".")]
+        folders[:] = [name for name, path in below if not _is_known(path, root) and is_new(path)]
         yield from (f"{folder}{os.sep}{name}" for name in rasters)
 
 

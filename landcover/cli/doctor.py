@@ -24,4 +24,4 @@ def doctor(json_: Annotated[bool, Option("--json", help="Print one JSON document
             for key, value in facts.items() if isinstance(facts, dict) else ():
                 typer.echo(f"  {key}: {value}")
     if report["self-test"] != "passed":
-        raise typer.Exit(1)
+        raise typer.Exit(3)

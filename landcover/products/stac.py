@@ -215,8 +215,9 @@ def _what(item: Any, kind: Any) -> str:
 
 
 def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
-    """The assets that are rasters of data, in the item's order."""
-    found = []
+    """The assets that are rasters of data, in the item's order; where none says so, those that say nothing."""
+    found: list[_Asset] = []
+    silent: list[_Asset] = []
     for key, asset in item["assets"].items():
         if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
             raise SceneError(f"{source}: asset '{key}' has no href; repair the item")
@@ -224,10 +225,12 @@ def _assets(source: str, item: dict[str, Any]) -> list[_Asset]:
         bands = _described_bands(asset)
         if (roles & _PICTURES and "data" not in roles) or not _is_raster(asset):
             continue
-        if bands or not roles or roles & {"data", "reflectance"}:
+        told = bands or roles & {"data", "reflectance"}
+        if told or not (roles or key in _PICTURES):
             kind = str(asset.get("type") or "").lower()
-            found.append(_Asset(key, asset["href"], bands or (_own(asset),), kind, _resolution(bands, asset)))
-    return found
+            raster = _Asset(key, asset["href"], bands or (_own(asset),), kind, _resolution(bands, asset))
+            (found if told else silent).append(raster)
+    return found or silent
 
 
 def _own(asset: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from landcover.antimeridian import as_counted
 from landcover.bands import open_file
 from landcover.errors import SamplesError, SceneError
 from landcover.grid import Box
@@ -227,9 +228,14 @@ class _Shapes:
         near = ~shapely.is_empty(shapes)  # the others were cut off
         if not near.any():
             raise SamplesError(f"{path} and {scene.name} do not overlap: all shapes lie elsewhere")
-        _check_overlap(str(path), scene, scene.crs, tuple(shapely.total_bounds(shapes[near])))
+        of_class = {k: shapes[near & (numbers == k)] for k in np.unique(numbers[near])}
+        if scene.crs is not None and scene.crs.is_geographic:
+            size = (scene.height, scene.width)
+            of_class = {k: as_counted(some, scene.transform, size) for k, some in of_class.items()}
+        every = np.concatenate(list(of_class.values()))
+        _check_overlap(str(path), scene, scene.crs, tuple(shapely.total_bounds(every)))
         self._scene = scene
-        self._classes = {k: geopandas.GeoSeries(shapes[near & (numbers == k)]) for k in np.unique(numbers[near])}
+        self._classes = {k: geopandas.GeoSeries(some) for k, some in of_class.items()}
 
     def __enter__(self) -> "_Shapes":
         return self

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from landcover.errors import ConfigError, OutputError, counted, nearest
 from landcover.models import CARD, Model
-from landcover.outputs import disk_errors
+from landcover.outputs import check_here, disk_errors
 from landcover.recipes import PackSource, Recipe, SceneSource, read_recipe
 from landcover.specs import BandStats, Legend, ModelSpec, explain, load_legend, read_text
 from landcover.training.crossvalidation import FOLDS, models_by_fold
@@ -196,6 +196,7 @@ def _devices(device: str, workers: int | None, batch: int) -> tuple[str, ...]:
 def _check_destination(out: Path, recipe: Recipe, config: Path, *, overwrite: bool) -> None:
     """Refuse a folder that cannot be written, or that holds anything but a model."""
     with disk_errors(out):
+        check_here(out)
         if not out.parent.is_dir():
             raise OutputError(f"the folder {out.parent} does not exist; make it first")
         if out.name in ("", "..") or os.path.ismount(out):

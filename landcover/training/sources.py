@@ -137,7 +137,8 @@ def _load_pack(source: PackSource) -> dict[str, np.ndarray]:
 
 
 def _read_chips(source: ChipsSource, bands: tuple[str, ...], legend: Legend, chip: int) -> Iterator[Piece]:
-    images = sorted(p for p in source.images.rglob("*") if _is_raster(p))
+    every = (p for p in source.images.rglob("*") if _is_raster(p))
+    images = sorted(p for p in every if not any(x.startswith(".") for x in p.relative_to(source.images).parts))
     if not source.images.is_dir():
         raise SamplesError(f"{source.images} is no folder of images; correct images in the recipe")
     if not images:
