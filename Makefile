@@ -1,4 +1,4 @@
-# make setup · demo · test · check · bench · models · crossvalidate · evaluate. Every target sets up what it needs in .venv.
+# make setup · demo · test · check · bench · models · evaluate. Every target sets up what it needs in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ DEMO ?= demo
 SAMPLE ?= sample_tiles/s2_eastern_shore.tif
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench models crossvalidate evaluate clean
+.PHONY: setup demo test check bench models evaluate clean
 
 setup: $(READY)
 
@@ -71,11 +71,6 @@ models: setup build/mobilenet_v2.pth
 	$(BIN)/python benchmarks/average.py build/landcover-rgbn-first build/landcover-rgbn-waters --out build/landcover-rgbn --recipe configs/train/landcover-rgbn.toml
 	$(TRAIN) configs/train/landcover-rgb.toml --init landcover-6band --out build/landcover-rgb-first
 	$(TRAIN) configs/train/landcover-rgb.toml --init build/landcover-rgb-first --out build/landcover-rgb
-
-# The recipe of the default model, cross-validated by place: nothing that a fold learns from has seen what it holds out.
-crossvalidate: setup build/mobilenet_v2.pth
-	$(TRAIN) configs/train/teachers.toml --folds 5 --out build/teachers
-	$(TRAIN) configs/train/refined.toml --init build/teachers --folds 5 --out build/refined
 
 build/mobilenet_v2.pth:
 	mkdir -p build/download
