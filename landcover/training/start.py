@@ -96,7 +96,7 @@ def check_batch(network: nn.Module, bands: int, chips: int, size: int, *, frozen
     """Refuse batches so small that a layer which normalises by them would see one number of each channel.
 
     Args:
-        network: is not run itself, and no memory is taken.
+        network: is neither run nor changed.
         bands, chips, size: of a batch.
         frozen: its encoder is.
 
