@@ -12,11 +12,13 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import typer
 import yaml
 from affine import Affine
 
 import landcover
 from landcover import inspection
+from landcover.cli.doctor import doctor
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 ROOT = Path(__file__).parent.parent
@@ -190,6 +192,9 @@ def test_doctor_tells_of_a_package_that_cannot_be_loaded(monkeypatch: pytest.Mon
     told = inspection.examine_machine()
     assert told["devices"]["predict takes"].startswith("none: ImportError: libopenvino.so")
     assert told["self-test"].startswith("failed: ImportError")
+    with pytest.raises(typer.Exit) as ended:
+        doctor(json_=True)
+    assert ended.value.exit_code == 3
 
 
 def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:

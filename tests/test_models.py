@@ -15,7 +15,17 @@ import pytest
 import torch
 
 from landcover.errors import ModelError, OutputError
-from landcover.models import CARD, EMBEDDED, WEIGHTS, Model, embedded_models, init_model, load_model, save_model
+from landcover.models import (
+    CARD,
+    EMBEDDED,
+    WEIGHTS,
+    Model,
+    check_folder,
+    embedded_models,
+    init_model,
+    load_model,
+    save_model,
+)
 from landcover.network import architectures, build_network, total_stride
 from landcover.planning import Options, make_plan
 from landcover.prediction import predict
@@ -566,3 +576,11 @@ def test_the_map_of_an_enlarged_scene_has_no_seams(engine: str, tmp_path: Path) 
     assert (whole != cut).mean() < 0.01
     with_explain = make_plan(Options(scene, tmp_path / "map.tif", **how)).describe()
     assert with_explain["enlarged"] == "2 ×, to 5 m, as the network sees"
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/model", "https://example.org/model", "/vsis3/bucket/model"])
+def test_an_address_is_no_place_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=f"{out} is an address"):
+        check_folder(Path(out), overwrite=False)
+    assert not list(tmp_path.iterdir())

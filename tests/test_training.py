@@ -523,6 +523,11 @@ def test_what_was_learned_from_is_not_held_out(
         train(plan_training(recipe, tmp_path / "m", init=two_folds.parent / init, device="cpu", folds=folds))
 
 
+def test_an_address_is_no_place_for_what_is_trained(lesson: Path) -> None:
+    with pytest.raises(OutputError, match="s3://bucket/model is an address"):
+        plan_training(lesson, "s3://bucket/model", device="cpu")
+
+
 def test_folds_that_do_not_say_what_they_held_out_are_refused(two_folds: Path, tmp_path: Path) -> None:
     for held_out in ("3}", "[" * 100_000):
         (tmp_path / "folds.json").write_text('{"folds": [], "held_out": ' + held_out)
