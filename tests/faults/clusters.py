@@ -14,6 +14,8 @@ from tests.faults.runs import TINY
 
 PATIENCE_SECONDS = 120
 
+_batches: list[subprocess.Popen] = []
+
 
 class Cluster:
     """A scheduler and its workers."""
@@ -78,13 +80,24 @@ def kill_group(process: subprocess.Popen) -> None:
 def start_batch(catalog: Path, out: Path, model: Model, *more: str | Path) -> subprocess.Popen:
     """Start the command in a process group of its own."""
     args = ["batch", str(catalog), "--out", str(out), "--model", str(model.folder), *TINY, *map(str, more)]
-    return subprocess.Popen(
+    batch = subprocess.Popen(
         [sys.executable, "-m", "landcover", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    _batches.append(batch)
+    return batch
+
+
+def kill_batches() -> None:
+    """Kill those that were started and not waited for, as after a test that failed."""
+    while _batches:
+        batch = _batches.pop()
+        if not batch.stdout.closed:
+            kill_group(batch)
+            batch.communicate()
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:

@@ -5,18 +5,27 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from landcover.models import Model
-from tests.faults.clusters import PATIENCE_SECONDS, cluster, end, kill_group, start_batch, wait_for
+from tests.faults.clusters import PATIENCE_SECONDS, cluster, end, kill_batches, kill_group, start_batch, wait_for
 from tests.faults.runs import command, run
 from tests.scenes import digital_numbers, write_scene
 
 pytestmark = pytest.mark.slow
 
 NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """What a test that fails has started would take the processors, and raise its warnings, in later ones."""
+    yield
+    kill_batches()
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +58,16 @@ def leftovers(out: Path) -> list[str]:
     return [str(p) for name in NAMES for p in (out / name).glob(".*")]
 
 
-def children(process: subprocess.Popen) -> list[int]:
-    """Processes that a process has started, the youngest last."""
+def workers(process: subprocess.Popen) -> list[int]:
+    """Processes of the workers that a process has started; not those that live for an instant, to ask the system."""
     import psutil
 
-    return [c.pid for c in psutil.Process(process.pid).children(recursive=True)]
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if any("spawn_main" in word for word in child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 def test_nobody_on_the_network_can_reach_the_cluster_of_a_machine(
@@ -63,7 +77,7 @@ def test_nobody_on_the_network_can_reach_the_cluster_of_a_machine(
 
     batch = start_batch(scenes, tmp_path / "out", pointwise, "--workers", "2")
     wait_for(lambda: begun(tmp_path / "out"))
-    processes = [psutil.Process(number) for number in (batch.pid, *children(batch))]
+    processes = [psutil.Process(number) for number in (batch.pid, *workers(batch))]
     ports = [c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
     assert len(ports) >= 3, "the scheduler and its workers"
     assert {address.ip for address in ports} == {"127.0.0.1"}
@@ -75,7 +89,7 @@ def test_a_worker_is_killed(tmp_path: Path, scenes: Path, pointwise: Model, undi
     out = tmp_path / "out"
     batch = start_batch(scenes, out, pointwise, "--workers", "2")
     wait_for(lambda: begun(out))
-    os.kill(max(children(batch)), signal.SIGKILL)
+    os.kill(max(workers(batch)), signal.SIGKILL)
     code, said = end(batch)
     assert code == 0, said
     assert maps(out) == undisturbed
@@ -158,7 +172,7 @@ def test_interrupted_while_workers_start_it_ends_without_a_word_of_dask(
     tmp_path: Path, scenes: Path, pointwise: Model, seconds: float
 ) -> None:
     batch = start_batch(scenes, tmp_path / "out", pointwise, "--workers", "2")
-    wait_for(lambda: children(batch))
+    wait_for(lambda: workers(batch))
     time.sleep(seconds)
     os.killpg(batch.pid, signal.SIGINT)
     code, said = end(batch)
@@ -192,7 +206,7 @@ def test_a_stopped_worker_is_given_up(
     with cluster(tmp_path, 2, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5s") as running:
         batch = start_batch(scenes, out, pointwise, "--scheduler", running.file)
         wait_for(lambda: begun(out))
-        for pid in children(running.workers[0]):
+        for pid in workers(running.workers[0]):
             os.kill(pid, signal.SIGSTOP)
         code, said = end(batch)
     assert code == 0, said
