@@ -51,6 +51,7 @@ from landcover.training.sources import Piece, read_source
 from landcover.training.start import refined_network, soften
 from tests.commands import landcover
 from tests.lessons import change, patches, write_labels, write_lesson
+from tests.ports import listening
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
 from tests.test_models import Bomb
 
@@ -537,13 +538,12 @@ def test_folds_that_do_not_say_what_they_held_out_are_refused(two_folds: Path, t
 
 def test_several_processes_learn_together(lesson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with weights of its own: those that it was handed lie in memory that all share. Nobody else can join."""
-    changed, listening = [], set()
+    changed, addresses = [], set()
 
     def watched(task: Task, network: torch.nn.Module, *rest: Any) -> Iterator[Step]:
         before = {name: w.clone() for name, w in network.state_dict().items()}
         for step in learn_on(task, network, *rest):
-            ports = [c for p in psutil.Process().children(recursive=True) for c in p.net_connections()]
-            listening.update(c.laddr.ip for c in ports if c.status == psutil.CONN_LISTEN)
+            addresses.update(listening(psutil.Process().children(recursive=True)))
             yield step
         changed.extend(name for name, w in network.state_dict().items() if not w.equal(before[name]))
 
@@ -551,7 +551,7 @@ def test_several_processes_learn_together(lesson: Path, monkeypatch: pytest.Monk
     out = lesson.parent / "together"
     train(plan_training(lesson, out, device="cpu", workers=2))
     assert not changed
-    assert listening <= {"127.0.0.1"}
+    assert addresses <= {"127.0.0.1"}
     assert {p.name for p in out.iterdir()} == OUTCOME
     assert load_model(out).spec.accuracy["places held out"]["macro_f1"] > 0.8
 

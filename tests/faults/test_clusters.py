@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from landcover.models import Model
 from tests.faults.clusters import PATIENCE_SECONDS, cluster, end, kill_batches, kill_group, start_batch, wait_for
 from tests.faults.runs import command, run
+from tests.ports import listening
 from tests.scenes import digital_numbers, write_scene
 
 pytestmark = pytest.mark.slow
@@ -60,8 +62,6 @@ def leftovers(out: Path) -> list[str]:
 
 def workers(process: subprocess.Popen) -> list[int]:
     """Processes of the workers that a process has started; not those that live for an instant, to ask the system."""
-    import psutil
-
     found = []
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):
@@ -73,14 +73,11 @@ def workers(process: subprocess.Popen) -> list[int]:
 def test_nobody_on_the_network_can_reach_the_cluster_of_a_machine(
     tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:
-    import psutil
-
     batch = start_batch(scenes, tmp_path / "out", pointwise, "--workers", "2")
     wait_for(lambda: begun(tmp_path / "out"))
-    processes = [psutil.Process(number) for number in (batch.pid, *workers(batch))]
-    ports = [c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
-    assert len(ports) >= 3, "the scheduler and its workers"
-    assert {address.ip for address in ports} == {"127.0.0.1"}
+    addresses = listening(psutil.Process(number) for number in (batch.pid, *workers(batch)))
+    assert len(addresses) >= 3, "the scheduler and its workers"
+    assert set(addresses) == {"127.0.0.1"}
     assert end(batch)[0] == 0
 
 
