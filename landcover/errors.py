@@ -13,6 +13,10 @@ class PlaceError(SceneError):
     """A scene says nothing of its place on the earth, or its bands do not share one."""
 
 
+class NoSceneError(SceneError):
+    """A raster is no scene, but what was made of one."""
+
+
 class EmptyError(SceneError):
     """A scene has no valid pixel where it is to be mapped."""
 

@@ -21,6 +21,11 @@ def tags(**facts: Any) -> dict[str, str]:
     return {PREFIX + k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in named.items()}
 
 
+def is_made(tags: Mapping[str, str]) -> bool:
+    """Whether a raster with these tags is a result, and no scene."""
+    return PREFIX + "VERSION" in tags
+
+
 def legend_tag(tags: Mapping[str, str]) -> str | None:
     """The legend that a map carries, as JSON, or None."""
     return tags.get(PREFIX + "LEGEND")

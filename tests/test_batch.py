@@ -664,7 +664,50 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, scenes: Path, pointwis
     how = {"choose": {"aoi": tmp_path / "out" / "polygons.gpkg"}}
     with pytest.raises(CatalogError, match=r"polygons\.gpkg would be written over"):
         planned(scenes, tmp_path / "out", pointwise, merged={}, **how)
+    table.unlink()
     assert planned(scenes, tmp_path / "out", pointwise, **how)
+
+
+@pytest.mark.parametrize("name", ["catalog.json", "mosaic.vrt", "run.json", "mosaic.tif", "polygons.gpkg"])
+def test_what_no_batch_has_made_is_not_written_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model, name: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"of": "someone else"}')
+    gathered = ["--mosaic", "later", "--vectorize", "--merge-polygons"]
+    gathered = gathered if name in ("mosaic.tif", "polygons.gpkg") else []
+    for more in (["--dry-run"], []):
+        refused = batch(capsys, scenes, out, pointwise, *gathered, *more)
+        assert refused.code == 3
+        assert f"Error: {out / name} exists already, and no batch made it; give another folder" in refused.err
+    assert (out / name).read_text() == '{"of": "someone else"}'
+    assert batch(capsys, scenes, out, pointwise, *gathered, "--overwrite").code == 0
+    shutil.rmtree(out / FOLDER)
+    assert batch(capsys, scenes, out, pointwise, *gathered).code == 0, "of a batch of which nothing is known any more"
+
+
+def test_results_that_lie_among_scenes_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+) -> None:
+    """Of another batch, or of `landcover predict`, under whatever name; as scenes they would all fail."""
+    assert batch(capsys, scenes, scenes / "first", pointwise).code == 0
+    shutil.copy(map_of(scenes / "first", "one"), scenes / "one_map.tif")
+    for catalog in (scenes, scenes / "**/*.tif"):
+        plan = batch(capsys, catalog, scenes / "second", pointwise, "--dry-run", "--json")
+        assert {scene["name"] for scene in json.loads(plan.out)["largest"]} == set(SIZES)
+        assert caplog.messages[-1].startswith("Left out, for landcover made them: ")
+        assert str(scenes / "one_map.tif") in caplog.messages[-1]
+    nothing = batch(capsys, scenes / "first", tmp_path / "out", pointwise)
+    assert nothing.code == 3
+    assert f"{scenes / 'first'} names nothing but what landcover made" in nothing.err
+    assert batch(capsys, scenes / "one_map.tif", tmp_path / "out", pointwise).code == 4, "it was asked for by name"
+    built = landcover(capsys, "catalog", "build", scenes, "--out", tmp_path / "scenes.parquet")
+    assert f"Wrote {tmp_path / 'scenes.parquet'}: {len(SIZES)} scenes; " in built.err
 
 
 def test_only_maps_of_a_batch_are_taken_for_them(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
@@ -905,7 +948,7 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
         raise MapError("a map is broken")
 
     out = tmp_path / "out"
-    out.mkdir()
+    assert batch(capsys, scenes / "one.tif", out, pointwise).code == 0
     shutil.copy(SAMPLES / "landsat7_labels.tif", out / "mosaic.tif")
     monkeypatch.setattr(gathering, "_mosaic", fail)
     result = batch(capsys, scenes / "two.tif", out, pointwise, "--merge-polygons")

@@ -598,7 +598,7 @@ def test_a_catalog_of_a_folder_is_read_back(
     out.parent.mkdir()
     outcome = landcover(capsys, "catalog", "build", scenes, "--out", out)
     assert outcome.code == 0, outcome.err
-    assert f"Wrote {out}: 3 scenes; 2 could not be read" in outcome.err
+    assert f"Wrote {out}: 3 scenes; 2 left out" in outcome.err
     assert outcome.err.count("Left out: ") == 2
     entries = read_catalog(str(out))
     assert names(entries) == FOUND

@@ -17,14 +17,14 @@ from uuid import uuid4
 from rasterio.errors import NotGeoreferencedWarning
 
 from landcover import __version__
-from landcover.batch.apart import check_apart, is_output
+from landcover.batch.apart import Flaws, check_apart, check_folder, without_outputs, without_results
 from landcover.batch.checks import BandCheck, check_device, check_options
 from landcover.batch.cluster import share_machine
 from landcover.batch.identity import digest, identity, sensor_content, unsigned
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
-from landcover.catalog import Entry, choose, is_pattern, measure, read_catalog
+from landcover.catalog import Entry, choose, measure, read_catalog
 from landcover.errors import (
     BandError,
     BatchError,
@@ -38,13 +38,15 @@ from landcover.errors import (
 from landcover.models import Model, embedded_models, load_model
 from landcover.outputs import disk_errors
 from landcover.planning import Options, map_legend, read_legend
-from landcover.products import is_local
 from landcover.provenance import without_secrets
 
 _THREADS = 8
 _MANY = 2000
 _CHUNK = 200
 """Headers of scenes are opened by so many threads, or, where there are many scenes, by processes, so many at a time."""
+
+_LISTED = 5
+"""Scenes that a sentence names."""
 
 _ITEMS = (".json", ".geojson")
 """Suffixes of files that only tell where the pixels are."""
@@ -99,7 +101,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     check_bands(options.mapping)
     if options.only_failed and not known:
         raise BatchError(f"--only-failed: no batch has mapped scenes into {options.out} yet; leave --only-failed out")
-    scenes = _scenes(options)
+    scenes = without_outputs(read_catalog(options.catalog), options)
     told = {e.name: e.datetime for e in scenes}  # what is found out by looking at a scene is no change of it
     entries = _chosen(scenes, options)
     mapping = _mapping(options, model)
@@ -119,26 +121,17 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     if left and options.scheduler is None:
         check_device(options)
     check_apart(options, [job for _, job in left])
+    check_folder(options, known)
     if options.only_failed:
         left = left[: options.choose.get("limit")]
-    jobs, unreadable = _sized(left)
-    broken += unreadable
+    jobs, flaws = _sized(left)
+    flaws = without_results(flaws, options, others=bool(jobs or done or broken))
+    broken += [_broken(entry, flaw) for entry, flaw in flaws]
     if options.strict and broken:
         raise CatalogError(_listed(broken))
     jobs.sort(key=lambda job: (-job.pixels, job.name))
     items = tuple((Path(job.source), entry) for entry, job in left if not entry.source)
     return BatchPlan(options, tuple(jobs), tuple(done), tuple(broken), model, items)
-
-
-def _scenes(options: BatchOptions) -> list[Entry]:
-    """What the catalog names, but not the maps of earlier runs, where their folder lies in that of the scenes."""
-    out = options.out.resolve()
-    scenes = read_catalog(options.catalog)
-    if is_local(options.catalog) and (Path(options.catalog).is_dir() or is_pattern(options.catalog)):
-        scenes = [e for e in scenes if not (e.source and is_output(Path(e.source), out))]
-    if not scenes:
-        raise CatalogError(f"{options.catalog} names nothing but maps in {out}; give the scenes, not their maps")
-    return scenes
 
 
 def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
@@ -259,18 +252,19 @@ def _still_done(record: Record, job: Job) -> bool:
     return record.state == "done" and record.digest == job.digest and there
 
 
-def _sized(left: list[tuple[Entry, Job]]) -> tuple[list[Job], list[Record]]:
-    """Open the headers of scenes of which the catalog does not tell the size; the others are broken."""
+def _sized(left: list[tuple[Entry, Job]]) -> tuple[list[Job], Flaws]:
+    """Open the headers of scenes of which the catalog does not tell the size; gives also those that cannot be."""
     seen = _measured([entry for entry, _ in left if entry.size is None])
-    jobs, broken = [], []
+    jobs: list[Job] = []
+    flaws: Flaws = []
     for entry, job in left:
         found = entry if entry.size else next(seen)
         if isinstance(found, LandcoverError):
-            broken.append(_broken(entry, found))
+            flaws.append((entry, found))
         else:
             when = job.datetime or (found.datetime.isoformat() if found.datetime else None)
             jobs.append(replace(job, pixels=math.prod(found.size or ()), datetime=when))
-    return jobs, broken
+    return jobs, flaws
 
 
 def _measured(entries: list[Entry]) -> Iterator[Entry | LandcoverError]:
@@ -292,8 +286,8 @@ def _broken(entry: Entry, error: LandcoverError) -> Record:
 
 def _listed(broken: Iterable[Record]) -> str:
     errors = [f"{record.name}: {record.error}" for record in broken]
-    more = f" … and {len(errors) - 5} more" if len(errors) > 5 else ""
-    return f"{len(errors)} of the scenes cannot be read: {' · '.join(errors[:5])}{more}"
+    more = f" … and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+    return f"{len(errors)} of the scenes cannot be read: {' · '.join(errors[:_LISTED])}{more}"
 
 
 def describe(plan: BatchPlan, workers: int | None, seconds: float | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from landcover.bands import open_file
 from landcover.catalog.entry import Entry
-from landcover.errors import LandcoverError, MapError, SceneError
+from landcover.errors import LandcoverError, MapError, NoSceneError, SceneError
 from landcover.footprints import footprint
 from landcover.ground import Ground, ground_resolution
 from landcover.products import (
@@ -29,6 +29,7 @@ from landcover.products import (
     read_product,
     time_taken,
 )
+from landcover.provenance import is_made
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def look(entry: Entry) -> Entry:
         The entry with what it lacked.
 
     Raises:
-        SceneError: the scene cannot be opened.
+        SceneError: the scene cannot be opened, or is none.
     """
     return see(entry).entry
 
@@ -90,7 +91,7 @@ def _is_plain(entry: Entry) -> bool:
 
 def _header(entry: Entry) -> Entry:
     with ExitStack() as stack:
-        file = open_file(entry.source, stack)
+        file = _open(entry.source, stack)
         taken = entry.datetime or _time(time_taken(Path(entry.source).name), file)
         return replace(entry, size=entry.size or file.shape, datetime=taken)
 
@@ -99,11 +100,11 @@ def see(entry: Entry) -> Seen:
     """Open the headers of a scene.
 
     Raises:
-        SceneError: the scene cannot be opened.
+        SceneError: the scene cannot be opened, or is none.
     """
     product = item_product(entry.item, entry.label) if entry.item else read_product(entry.source)
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
-        files = [open_file(path, stack) for path in dict.fromkeys(b.path for b in product.bands)]
+        files = [_open(path, stack) for path in dict.fromkeys(b.path for b in product.bands)]
         finest = min(files, key=lambda f: abs(f.transform.determinant))
         ground = _ground(finest)
         known = replace(
@@ -121,6 +122,13 @@ def survey(entries: Iterable[Entry]) -> Iterator[Seen | LandcoverError]:
         # said for all threads at once, for what one of them says of warnings is said to all
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield from pool.map(partial(_or_why_not, see), entries)
+
+
+def _open(path: str, stack: ExitStack) -> rasterio.DatasetReader:
+    file = open_file(path, stack)
+    if is_made(file.tags()):
+        raise NoSceneError(f"{path} was made by landcover, so it is no scene to be mapped")
+    return file
 
 
 def _or_why_not(tell: Callable[[Entry], T], entry: Entry) -> T | LandcoverError:

@@ -35,7 +35,7 @@ def build(
 ) -> None:
     """Make a catalog of scenes, with their footprints, sizes, bands and times; of each only the headers are read.
 
-    Files that cannot be read are listed and left out.
+    Files that cannot be read, or that landcover made, are listed and left out.
 
     Example: landcover catalog build scenes --out scenes.parquet
     """
@@ -54,9 +54,9 @@ def build(
     for problem in problems[:_LISTED]:
         say(f"Left out: {problem}")
     if len(problems) > _LISTED:
-        say(f"Left out: {len(problems) - _LISTED} more that cannot be read")
+        say(f"Left out: {len(problems) - _LISTED} more")
     build_catalog(seen, out, overwrite=overwrite)
-    say(f"Wrote {out}: {counted(len(seen), 'scene')}" + (f"; {len(problems)} could not be read" if problems else ""))
+    say(f"Wrote {out}: {counted(len(seen), 'scene')}" + (f"; {len(problems)} left out" if problems else ""))
 
 
 @app.command("list")
