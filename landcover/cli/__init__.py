@@ -38,7 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Land-cover maps and polygons from satellite scenes of any size.\n\n"
-    "Example: landcover predict scene.tif --out map.tif, then landcover vectorize map.tif --out polygons.gpkg",
+    "Example: landcover predict scene.tif --out map.tif, then landcover vectorize map.tif --out polygons.gpkg\n\n"
+    "Exit codes: 0 done; 2 wrong usage; 3 an error, told in a sentence; 4 part of a batch failed; 130 interrupted",
 )
 app.command("predict")(predict.predict)
 app.command("vectorize")(vectorize.vectorize)

@@ -28,7 +28,8 @@ def assess(
 
     Points drawn by landcover sample, of this map or of another one of the same land, give estimates for the whole map
     with confidence intervals (Olofsson et al. 2014, Stehman 2014). Other points are taken as drawn at random within
-    each class. User's accuracy: how much of what is mapped as a class is it. Producer's: how much of a class is mapped.
+    each class. User's accuracy: how much of what is mapped as a class is that class. Producer's accuracy: how much of a
+    class is mapped as it.
 
     Example: landcover assess map.tif --reference points.gpkg
     """

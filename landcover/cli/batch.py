@@ -55,7 +55,7 @@ def batch(
         str,
         Argument(
             metavar="CATALOG",
-            help="A folder, a quoted glob, a CSV, Parquet or STAC file with many scenes, or one large scene.",
+            help="A folder, a quoted pattern, a CSV, Parquet or STAC file with many scenes, or one large scene.",
         ),
     ],
     out: Annotated[Path, Option("--out", "-o", help="The folder for the outputs; made if it is not there.")],
@@ -65,15 +65,24 @@ def batch(
     datetime: ChosenTime = None,
     where: ChosenWhere = None,
     limit: ChosenLimit = None,
-    sensor: Annotated[str | None, Option(help="The sensor, where the catalog does not say it.")] = None,
-    bands: Annotated[
-        list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8, likewise.")
+    sensor: Annotated[
+        str | None, Option(help="The sensor's name or TOML file, where the catalog does not say it.")
     ] = None,
-    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset, likewise.")] = None,
-    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET, likewise.")] = None,
+    bands: Annotated[
+        list[str] | None,
+        Option(metavar="<str>", help="Which band is which, as red=4,nir=8, where the catalog does not say it."),
+    ] = None,
+    scale: Annotated[
+        float | None, Option(help="Reflectance = number × SCALE + offset, where the catalog does not say it.")
+    ] = None,
+    offset: Annotated[
+        float | None, Option(help="Reflectance = number × scale + OFFSET, where the catalog does not say it.")
+    ] = None,
     confidence: Annotated[bool, Option("--confidence", help="Write the confidence of each map too.")] = False,
     vectorize: Annotated[bool, Option("--vectorize", help="Make polygons of each map too.")] = False,
-    format_: Annotated[str, Option("--format", help="Of the polygons: gpkg, parquet, fgb, geojson or shp.")] = "gpkg",
+    format_: Annotated[
+        str, Option("--format", help="The format of the polygons: gpkg, parquet, fgb, geojson or shp.")
+    ] = "gpkg",
     classes: Classes = None,
     min_area: MinArea = "0",
     connect: Connect = 4,
@@ -87,7 +96,8 @@ def batch(
         bool, Option("--merge-polygons", help="Write one file of all polygons, joined across the scenes' borders.")
     ] = False,
     mosaic: Annotated[
-        str | None, Option(help="Write one map of all scenes; where they overlap, later or confidence wins.")
+        str | None,
+        Option(help="Write one map of all scenes too: later or confidence tells which lies on top."),
     ] = None,
     workers: Annotated[
         int | None, Option("--workers", "-w", help="Worker processes on this machine.", show_default="by its size")

@@ -9,7 +9,7 @@ from landcover.cli.console import print_json
 
 
 def doctor(json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Tell versions, GDAL drivers, devices and free memory, and run a small self-test.
+    """Tell versions, GDAL drivers, devices and free memory, and run a small self-test; the exit code is 3 if it fails.
 
     Example: landcover doctor
     """

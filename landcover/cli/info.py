@@ -14,7 +14,9 @@ def info(
         str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
     ],
     model: Annotated[str, Option("--model", "-m", help="Tell what this model would see.")] = "",
-    sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
+    sensor: Annotated[
+        str | None, Option(help="A sensor's name, such as sentinel2-l2a, or a TOML file that describes it.")
+    ] = None,
     bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,

@@ -81,11 +81,13 @@ def show(
 
 @app.command()
 def init(
-    architecture: Annotated[str, Option(help="unet, pointwise, or a name of segmentation-models-pytorch.")],
+    architecture: Annotated[
+        str, Option(help="unet (the classic one), pointwise, or one of segmentation-models-pytorch: smp-unet, fpn, …")
+    ],
     bands: Annotated[list[str], Option(metavar="<str>", help="Common names, as red,nir.")],
     classes: Annotated[list[str], Option(metavar="<str>", help="Class names; their ids count from 1.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
-    seed: Annotated[int, Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, Option(help="The seed of the random weights.")] = 0,
     set_: Annotated[list[str] | None, Option("--set", help="An argument of the architecture, as width=16.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
 ) -> None:
@@ -121,8 +123,13 @@ def import_(
         list[str] | None, Option(metavar="<str>", help="Class names, in the order of the scores; ids count from 1.")
     ] = None,
     legend: Annotated[str | None, Option(help="In place of --classes: a legend's name or TOML file.")] = None,
-    mean: Annotated[str | None, Option(help="Of each band's reflectance, as the network was trained.")] = None,
-    stddev: Annotated[str | None, Option(help="Likewise; without both, it sees reflectance as it is.")] = None,
+    mean: Annotated[
+        str | None, Option(help="The mean of each band's reflectance by which inputs were normalised in training.")
+    ] = None,
+    stddev: Annotated[
+        str | None,
+        Option(help="The standard deviation, likewise; without both, the network sees reflectance as it is."),
+    ] = None,
     gsd: Annotated[str | None, Option(help="Metres per pixel it was trained for, the finest and the coarsest.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
 ) -> None:

@@ -28,10 +28,11 @@ ChosenBox = Annotated[str | None, Option(help="Scenes that meet this box: west,s
 ChosenArea = Annotated[Path | None, Option(help="Scenes that meet these polygons; a vector file.")]
 ChosenTime = Annotated[str | None, Option(help="Scenes of this time, as 2024-06-01/2024-08-31.")]
 ChosenWhere = Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')]
-ChosenLimit = Annotated[int | None, Option(help="So many scenes only.")]
+ChosenLimit = Annotated[int | None, Option(help="No more scenes than this.")]
 
 Classes = Annotated[
-    list[str] | None, Option(metavar="<str>", help="Write these classes only, as forest,water; the shapes stay.")
+    list[str] | None,
+    Option(metavar="<str>", help="Write only polygons of these classes, as forest,water; their shapes do not change."),
 ]
 MinArea = Annotated[
     str, Option(help="Merge smaller patches into their neighbours: 500 (m²) or 0.5ha.", show_default=False)
@@ -43,5 +44,5 @@ FillHoles = Annotated[
     bool, Option("--fill-holes", help="Leave out the holes of polygons; what lies in them is covered twice.")
 ]
 Dissolve = Annotated[bool, Option("--dissolve", help="Write one multipolygon for each class.")]
-Points = Annotated[bool, Option("--points", help="Write a point inside each polygon, for labels.")]
+Points = Annotated[bool, Option("--points", help="In place of each polygon write a point inside it, for labels.")]
 VectorCrs = Annotated[str | None, Option(help="Write in this CRS, as EPSG:4326.", show_default="the map's")]

@@ -33,7 +33,9 @@ def predict(
     ],
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
     model: ModelName = "",
-    sensor: Annotated[str | None, Option(help="A sensor's name, or a TOML file that describes it.")] = None,
+    sensor: Annotated[
+        str | None, Option(help="A sensor's name, such as sentinel2-l2a, or a TOML file that describes it.")
+    ] = None,
     bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
     scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
     offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
@@ -51,7 +53,9 @@ def predict(
     ] = None,
     aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
     confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
-    scores: Annotated[Path | None, Option(help="Write the scores too: one band per class.")] = None,
+    scores: Annotated[
+        Path | None, Option(help="Write the scores too: a band per class, probability × 10,000, 65535 = nodata.")
+    ] = None,
     stac: Annotated[bool, Option("--stac", help="Write a STAC Item too, beside the map.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace outputs that exist.")] = False,
     no_resume: Annotated[

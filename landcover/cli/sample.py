@@ -16,7 +16,7 @@ def sample(
         Path, Option("--out", "-o", help="The points: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
     ],
     count: Annotated[int, Option(help="How many points altogether.")] = 500,
-    at_least: Annotated[int, Option(help="How many in each class; the rest is shared by area.")] = 50,
+    at_least: Annotated[int, Option(help="How many in each class, at the least; the rest is shared by area.")] = 50,
     seed: Annotated[int, Option(help="The same number draws the same points.")] = 0,
     legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,

@@ -17,11 +17,14 @@ def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="The recipe, a TOML file; see configs/train for some.")],
     out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
     init: Annotated[
-        str | None, Option(help="Refine this model: an embedded one's name, a model folder, or folds with --folds.")
+        str | None,
+        Option(help="Refine this model: an embedded one's name, a model folder, or, with --folds, a folder of folds."),
     ] = None,
-    folds: Annotated[int, Option(help="Cross-validate by place: train so many times, with other places held out.")] = 0,
-    steps: Annotated[int | None, Option(help="Train for so many steps, whatever the recipe says.")] = None,
-    seed: Annotated[int | None, Option(help="Of all that is random, whatever the recipe says.")] = None,
+    folds: Annotated[
+        int, Option(help="Cross-validate by place: train this many times, each time with other places held out.")
+    ] = 0,
+    steps: Annotated[int | None, Option(help="Train for this many steps, whatever the recipe says.")] = None,
+    seed: Annotated[int | None, Option(help="The seed of all that is random, whatever the recipe says.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None, Option("--workers", "-w", help="Processes that learn together.", show_default="one a GPU")
