@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import geopandas
@@ -19,6 +20,7 @@ from affine import Affine
 import landcover
 from landcover import inspection
 from landcover.cli.doctor import doctor
+from landcover.recipes import Recipe
 from tests.scenes import UTM, digital_numbers, read_map, write_scene
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +79,19 @@ def test_the_readme_in_python(desk: Path) -> None:
     run([sys.executable, "-c", code.replace("sentinel2-l2a", "sentinel2-l1c")], desk)
     for name in ("map.tif", "confidence.tif", "polygons.gpkg"):
         assert (desk / name).exists()
+
+
+def test_links_lead_to_files() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("landcover/embedded/*/README.md")]
+    links = [(d, link) for d in documents for link in re.findall(r"\]\(([^)#\s]+)", d.read_text(encoding="utf-8"))]
+    assert len(links) > 40
+    assert [str(d) for d, link in links if "://" not in link and not (d.parent / link).exists()] == []
+
+
+def test_the_recipes_of_the_docs_are_recipes() -> None:
+    listed = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"), re.DOTALL)
+    read = [Recipe.model_validate({"name": "any"} | tomllib.loads(text)) for text in listed]
+    assert [len(recipe.sources) for recipe in read] == [1, 4]
 
 
 def test_python_tells_what_the_package_offers(tmp_path: Path) -> None:
