@@ -29,7 +29,9 @@ def train(
     workers: Annotated[
         int | None, Option("--workers", "-w", help="Processes that learn together.", show_default="one a GPU")
     ] = None,
-    tensorboard: Annotated[Path | None, Option(help="Write the curves for TensorBoard into this folder too.")] = None,
+    tensorboard: Annotated[
+        Path | None, Option(help="Write the curves for TensorBoard, a package to be installed, into this folder too.")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
     no_resume: Annotated[bool, Option("--no-resume", help="Start over, where a run was stopped.")] = False,
     json_: Annotated[bool, Option("--json", help="Print what was measured as one JSON document.")] = False,
