@@ -69,17 +69,20 @@ class Estimate(NamedTuple):
     error: float
 
 
-def estimated_ratio(strata: np.ndarray, sizes: np.ndarray, above: np.ndarray, below: np.ndarray) -> Estimate:
+def estimated_ratio(
+    strata: np.ndarray, sizes: np.ndarray, above: np.ndarray, below: np.ndarray, whole: np.ndarray | bool = False
+) -> Estimate:
     """The ratio of two sums over all land, from points drawn at random within strata.
 
     It holds whether the strata are the classes of the map or those of another one; where they are, it is what Olofsson
     et al. estimate. With `below` one everywhere it is a share of the land. Nan where a stratum has no point, the error
-    where one has a single point.
+    where one has a single point, unless there is no more of it.
 
     Args:
         strata: of each point, 0 to k - 1, (n,).
         sizes: area of each stratum, (k,).
         above, below: what is summed, at each point, (n,).
+        whole: of each stratum, whether its points are all that there is of it, (k,).
 
     References:
         Stehman (2014), Estimating area and map accuracy for stratified random sampling when the strata are different
@@ -97,6 +100,6 @@ def estimated_ratio(strata: np.ndarray, sizes: np.ndarray, above: np.ndarray, be
         total = np.sum(share * means(below))
         value = np.sum(share * means(above)) / total
         rest = above - value * below
-        spread = np.bincount(strata, (rest - means(rest)[strata]) ** 2, minlength=len(sizes)) / (points - 1)
-        error = np.sqrt(np.sum(share**2 * spread / points)) / total
+        squares = np.bincount(strata, (rest - means(rest)[strata]) ** 2, minlength=len(sizes))
+        error = np.sqrt(np.sum(share**2 * squares / np.maximum(points - 1, whole) / points)) / total
     return Estimate(float(value), float(error))

@@ -294,7 +294,7 @@ def _strata(table: "GeoDataFrame", name: str) -> _Strata | None:
 
 
 def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points, level: float) -> Assessment:
-    mapped, hectares = _look_up(dataset, legend, points)
+    mapped, hectares, pixel_hectares = _look_up(dataset, legend, points)
     labelled, known = points.classes >= 0, mapped >= 0
     # A point of another map that lies where this one has nothing tells how much of its stratum this one has.
     counting = known & labelled | (~known if points.strata else False)
@@ -306,7 +306,9 @@ def _by_points(dataset: rasterio.DatasetReader, legend: Legend, points: _Points,
             f"{points.name} has no labelled point where the map has a class; do both show the same place?"
         )
     strata, by_class = _drawn_from(points, mapped, legend, hectares)
-    drawn = _Sample(mapped[used], points.classes[used], strata.of[used], strata.hectares, level)
+    found = np.bincount(strata.of[used], pixel_hectares[used], minlength=len(strata.hectares))
+    whole = np.isclose(found, strata.hectares, rtol=_SAME)
+    drawn = _Sample(mapped[used], points.classes[used], strata.of[used], strata.hectares, whole, level)
     total, classes = hectares.sum(), []
     for k, c in enumerate(legend.classes):
         here, there = drawn.mapped == k, drawn.known & (drawn.truth == k)
@@ -362,6 +364,7 @@ class _Sample:
         mapped, truth: their classes on the map and in truth, numbers from 0 on, (n,); -1 where the map has none.
         strata: what they were drawn from, 0 to k - 1, (n,).
         sizes: areas of the strata, (k,); those of no area have no points.
+        whole: whether the points of a stratum are all its pixels, bool (k,).
         level: of confidence intervals.
     """
 
@@ -369,6 +372,7 @@ class _Sample:
     truth: np.ndarray
     strata: np.ndarray
     sizes: np.ndarray
+    whole: np.ndarray
     level: float
 
     @property
@@ -384,7 +388,8 @@ class _Sample:
         present = self.sizes > 0 if only is None else np.arange(len(self.sizes)) == only
         counts = present[self.strata]
         strata = (np.cumsum(present) - 1)[self.strata[counts]]
-        found = estimated_ratio(strata, self.sizes[present], above[counts].astype(float), below[counts].astype(float))
+        values = above[counts].astype(float), below[counts].astype(float)
+        found = estimated_ratio(strata, self.sizes[present], *values, self.whole[present])
         return Figure(found.value, NormalDist().inv_cdf(0.5 + self.level / 2) * found.error)
 
     def share(self, here: np.ndarray) -> Figure:
@@ -394,14 +399,14 @@ class _Sample:
     def shortage(self, names: tuple[str, ...], *, by_class: bool) -> Iterator[str]:
         """Notes on strata of too few points; `by_class` tells that they are the classes of the map."""
         drawn = np.bincount(self.strata, minlength=len(self.sizes))
-        there = [(name, n) for name, n, size in zip(names, drawn, self.sizes, strict=True) if size > 0]
+        there = [(names[k], drawn[k], self.whole[k]) for k in np.flatnonzero(self.sizes > 0)]
         rest = "but the user's accuracy of other classes" if by_class else "at all"
-        if none := [name for name, n in there if n == 0]:
+        if none := [name for name, n, _ in there if n == 0]:
             yield (
                 f"no point drawn from {', '.join(none)} is labelled, so what is there is unknown, and no figure {rest} "
                 "can be estimated: label two points or more of each"
             )
-        if single := [name for name, n in there if n == 1]:
+        if single := [name for name, n, whole in there if n == 1 and not whole]:
             yield (
                 f"only one point drawn from {', '.join(single)} is labelled, so of no figure {rest} "
                 "can an interval be told: label two points or more of each"
@@ -429,21 +434,27 @@ def _origin(points: _Points, strata: _Strata, hectares: float) -> Iterator[str]:
         yield f"the points were drawn from {drawn:,.0f} ha, and tell nothing of the rest of the map's {hectares:,.0f}"
 
 
-def _look_up(dataset: rasterio.DatasetReader, legend: Legend, points: _Points) -> tuple[np.ndarray, np.ndarray]:
-    """The map's class at each point, a number from 0 on, or -1; and the area of each class in hectares."""
+def _look_up(
+    dataset: rasterio.DatasetReader, legend: Legend, points: _Points
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The map's class at each point, a number from 0 on, or -1; and areas in hectares, of each class and each point.
+
+    The area of a point is that of the pixel it lies in, 0 beyond the map.
+    """
     inside = (points.col >= 0) & (points.col < dataset.width)
-    values = np.full(len(points.row), MAP_NODATA, np.uint8)
+    values, own = np.full(len(points.row), MAP_NODATA, np.uint8), np.zeros(len(points.row))
     pixels, square, ground = np.zeros(256, np.int64), np.zeros(256), Ground.of(dataset)
     for start, block in narrow_strips(dataset):
-        flat, areas = block.ravel(), ground.pixel_areas(start, start + len(block)).ravel()
+        flat, areas = block.ravel(), ground.pixel_areas(start, start + len(block))
         pixels += np.bincount(flat, minlength=256)
-        square += np.bincount(flat, areas, minlength=256)
+        square += np.bincount(flat, areas.ravel(), minlength=256)
         here = inside & (points.row >= start) & (points.row < start + len(block))
-        values[here] = block[points.row[here] - start, points.col[here]]
+        at = points.row[here] - start, points.col[here]
+        values[here], own[here] = block[at], areas[at]
     check_values(pixels, legend, dataset.name)
     hectares = square[list(legend.ids)] / 1e4
     check_areas(hectares, legend, dataset.name)
-    return _numbers(legend)[values], hectares
+    return _numbers(legend)[values], hectares, own / 1e4
 
 
 def _by_raster(dataset: rasterio.DatasetReader, legend: Legend, reference: str | Path) -> Assessment:

@@ -625,6 +625,22 @@ def test_a_single_point_tells_no_error(tmp_path: Path) -> None:
     assert [np.isnan(c.users.within) for c in found.classes] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("judged", ["the map", "another map"])
+def test_a_class_of_one_pixel_takes_no_interval_away(tmp_path: Path, judged: str) -> None:
+    """No second point can be drawn from it, and the first tells all of it."""
+    truth = blotches(11)
+    ids = np.where(truth == 3, 4, truth)
+    ids[50, 50] = 3
+    drawn = write_map(tmp_path / "drawn.tif", ids)
+    sample(drawn, tmp_path / "points.gpkg", count=200)
+    labelled(tmp_path / "points.gpkg", truth).to_file(tmp_path / "points.gpkg", layer="landcover")
+    other = write_map(tmp_path / "other.tif", mistaken(truth, 12))
+    found = assess(drawn if judged == "the map" else other, tmp_path / "points.gpkg")
+    assert not any("only one point" in note for note in found.notes)
+    figures = [found.overall, *(f for c in found.classes for f in (c.hectares, c.users, c.producers))]
+    assert np.isfinite([f.within for f in figures]).all()
+
+
 @pytest.mark.parametrize("level", [0.49, 0.99991, float("nan")])
 def test_levels_that_are_none(tmp_path: Path, level: float) -> None:
     path = write_map(tmp_path / "map.tif", blotches(17))

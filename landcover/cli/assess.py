@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, echo
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.errors import counted
 
 if TYPE_CHECKING:
     from landcover.assessment import Assessment
@@ -47,9 +48,9 @@ def assess(
     echo()
     print_table(["map \\ reference", *(c.class_name for c in found.classes)], _matrix(found))
     echo()
-    what = "points" if found.sampled else "pixels"
+    what = "point" if found.sampled else "pixel"
     interval = f" ({100 * found.level:g} % confidence)" if found.sampled else ""
-    echo(f"overall accuracy {found.overall.told()} %{interval}, from {found.compared:,} {what}")
+    echo(f"overall accuracy {found.overall.told()} %{interval}, from {counted(found.compared, what)}")
 
 
 def _matrix(found: "Assessment") -> list[list[str]]:
