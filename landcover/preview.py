@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -325,7 +325,7 @@ def _unflagged(dataset: rasterio.DatasetReader, stack: ExitStack) -> rasterio.Da
 
 def draw_legend(classes: Sequence[LandClass], width: int) -> Image.Image:
     """A strip with a swatch and the name of every class, in as many lines as the width asks for."""
-    font = ImageFont.load_default(13)
+    font = _font_for("".join(c.name for c in classes))
     places, x, y = [], _GAP, 0
     for c in classes:
         length = _SWATCH + _GAP // 2 + int(np.ceil(font.getlength(c.name))) + 2 * _GAP
@@ -340,6 +340,14 @@ def draw_legend(classes: Sequence[LandClass], width: int) -> Image.Image:
         draw.rectangle((x, top, x + _SWATCH, top + _SWATCH), fill=(*c.rgb, 255), outline=_INK)
         draw.text((x + _SWATCH + _GAP // 2, y + _LINE // 2), c.name, fill=_INK, font=font, anchor="lm")
     return strip
+
+
+def _font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that has the letters of a text: Pillow's own has English ones alone, for others the machine is asked."""
+    if not text.isascii():
+        with suppress(OSError):
+            return ImageFont.truetype("DejaVuSans.ttf", 13)
+    return ImageFont.load_default(13)
 
 
 def _compose(pictures: list[Image.Image], strip: Image.Image) -> Image.Image:

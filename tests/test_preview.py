@@ -11,7 +11,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFont
 from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
@@ -106,6 +106,17 @@ def test_a_long_legend_takes_more_lines() -> None:
     one, many = draw_legend(classes, 5000), draw_legend(classes, 300)
     assert many.height > 4 * one.height
     assert many.width == 300
+
+
+def test_letters_of_other_languages_are_told_apart() -> None:
+    """Where the machine has a font with them; without one, Pillow draws the same box for each."""
+    try:
+        ImageFont.truetype("DejaVuSans.ttf")
+    except OSError:
+        pytest.skip("this machine has no DejaVu Sans")
+    names = ("é", "ł", "ж", "ω")
+    drawn = {draw_legend([LandClass(id=1, name=name, color="#000000")], 300).tobytes() for name in names}
+    assert len(drawn) == len(names)
 
 
 def test_a_map_with_many_classes_still_fits(tmp_path: Path) -> None:
