@@ -397,6 +397,10 @@ def _is_cut(source: _Source, how: VectorOptions) -> bool:
     return there.is_geographic and there.axis_info[0].unit_name == "degree" and may_cross_antimeridian(source.ground)
 
 
+def _is_lonlat(crs: str) -> bool:
+    return CRS.from_user_input(crs).equals("EPSG:4326", ignore_axis_order=True)
+
+
 def _may_cross(ground: Ground | None) -> bool:
     return ground is not None and may_cross_antimeridian(ground)
 
@@ -502,4 +506,9 @@ class _Tally:
             notes.append("the map holds none of the classes asked for, so the layer is empty")
         if not has_crs:
             notes.append("the map has no CRS, so area_m2 and perimeter_m are null")
+        if FORMATS[out.suffix.lower()] == "GeoJSON" and how.crs is not None and not _is_lonlat(how.crs):
+            notes.append(
+                f"GeoJSON is longitude and latitude on WGS 84 (RFC 7946), not --crs {how.crs}; for that write another "
+                "format, such as .gpkg"
+            )
         return VectorSummary(out, rows, tuple(notes))

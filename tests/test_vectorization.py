@@ -966,6 +966,22 @@ def test_another_crs_moves_nothing_and_changes_no_area(scene: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "crs", "kept"),
+    [
+        ("out.geojson", "EPSG:3035", False),
+        ("out.json", "EPSG:4258", False),
+        ("out.geojson", "EPSG:4326", True),
+        ("out.geojson", "OGC:CRS84", True),
+        ("out.geojson", None, True),
+        ("out.fgb", "EPSG:3035", True),
+    ],
+)
+def test_a_crs_that_geojson_does_not_keep_is_told(scene: Path, name: str, crs: str | None, kept: bool) -> None:
+    notes = vectorize(scene, scene.with_name(name), crs=crs).notes
+    assert notes == () if kept else "GeoJSON is longitude and latitude" in notes[0]
+
+
+@pytest.mark.parametrize(
     ("crs", "transform", "wanted", "says"),
     [
         ("EPSG:32760", Affine(500, 0, 810_000, 0, -500, 8_100_000), "EPSG:3857", "cross its antimeridian"),
