@@ -64,6 +64,15 @@ def as_counted(shapes: np.ndarray, transform: Affine, size: tuple[int, int]) -> 
     return found if len(found := np.concatenate(reaching)) else shapes
 
 
+def within(shapes: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
+    """What of polygons (n,) between -180 and 180 lies within bounds in degrees, whose longitudes may go on beyond."""
+    cut = [shapely.clip_by_rect(shapes, *part.bounds) for part in turns(shapely.box(*bounds))]
+    if len(cut) == 1:
+        return cut[0]
+    parts = (shapely.get_parts(np.array(pieces, object)) for pieces in zip(*cut, strict=True))
+    return np.array([_together(some[~shapely.is_empty(some)]) for some in parts], object)
+
+
 def _together(parts: Sequence[BaseGeometry]) -> BaseGeometry:
     """The multipolygon of some polygons, or of none."""
     return shapely.multipolygons(np.array(parts, object))

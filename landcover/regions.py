@@ -1,5 +1,6 @@
 """The part of a scene that is wanted: a bounding box or the polygons of an area of interest, as pixels."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +21,7 @@ from rasterio.warp import transform_bounds
 from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
-from landcover.antimeridian import as_counted, in_one_piece
+from landcover.antimeridian import as_counted, in_one_piece, within
 from landcover.errors import ConfigError, SceneError
 from landcover.grid import Box
 from landcover.ground import coordinates
@@ -127,7 +128,15 @@ def box_of_bounds(
             f"the box {_numbers(asked[0])} lies outside the scene, which spans "
             f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
         )
-    if len(found) > 1 and (len(asked) > 1 or asked[0][0] > asked[0][2]):
+    joined = Box(
+        min(box.row0 for box in found),
+        max(box.row1 for box in found),
+        min(box.col0 for box in found),
+        max(box.col1 for box in found),
+    )
+    if joined.width <= sum(box.width for box in found):
+        return joined
+    if len(asked) > 1 or asked[0][0] > asked[0][2]:
         raise SceneError(
             f"the box {_numbers(bounds)} crosses the antimeridian, where the scene begins and ends; give the parts of "
             "it on either side one after the other"
@@ -178,10 +187,22 @@ def _near(
     except ProjError:
         return bounds  # as told when they are brought to the scene's CRS
     near = _surroundings(transform, size, back, place.is_geographic)
-    if near is None or (place.is_geographic and not -180 <= bounds[0] < bounds[2] <= 180):
+    if near is None:
         return bounds
-    west, south, east, north = (*map(max, bounds[:2], near[:2]), *map(min, bounds[2:], near[2:]))
-    return (west, south, east, north) if west < east and south < north else bounds
+    west, south, east, north = bounds
+    east += 360 if west > east else 0
+    turns = (0, -360, 360) if place.is_geographic else (0,)
+    spans = [(max(west + turn, near[0]), min(east + turn, near[2])) for turn in turns]
+    met = [span for span in spans if span[0] < span[1]]
+    south, north = max(south, near[1]), min(north, near[3])
+    if not met or south >= north:
+        return bounds
+    west, east = min(low for low, _ in met), max(high for _, high in met)
+    if not place.is_geographic:
+        return west, south, east, north
+    turn = 360 * math.floor((west + 180) / 360)
+    west, east = west - turn, east - turn
+    return bounds if east - west >= 360 else (west, south, east - 360 if east > 180 else east, north)
 
 
 def _transformed(
@@ -303,7 +324,7 @@ def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: 
     beyond = here.is_geographic and np.abs(table.total_bounds[[0, 2]]).max() > 180.1  # longitudes up to 360°
     near = _surroundings(transform, size, back, here.is_geographic) if size is not None and not beyond else None
     if near is not None:
-        shapes = shapely.clip_by_rect(shapes, *near)
+        shapes = within(shapes, near) if here.is_geographic else shapely.clip_by_rect(shapes, *near)
     shapes = shapely.segmentize(shapes, _STRAIGHT_DEGREES if here.is_geographic else _STRAIGHT_METRES)
     shapes = shapely.transform(shapes, to_there.transform, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(shapes)).all():
@@ -314,15 +335,22 @@ def placed(table: "GeoDataFrame", name: str, transform: Affine, crs: CRS, size: 
 def _surroundings(
     transform: Affine, size: tuple[int, int], back: pyproj.Transformer, in_degrees: bool
 ) -> tuple[float, float, float, float] | None:
-    """Bounds of a raster in another CRS with a margin, of points all over it; None where they cannot tell its place."""
+    """Bounds of a raster in another CRS with a margin, of points all over it; None where they cannot tell its place.
+
+    Longitudes go on beyond ±180 where it crosses the antimeridian.
+    """
     row, col = np.meshgrid(np.linspace(0, size[0], 33), np.linspace(0, size[1], 33), indexing="ij")
     x, y = back.transform(*coordinates(transform, col, row))
     if not np.isfinite([x, y]).all():
         return None
-    if in_degrees and (np.abs(x).max() > 180 or max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > 180):
-        return None  # it crosses the antimeridian
+    west, east = -np.inf, np.inf
+    if in_degrees:
+        x = np.unwrap(np.unwrap(x, period=360, axis=0), period=360, axis=1)
+        if max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > 180:
+            return None  # it lies around a pole
+        west, east = min(-180, x.min()), max(180, x.max())
     wide, high = 0.05 * np.ptp(x), 0.05 * np.ptp(y)
-    return x.min() - wide, y.min() - high, x.max() + wide, y.max() + high
+    return max(x.min() - wide, west), y.min() - high, min(x.max() + wide, east), y.max() + high
 
 
 def bounds_of(area: Area) -> tuple[float, float, float, float]:

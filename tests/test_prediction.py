@@ -12,6 +12,7 @@ import torch
 from affine import Affine
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.warp import transform_bounds
@@ -27,7 +28,7 @@ from landcover.models import Model, init_model
 from landcover.network import live_bytes
 from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene, predict
-from landcover.regions import Area, box_of_bounds, parse_bbox
+from landcover.regions import Area, box_of_bounds, parse_bbox, read_area
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -567,13 +568,41 @@ def test_a_box_far_larger_than_the_scene_is_all_of_it(box: tuple[float, float, f
     assert box_of_bounds(box, "EPSG:4326", place, CRS.from_epsg(32633), (150, 230)) == Box(0, 150, 0, 230)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:32601", "EPSG:3413"])
+@pytest.mark.parametrize("box", [(-180, -90, 180, 90), (0, -90, 180, 90), (-180, -80, -10, 88), (27, 40, -169, 82)])
+def test_a_box_far_larger_than_a_scene_across_the_antimeridian_holds_what_lies_in_it(
+    tmp_path: Path, crs: str, box: tuple[float, float, float, float]
+) -> None:
+    """Whether given as a box or as a polygon; pixel by pixel."""
+    there = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    x, y = there.transform(-179.9, 72.0)
+    place, height, width = Affine(500, 0, x - 50_000, 0, -500, y + 40_000), 160, 200
+    col, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    lon, _ = there.transform(*(place @ (col, row)), direction="INVERSE")
+    inside = (lon - box[0]) % 360 < ((box[2] - box[0]) % 360 or 360)
+    found = box_of_bounds(box, "EPSG:4326", place, CRS.from_string(crs), (height, width))
+    region = np.zeros_like(inside)
+    region[found.row0 : found.row1, found.col0 : found.col1] = True
+    assert region[inside].all()
+    assert inside[region].mean() > 0.4
+    west, south, east, north = box
+    halves = [(west, 180), (-180, east)] if west > east else [(west, east)]
+    parts = [shapely.box(a, south, b, north) for a, b in halves]
+    geopandas.GeoSeries([shapely.union_all(parts)], crs="EPSG:4326").to_file(tmp_path / "area.gpkg")
+    area = read_area(tmp_path / "area.gpkg", place, CRS.from_string(crs), (height, width))
+    np.testing.assert_array_equal(area.mask(Box(0, height, 0, width)), inside)
+
+
 def test_longitudes_are_those_of_the_scene_however_it_counts_them() -> None:
     beyond = Affine(0.1, 0, 170, 0, -0.1, -10), CRS.from_epsg(4326), (100, 200)  # to 190
     assert box_of_bounds((-178, -17, -177, -16), None, *beyond) == Box(60, 70, 120, 130)
     assert box_of_bounds((182, -17, 183, -16), None, *beyond) == Box(60, 70, 120, 130)
     assert box_of_bounds((179, -17, -179, -16), None, *beyond) == Box(60, 70, 90, 110)
+    assert box_of_bounds((-180, -17, 180, -16), None, *beyond) == Box(60, 70, 0, 200)
+    assert box_of_bounds((0, -17, 359, -16), None, *beyond) == Box(60, 70, 0, 200)
     earth = Affine(1, 0, -180.5, 0, -1, 90), CRS.from_epsg(4326), (180, 361)
     assert box_of_bounds((-180, -90, 180, 90), None, *earth) == Box(0, 180, 0, 361)
+    assert box_of_bounds((170, 0, 180, 10), None, *earth) == Box(80, 90, 350, 361)
     with pytest.raises(SceneError, match="where the scene begins and ends"):
         box_of_bounds((179, -17, -179, -16), None, *earth)
 
