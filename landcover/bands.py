@@ -101,10 +101,9 @@ def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Se
     if mapped is not None:
         return _mapped_band(product, name, str(mapped)), "--bands"
     if sensor:
-        unnamed = not any(b.label for b in product.bands)  # colours are GDAL's guess
+        unnamed = _is_unnamed(product)
         if unnamed and name in sensor.band_names:
-            layout = _layout(product, sensor)
-            hits = [b for b, n in zip(product.bands, layout, strict=True) if n == name]
+            hits = [b for b, n in zip(product.bands, _layout(product, sensor), strict=True) if n == name]
         else:
             hits = [b for b in product.bands if b.label and sensor.common_name(b.label) == name]
         why = f"sensor {sensor.name}" + (", by its order" if unnamed else "")
@@ -134,15 +133,40 @@ def _mapped_band(product: Product, name: str, mapped: str) -> BandSource:
     raise BandError(f"--bands {name}={mapped}: {product.name} has no such band; it holds {listing(product)}")
 
 
-def usual_layouts(product: Product, sensor: Sensor) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def shared(bands: Sequence[Band]) -> str:
+    """What to tell of bands of a model that are one and the same band of the scene: a sentence, or ""."""
+    by_source: dict[tuple[str, int], list[str]] = {}
+    for band in bands:
+        by_source.setdefault((band.source.path, band.source.index), []).append(band.name)
+    told = [
+        f"band {index} of {path} is taken for {', '.join(names)}"
+        for (path, index), names in by_source.items()
+        if len(names) > 1
+    ]
+    return f"{'; '.join(told)}: correct --bands, unless one is to stand for the other" if told else ""
+
+
+def _is_unnamed(product: Product) -> bool:
+    return not any(b.label for b in product.bands)  # colours are GDAL's guess
+
+
+def _usual_layouts(product: Product, sensor: Sensor) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """The usual files of a sensor that have as many bands as a product, and those that have all but one."""
     count = len(product.bands)
     return [x for x in sensor.layouts if len(x) == count], [x for x in sensor.layouts if len(x) == count - 1]
 
 
+def counts_alpha(product: Product, sensor: Sensor) -> bool:
+    """True where a band flagged as alpha is one of the sensor's: its usual files have so many bands, and none of them
+    one less, to which a mask could have been added.
+    """
+    fitting, before = _usual_layouts(product, sensor)
+    return _is_unnamed(product) and bool(fitting) and not before
+
+
 def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
-    fitting, before = usual_layouts(product, sensor)
-    masked = bool(before) and _ends_with_alpha(product)
+    fitting, before = _usual_layouts(product, sensor)
+    masked = bool(before) and product.bands[-1].alpha
     if len(fitting) != 1 or masked:
         known = ", ".join(str(len(layout)) for layout in sensor.layouts) or "no"
         but, example = "", "red=3,nir=4"
@@ -154,12 +178,6 @@ def _layout(product: Product, sensor: Sensor) -> tuple[str, ...]:
             f"{sensor.name} have {known} bands; say which is which with --bands, for example --bands {example}"
         )
     return fitting[0]
-
-
-def _ends_with_alpha(product: Product) -> bool:
-    with rasterio.Env(**gdal_options()), ExitStack() as stack:
-        last = product.bands[-1]
-        return open_file(last.path, stack).colorinterp[last.index - 1] == ColorInterp.alpha
 
 
 def _only(hits: list[BandSource], name: str, product: Product) -> BandSource:

@@ -1,5 +1,6 @@
 """What is decided before a pixel is mapped: bands, windows, engine, outputs, and what may be wrong with them."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from affine import Affine
 
 from landcover import __version__
-from landcover.bands import Choice
+from landcover.bands import Choice, shared
 from landcover.chips import CHUNK_ROWS, even_batch_size
 from landcover.classmap import (
     CONFIDENCE_NODATA,
@@ -32,6 +33,8 @@ from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Scene, scene_files
 from landcover.selection import select_model
 from landcover.specs import Legend, load_legend
+
+_log = logging.getLogger(__name__)
 
 CPU_BATCH_SIZE = 1
 CUDA_BATCH_PIXELS = 4 * TILE_SIZE**2
@@ -361,6 +364,8 @@ def make_plan(options: Options) -> Plan:
         allow_resolution=options.allow_resolution,
     )
     check_trained(model, allowed=options.allow_untrained)
+    if told := shared(scene.bands):
+        _log.warning(told)
     choice = choose_engine(options.device, options.engine, options.precision, bf16_safe=model.spec.bf16_safe)
     legend = map_legend(given, model)
     _check_outputs(options)

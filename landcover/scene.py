@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, check_place, open_file, resolve_bands, usual_layouts, view_of
+from landcover.bands import Band, Choice, check_place, counts_alpha, open_file, resolve_bands, view_of
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
@@ -405,8 +405,7 @@ def _alpha_is_spectral(
     if any(files[b.path].colorinterp[b.index - 1 : b.index] == (ColorInterp.alpha,) for b in sources):
         return True
     name = choice.sensor or product.sensor
-    fitting, before = usual_layouts(product, load_sensor(name)) if name is not None else ([], [])
-    return bool(fitting) and not before
+    return name is not None and counts_alpha(product, load_sensor(name))
 
 
 def _read_mask(file: rasterio.DatasetReader | WarpedVRT, bands: list[int], window: Window, spectral_alpha: bool) -> Any:

@@ -446,6 +446,28 @@ def test_six_bands_and_alpha_are_not_the_seven_of_a_sensor(tmp_path: Path, point
     np.testing.assert_array_equal(got, direct_map(pointwise, pixels[2:4], pixels[6] > 0))
 
 
+def test_alpha_beside_bands_with_names_is_a_mask_whatever_number_of_bands_a_sensor_has(
+    tmp_path: Path, pointwise: Model
+) -> None:
+    pixels = np.concatenate([digital_numbers(20, 20, 3), np.full((1, 20, 20), 255, "uint16")])
+    pixels[3, :4, :4] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", "green", ""))
+    with rasterio.open(scene, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:3], ColorInterp.alpha]
+    how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True, "sensor": "rgbn", "scale": 1e-4}
+    got = read_map(predict(scene, tmp_path / "map.tif", **how))
+    np.testing.assert_array_equal(got, direct_map(pointwise, pixels[:2], pixels[3] > 0))
+
+
+def test_two_names_for_one_band_are_told(tmp_path: Path, pointwise: Model, caplog: pytest.LogCaptureFixture) -> None:
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20))
+    how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True}
+    predict(scene, tmp_path / "map.tif", bands={"red": 1, "nir": 2}, **how)
+    assert not caplog.messages
+    predict(scene, tmp_path / "both.tif", bands={"red": 2}, **how)
+    assert [m for m in caplog.messages if "band 2 of" in m and "is taken for red, nir" in m] == caplog.messages != []
+
+
 def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Model) -> None:
     pixels = digital_numbers(20, 20)
     pixels[1, :5] = 0

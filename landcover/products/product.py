@@ -16,6 +16,7 @@ class BandSource:
         scale, offset: `reflectance = digital number * scale + offset`, where the product says it; else None.
         nodata: the digital number of missing pixels, where the product's metadata, not the file, says it; else None.
         told: how many bands of the file the product's metadata tells of; None where the file itself tells.
+        alpha: its file flags it as alpha, a mask or not; False where the file was not asked.
     """
 
     path: str
@@ -26,6 +27,7 @@ class BandSource:
     offset: float | None = None
     nodata: float | None = None
     told: int | None = None
+    alpha: bool = False
 
 
 @dataclass(frozen=True)

@@ -150,10 +150,11 @@ def _band(file: rasterio.DatasetReader, path: str, index: int, described: bool) 
     label = _label(file, index)
     # GDAL calls any three-band image red, green and blue, so colours count only where nothing else is said.
     name = common_name(label) if described else _COLOURS.get(file.colorinterp[index - 1])
+    alpha = file.colorinterp[index - 1] == ColorInterp.alpha
     scale, offset = file.scales[index - 1], file.offsets[index - 1]
     if (scale, offset) == (1, 0):
-        return BandSource(path, index, label, name)
-    return BandSource(path, index, label, name, scale, offset)
+        return BandSource(path, index, label, name, alpha=alpha)
+    return BandSource(path, index, label, name, scale, offset, alpha=alpha)
 
 
 def _label(file: rasterio.DatasetReader, index: int) -> str:
