@@ -371,7 +371,7 @@ def make_plan(options: Options) -> Plan:
     _check_outputs(options)
     _check_inputs_are_kept(options)
     place = scene.transform, scene.crs, (scene.height, scene.width)
-    area = read_area(Path(options.aoi), *place) if options.aoi is not None else None
+    area = read_area(options.aoi, *place) if options.aoi is not None else None
     model = model.for_gsd(scene.gsd)
     grid = make_grid(
         scene.height,

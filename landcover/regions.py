@@ -223,7 +223,7 @@ def _transformed(
     return parts if parts and apart and not crs.is_geographic else [whole]
 
 
-def read_area(path: Path, transform: Affine, crs: CRS | None, size: tuple[int, int] | None = None) -> Area:
+def read_area(path: str | Path, transform: Affine, crs: CRS | None, size: tuple[int, int] | None = None) -> Area:
     """Read the polygons of a vector file into a scene's CRS.
 
     Args:
@@ -264,11 +264,11 @@ def _has_area(polygons: np.ndarray) -> np.ndarray:
     return found
 
 
-def read_vectors(path: Path, name: str) -> "GeoDataFrame":
+def read_vectors(path: str | Path, name: str) -> "GeoDataFrame":
     """Read the features of a vector file, or rows of a table without geometries.
 
     Args:
-        path: the file.
+        path: the file, or what GDAL alone understands; as a text, for a Path has no two slashes in a row.
         name: of what it is, for errors.
 
     Raises:
@@ -278,7 +278,7 @@ def read_vectors(path: Path, name: str) -> "GeoDataFrame":
     import pyogrio
 
     try:
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
+        if Path(path).suffix.lower() in (".parquet", ".geoparquet"):
             return geopandas.read_parquet(path)
         layers = [layer for layer, kind in pyogrio.list_layers(path) if kind]
         frame = geopandas.read_file(path, layer=layers[0] if layers else None)
@@ -287,7 +287,7 @@ def read_vectors(path: Path, name: str) -> "GeoDataFrame":
     if len(layers) > 1:
         raise ConfigError(
             f"{name} holds several layers ({', '.join(layers)}); write the one that is meant to a file of its own, "
-            f"as with ogr2ogr one.gpkg {path.name} {layers[0]}"
+            f"as with ogr2ogr one.gpkg {Path(path).name} {layers[0]}"
         )
     return frame
 

@@ -1,6 +1,7 @@
 """The laws of a map: it equals the direct computation, whatever it was computed with; nodata stays nodata."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import geopandas
@@ -29,6 +30,7 @@ from landcover.network import live_bytes
 from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene, predict
 from landcover.regions import Area, box_of_bounds, parse_bbox, read_area
+from tests.commands import landcover as run
 from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
 
 
@@ -643,6 +645,21 @@ def test_an_area_lies_where_the_scene_counts_its_longitudes(tmp_path: Path, poin
     with rasterio.open(predict(scene, tmp_path / "map.tif", aoi=tmp_path / "area.gpkg", **how)) as file:
         assert file.bounds == pytest.approx((west % 360, -17.03, west % 360 + 0.01, -17.01))
         assert file.read(1).all()
+
+
+def test_an_area_may_lie_in_an_archive_named_from_the_root(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which GDAL writes with two slashes in a row."""
+    scene = write_scene(tmp_path / "scene.tif", digital_numbers(40, 40))
+    geopandas.GeoSeries([shapely.box(*(UTM @ (5, 25)), *(UTM @ (15, 5)))], crs="EPSG:32633").to_file(tmp_path / "a.shp")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for suffix in ("shp", "shx", "dbf", "prj"):
+            archive.write(tmp_path / f"a.{suffix}", f"a.{suffix}")
+    how = ("--model", pointwise.folder, "--allow-untrained", "--aoi", f"/vsizip/{tmp_path}/a.zip/a.shp")
+    outcome = run(capsys, "predict", scene, "--out", tmp_path / "map.tif", *how)
+    assert outcome.code == 0, outcome.err
+    assert read_map(tmp_path / "map.tif").shape == (20, 10)
 
 
 def test_an_area_that_crosses_itself_is_one(tmp_path: Path, pointwise: Model) -> None:

@@ -51,7 +51,7 @@ def predict(
         str | None,
         Option(help="The CRS of --bbox, such as EPSG:4326, in which 179,-17,-179,-16 crosses the antimeridian."),
     ] = None,
-    aoi: Annotated[Path | None, Option(help="Map inside these polygons only; a vector file.")] = None,
+    aoi: Annotated[str | None, Option(metavar="<path>", help="Map inside these polygons only; a vector file.")] = None,
     confidence: Annotated[Path | None, Option(help="Write the confidence too: percent, 255 = nodata.")] = None,
     scores: Annotated[
         Path | None, Option(help="Write the scores too: a band per class, probability × 10,000, 65535 = nodata.")
