@@ -115,6 +115,18 @@ def test_a_scene_may_be_named_from_another_folder(tmp_path: Path, monkeypatch: p
         assert read_catalog(named) == read_catalog(os.path.normpath(tmp_path / "sub" / named)), named
 
 
+def test_what_leads_up_from_behind_a_link_leads_where_the_system_has_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a.tif", "disk/a.tif", "disk/year/b.tif")
+    (tmp_path / "link").symlink_to("disk/year")
+    (tmp_path / "scenes.csv").write_text("path\nlink/../a.tif\n")
+    for named in (tmp_path / "link/../a.tif", tmp_path / "scenes.csv"):
+        (entry,) = read_catalog(str(named))
+        assert Path(entry.source).samefile(tmp_path / "disk" / "a.tif")
+        assert ".." not in entry.source
+    (kept,) = read_catalog(str(tmp_path / "link" / "b.tif"))
+    assert kept.source == str(tmp_path / "link" / "b.tif")
+
+
 def test_a_product_folder_by_itself_is_one_scene_under_its_own_name(tmp_path: Path) -> None:
     folder = touch(tmp_path, f"{SAFE}.SAFE/MTD_MSIL2A.xml") / f"{SAFE}.SAFE"
     for source in (folder, folder / "MTD_MSIL2A.xml"):

@@ -109,8 +109,16 @@ def without_suffix(name: str) -> str:
 
 
 def absolute(path: str | Path) -> str:
-    """A path of this machine from its root; links in it are kept, for they may be what the user knows it by."""
-    return os.path.normpath(Path(path).absolute())
+    """A path of this machine from its root; links in it are kept, for they may be what the user knows it by.
+
+    Unless `..` follows one, which leads up from where the link leads.
+    """
+    whole = Path(path).absolute()
+    plain = os.path.normpath(whole)
+    if ".." not in whole.parts:
+        return plain
+    there = os.path.realpath(whole)
+    return plain if os.path.realpath(plain) == there else there
 
 
 def make_entries(source: str, rows: Iterable[T], make: Callable[[T], Entry]) -> list[Entry]:

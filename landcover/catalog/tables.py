@@ -252,7 +252,8 @@ def _absolute(written: str, table: Path) -> str:
     if not is_local(written):
         return written
     rooted = written.startswith(("/", os.sep)) or written[1:2] == ":"
-    return os.path.normpath(written if rooted else f"{_folder(table)}{os.sep}{written}")
+    path = written if rooted else f"{_folder(table)}{os.sep}{written}"
+    return absolute(path) if ".." in path else os.path.normpath(path)
 
 
 @cache
