@@ -315,7 +315,7 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "datetime": None,
             "start_datetime": "2013-01-01T00:00:00Z",
             "end_datetime": "9999-12-31T23:59:59Z",
-            "description": spec.description,
+            **({"description": spec.description} if spec.description else {}),  # nor an empty one in STAC
             "license": spec.licence,
             "bands": [{"name": band} for band in spec.bands],
             "mlm:name": spec.name,

@@ -58,6 +58,13 @@ def test_a_card_says_what_the_schema_of_mlm_asks_for(pointwise: Model, name: str
     assert told.get("mlm:hyperparameters") != {}
 
 
+def test_the_card_of_a_model_that_nobody_described_is_a_valid_item(tmp_path: Path, pointwise: Model) -> None:
+    silent = pointwise.spec.model_copy(update={"description": ""})
+    save_model(tmp_path / "silent", silent, pointwise.network.state_dict())
+    assert "description" not in json.loads((tmp_path / "silent" / CARD).read_text())["properties"]
+    assert load_model(tmp_path / "silent").spec == silent
+
+
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     made = init_model(
         tmp_path / "m",
