@@ -238,7 +238,9 @@ class _Scaling:
     def of(self, name: str, source: BandSource, why: str) -> Band:
         """A band with its scaling: scale and offset each from the first that says it."""
         (scale, who), (offset, note) = self._scale(source), self._offset(source)
-        check_scaling(scale, offset, f"{self.product}: ")
+        given = self.choice.scale is not None or self.choice.offset is not None
+        told = "--scale or --offset" if given else f"what {who} says, or give --scale and --offset"
+        check_scaling(scale, offset, f"{self.product}: ", told)
         nodata = source.nodata if source.nodata is not None else self.told.nodata if self.told else None
         return Band(name, source, scale, offset, nodata, f"{why}; scale from {who}, offset from {note}")
 

@@ -207,7 +207,7 @@ def coordinates(transform: Affine, col: Any, row: Any) -> tuple[Any, Any]:
 
 def ground_resolution(transform: Affine, crs: CRS | None, height: int, width: int) -> float | None:
     """Side of a pixel in metres (the square root of its area), at the middle of a raster; None without a place."""
-    if crs is None:
+    if crs is None or transform.is_identity:
         return None
     row, col = height / 2, width / 2
     corners = [transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]

@@ -30,6 +30,9 @@ _AS_STORED = ("uint8", "int16", "uint16", "float32")
 """Data types that go to the network as they are; the others become float32."""
 
 
+_FARTHEST_NORTH = 101
+"""No latitude is beyond it, be it in degrees or in grads, nor the outermost pixels of a grid of the whole earth."""
+
 _REMOTE = re.compile(r"/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
 """GDAL's file systems that lie on a server."""
 
@@ -320,8 +323,8 @@ def open_scene(
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
-        if finest.crs is None and not allow_no_crs:
-            raise PlaceError(_without_place(source, finest))
+        if not allow_no_crs and (lacking := _without_place(source, finest)):
+            raise PlaceError(lacking)
         for band in bands:
             check_place(band, files[band.source.path])
         _check_same_place(files, finest)
@@ -341,17 +344,32 @@ def open_scene(
 
 
 def _without_place(source: str, file: rasterio.DatasetReader) -> str:
-    """Why a scene without a CRS cannot be mapped, and what to do."""
-    if not (file.gcps[0] or file.rpcs):
+    """Why a scene cannot be placed on the earth, and what to do; "" if it can be."""
+    points = "control points" if file.gcps[0] else "rational polynomials (RPCs)" if file.rpcs else ""
+    unplaced = file.transform.is_identity or not abs(file.transform.determinant) > 0  # GDAL's word for none; or NaN
+    if points and (file.crs is None or unplaced):
+        how = "" if file.gcps[0] else "-rpc "
+        return (
+            f"{source} is placed on the earth by {points}, not by a grid; warp it first "
+            f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
+        )
+    if file.crs is None:
         return (
             f"{source} has no coordinate reference system, so its map could not be placed on the earth; "
             "assign one (rio edit-info --crs EPSG:… FILE), or add --allow-no-crs"
         )
-    points, how = ("control points", "") if file.gcps[0] else ("rational polynomials (RPCs)", "-rpc ")
-    return (
-        f"{source} is placed on the earth by {points}, not by a grid; warp it first "
-        f"(gdalwarp {how}-t_srs EPSG:… {source} warped.tif)"
-    )
+    if unplaced:
+        return (
+            f"{source} has a coordinate reference system, but no geotransform that says where in it the pixels lie; "
+            "assign one (rio edit-info --transform …, or a world file beside it), or add --allow-no-crs"
+        )
+    latitude = max(abs((file.transform @ (col, row))[1]) for col in (0, file.width) for row in (0, file.height))
+    if file.crs.is_geographic and latitude > _FARTHEST_NORTH:
+        return (
+            f"{source} is in {file.crs.to_string()}, in degrees, but reaches to {latitude:,.0f}, where no latitude is; "
+            "assign the CRS that its coordinates are in (rio edit-info --crs EPSG:… FILE)"
+        )
+    return ""
 
 
 def _blocks(file: rasterio.DatasetReader) -> tuple[int, int, int, int]:

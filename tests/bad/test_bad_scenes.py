@@ -155,6 +155,14 @@ def test_an_offset_that_the_pixels_prove_absent(
     assert (read_map(tmp_path / "told.tif") == read_map(tmp_path / "said.tif")).all()
 
 
+def test_a_scaling_in_the_file_that_is_none(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "zero.tif", digital_numbers(20, 20))
+    with rasterio.open(path, "r+") as file:
+        file.scales = (0.0, 0.0)
+    assert "correct what the scene says, or give --scale" in predict(path)
+    assert "correct --scale or --offset" in predict(path, "--scale", "0")
+
+
 def test_unknown_sensor(scene: Path, predict: Refuse) -> None:
     assert "did you mean 'sentinel2-l2a'" in predict(scene, "--sensor", "sentinel-2-l2a")
 
@@ -169,6 +177,19 @@ def test_a_sensor_file_with_a_misspelt_key(tmp_path: Path, scene: Path, predict:
 def test_no_crs(tmp_path: Path, predict: Refuse) -> None:
     path = write_scene(tmp_path / "lost.tif", digital_numbers(20, 20), crs=None)
     assert "--allow-no-crs" in predict(path)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("transform", [Affine.identity(), Affine(0, 0, 5e5, 0, 0, 5e6)])
+def test_a_crs_and_no_place_in_it(tmp_path: Path, predict: Refuse, transform: Affine) -> None:
+    """As where a script writes the CRS of a scene and forgets its transform."""
+    path = write_scene(tmp_path / "lost.tif", digital_numbers(20, 20), transform=transform)
+    assert "no geotransform" in predict(path)
+
+
+def test_a_crs_of_degrees_with_coordinates_in_metres(tmp_path: Path, predict: Refuse) -> None:
+    path = write_scene(tmp_path / "wrong.tif", digital_numbers(20, 20), crs="EPSG:4326")
+    assert "reaches to 5,000,000, where no latitude is" in predict(path)
 
 
 @pytest.mark.parametrize("pixel", [0.2, 500.0])
