@@ -418,12 +418,15 @@ def _alpha_is_spectral(
     product: Product, bands: tuple[Band, ...], files: dict[str, rasterio.DatasetReader], choice: Choice
 ) -> bool:
     """True where a band flagged as alpha is wanted, or named, or where the sensor has one in usual files."""
-    named = [b for b in product.bands if b.common_name is not None and b.path in files]
+    name = choice.sensor or product.sensor
+    sensor = load_sensor(name) if name is not None else None
+    named = [
+        b for b in product.bands if b.path in files and (b.common_name or (sensor and sensor.common_name(b.label)))
+    ]
     sources = (*named, *(band.source for band in bands))
     if any(files[b.path].colorinterp[b.index - 1 : b.index] == (ColorInterp.alpha,) for b in sources):
         return True
-    name = choice.sensor or product.sensor
-    return name is not None and counts_alpha(product, load_sensor(name))
+    return sensor is not None and counts_alpha(product, sensor)
 
 
 def _read_mask(file: rasterio.DatasetReader | WarpedVRT, bands: list[int], window: Window, spectral_alpha: bool) -> Any:

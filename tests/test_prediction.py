@@ -495,6 +495,17 @@ def test_a_band_flagged_as_alpha_is_no_mask_where_it_is_named(tmp_path: Path, po
     )
 
 
+def test_a_band_flagged_as_alpha_is_no_mask_where_the_sensor_knows_its_name(tmp_path: Path, pointwise: Model) -> None:
+    pixels = (digital_numbers(20, 20, bands=4) % 250 + 1).astype("uint8")
+    pixels[3, :5] = 0
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("B04", "B08", "B03", "B11"))
+    how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True, "sensor": "sentinel2-l2a"}
+    predict(scene, tmp_path / "map.tif", scale=1e-4, offset=0.0, **how)
+    np.testing.assert_array_equal(
+        read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels[:2], np.ones((20, 20), bool))
+    )
+
+
 @pytest.mark.parametrize("spectral", [True, False])
 def test_a_mask_counts_beside_a_band_flagged_as_alpha(tmp_path: Path, pointwise: Model, spectral: bool) -> None:
     """GDAL flags the fourth band of every photograph as alpha, be it near infrared or not."""
