@@ -22,7 +22,7 @@ from landcover.models import DEFAULT_MODEL, Model, init_model, load_model
 from landcover.prediction import predict
 from landcover.processors import own_threads
 from landcover.products import BandSource, read_product
-from landcover.scene import Scene
+from landcover.scene import Scene, without_place
 from landcover.selection import select_model
 
 _PACKAGES = (
@@ -52,12 +52,14 @@ def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, A
         files = {path: stack.enter_context(open_raster(path, SceneError)) for path in paths}
         finest = min(files.values(), key=lambda file: abs(file.transform.determinant))
         gsd = ground_resolution(finest.transform, finest.crs, finest.height, finest.width)
+        lacking = without_place(source, finest)
         facts = {
             "scene": source,
             "size": f"{finest.height} rows × {finest.width} columns",
             "crs": finest.crs.to_string() if finest.crs else "none",
             "pixel": f"{gsd:.4g} m on the ground" if gsd else "of unknown size on the ground",
             "sensor": product.sensor or "not told by the scene",
+            **({"place": lacking} if lacking else {}),
             "bands": [
                 {"band": number, **_stored_band(band, said, files[band.path])}
                 for number, (band, said) in enumerate(zip(product.bands, with_scaling(product.bands), strict=True), 1)

@@ -323,7 +323,7 @@ def open_scene(
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
-        if not allow_no_crs and (lacking := _without_place(source, finest)):
+        if not allow_no_crs and (lacking := without_place(source, finest)):
             raise PlaceError(lacking)
         for band in bands:
             check_place(band, files[band.source.path])
@@ -343,7 +343,7 @@ def open_scene(
         )
 
 
-def _without_place(source: str, file: rasterio.DatasetReader) -> str:
+def without_place(source: str, file: rasterio.DatasetReader) -> str:
     """Why a scene cannot be placed on the earth, and what to do; "" if it can be."""
     points = "control points" if file.gcps[0] else "rational polynomials (RPCs)" if file.rpcs else ""
     unplaced = file.transform.is_identity or not abs(file.transform.determinant) > 0  # GDAL's word for none; or NaN

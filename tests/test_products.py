@@ -1000,6 +1000,19 @@ def test_of_a_band_whose_scaling_an_item_leaves_out_the_file_tells_it(tmp_path: 
         resolve_bands(product, ("green",), Choice())
 
 
+@pytest.mark.parametrize("crs", [None, "EPSG:32633"])
+def test_info_tells_what_a_scene_lacks_to_be_mapped(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str], crs: str | None
+) -> None:
+    place = Affine(10, 0, 5e5, 0, 0 if crs else -10, 5e6)
+    path = write_scene(tmp_path / "scene.tif", digital_numbers(20, 20), crs=crs, transform=place)
+    refusal = landcover(capsys, "predict", path, "--out", tmp_path / "m.tif", "--model", pointwise.folder).err
+    (lacking,) = [line.removeprefix("Error: ") for line in refusal.splitlines() if line.startswith("Error: ")]
+    told = landcover(capsys, "info", path, "--model", pointwise.folder).out
+    assert f"it is not mapped as it is: {lacking}" in told
+    assert "100.0 %" in told
+
+
 def test_an_item_without_a_scaling_is_mapped_as_its_file(
     tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
