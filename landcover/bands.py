@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from landcover.errors import BandError, OtherBandsError, SceneError, check_name, counted
 from landcover.products import BandSource, Product, gdal_options, is_local, raster_bands
-from landcover.specs import Sensor, band_key, load_sensor
+from landcover.specs import Sensor, band_key, config_names, load_sensor
 
 _IMPOSSIBLE = 0.05
 """Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
@@ -92,8 +92,22 @@ def resolve_bands(product: Product, wanted: tuple[str, ...], choice: Choice) -> 
         if name not in wanted:
             raise OtherBandsError(f"--bands names '{name}', which the model does not use; it wants {', '.join(wanted)}")
     found = [_find_band(product, name, mapping.get(name), told) for name in wanted]
+    if chosen and product.sensor and choice.sensor in config_names("sensors"):
+        named = {name: source for name, (source, _) in zip(wanted, found, strict=True) if name not in mapping}
+        _check_sensor(product, named, chosen, load_sensor(product.sensor))
     scaling = _Scaling(product.name, tuple(source for source, _ in found), choice, chosen, told)
     return tuple(scaling.of(name, source, why) for name, (source, why) in zip(wanted, found, strict=True))
+
+
+def _check_sensor(product: Product, named: Mapping[str, BandSource], chosen: Sensor, own: Sensor) -> None:
+    """Refuse a sensor that takes bands for others than they are by the product's own names and metadata."""
+    for name, source in named.items():
+        meant = own.common_name(source.label)
+        if meant not in (None, name):
+            raise BandError(
+                f"{product.name} is a product of {own.name}, in which {source.label} is '{meant}', and --sensor "
+                f"{chosen.name} takes it for '{name}'; leave --sensor out, or name the bands with --bands"
+            )
 
 
 def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Sensor | None) -> tuple[BandSource, str]:

@@ -31,6 +31,7 @@ from landcover.products import Product, is_raster, read_product, stac
 from landcover.products.names import Ending, common_name, file_ending
 from landcover.scene import open_scene
 from tests.commands import landcover
+from tests.commands import refused as command_refused
 from tests.scenes import SCALE, digital_numbers, read_map, write_scene
 
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
@@ -998,6 +999,22 @@ def test_of_a_band_whose_scaling_an_item_leaves_out_the_file_tells_it(tmp_path: 
     assert (red.scale, red.offset) == (7e-4, -0.1)
     with pytest.raises(BandError, match="does not say how its numbers become reflectance"):
         resolve_bands(product, ("green",), Choice())
+
+
+@pytest.mark.parametrize(("craft", "sensor"), [("LC08", "landsat-c2-l2-tm"), ("LT05", "landsat-c2-l2")])
+def test_a_sensor_that_is_not_that_of_a_product_is_refused(
+    tmp_path: Path, pointwise: Model, capsys: pytest.CaptureFixture[str], craft: str, sensor: str
+) -> None:
+    """Landsat 8 numbers its bands otherwise than Landsat 5 did: each was taken for its neighbour."""
+    folder = tmp_path / "product"
+    folder.mkdir()
+    for number in (1, 2, 3, 4, 5, 7):
+        name = f"{craft}_L2SP_188034_20230601_20230607_02_T1_SR_B{number}.TIF"
+        write_scene(folder / name, digital_numbers(20, 20, 1), names=(), scaled=False)
+    how = ("--model", pointwise.folder, "--allow-untrained", "--out", tmp_path / "map.tif", "--sensor", sensor)
+    assert "leave --sensor out" in command_refused(capsys, tmp_path, "predict", folder, *how)
+    outcome = landcover(capsys, "predict", folder, *how, "--bands", "red=SR_B3,nir=SR_B4")
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize("crs", [None, "EPSG:32633"])
