@@ -287,7 +287,7 @@ def read_vectors(path: str | Path, name: str) -> "GeoDataFrame":
     if len(layers) > 1:
         raise ConfigError(
             f"{name} holds several layers ({', '.join(layers)}); write the one that is meant to a file of its own, "
-            f"as with ogr2ogr one.gpkg {Path(path).name} {layers[0]}"
+            f"as with ogr2ogr one.gpkg {Path(path).name} {layers[-1]}"
         )
     return frame
 

@@ -73,7 +73,7 @@ def vectorize(
             [c.class_name, str(c.polygons), "" if c.hectares is None else f"{c.hectares:,.2f}"] for c in summary.classes
         ]
         print_table(["class", "polygons", "hectares"], rows)
-    say(f"Wrote {out}: {counted(summary.polygons, 'polygon')}")
+    say(f"Wrote {out}: {counted(summary.polygons, 'point' if points else 'polygon')}")
 
 
 def parse_area(text: str) -> float:
