@@ -10,7 +10,7 @@ from pathlib import Path
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
-from landcover.catalog import Entry, is_pattern
+from landcover.catalog import Entry, is_searched
 from landcover.errors import CatalogError, LandcoverError, NoSceneError, OutputError
 from landcover.products import is_local
 
@@ -35,7 +35,7 @@ def without_outputs(scenes: Sequence[Entry], options: BatchOptions) -> list[Entr
         CatalogError: it names nothing else.
     """
     out = options.out.resolve()
-    if _is_searched(options.catalog):
+    if is_searched(options.catalog):
         scenes = [e for e in scenes if not (e.source and _is_output(Path(e.source), out))]
     if not scenes:
         raise CatalogError(_only_results(options))
@@ -54,7 +54,7 @@ def without_results(flaws: Flaws, options: BatchOptions, *, others: bool) -> Fla
         CatalogError: there is nothing but results.
     """
     results = [entry for entry, flaw in flaws if isinstance(flaw, NoSceneError)]
-    if not results or not _is_searched(options.catalog):
+    if not results or not is_searched(options.catalog):
         return flaws
     if len(results) == len(flaws) and not others:
         raise CatalogError(_only_results(options))
@@ -114,11 +114,6 @@ def _is_report(path: Path) -> bool:
         return "landcover" in json.loads(path.read_bytes())
     except (OSError, ValueError, TypeError, RecursionError):
         return False
-
-
-def _is_searched(catalog: str) -> bool:
-    """Whether a catalog is a place where scenes are looked for, and results may lie among them."""
-    return is_local(catalog) and (Path(catalog).is_dir() or is_pattern(catalog))
 
 
 def _only_results(options: BatchOptions) -> str:

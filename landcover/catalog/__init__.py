@@ -2,8 +2,7 @@
 
 from landcover.catalog.choosing import choose
 from landcover.catalog.entry import Entry
-from landcover.catalog.folders import is_pattern
 from landcover.catalog.looking import look, measure
-from landcover.catalog.reading import read_catalog
+from landcover.catalog.reading import is_searched, read_catalog
 
-__all__ = ["Entry", "choose", "is_pattern", "look", "measure", "read_catalog"]
+__all__ = ["Entry", "choose", "is_searched", "look", "measure", "read_catalog"]

@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -122,6 +123,22 @@ def survey(entries: Iterable[Entry]) -> Iterator[Seen | LandcoverError]:
         # said for all threads at once, for what one of them says of warnings is said to all
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield from pool.map(partial(_or_why_not, see), entries)
+
+
+def without_twins(entries: Sequence[Entry]) -> list[Entry]:
+    """Leave out what landcover made and is called as something else is, as its mosaic.tif and its mosaic.vrt are.
+
+    Where there is nothing else of a name, one of them stays, for whoever opens it to tell what it is.
+    """
+    counts = Counter(entry.name.casefold() for entry in entries)
+    kept = []
+    for entry in entries:
+        name = entry.name.casefold()
+        if counts[name] > 1 and isinstance(next(survey([entry])), NoSceneError):
+            counts[name] -= 1
+        else:
+            kept.append(entry)
+    return kept
 
 
 def _open(path: str, stack: ExitStack) -> rasterio.DatasetReader:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from landcover.catalog.entry import Entry, check_names
 from landcover.catalog.folders import is_pattern, read_folder, read_pattern, single_entry
+from landcover.catalog.looking import without_twins
 from landcover.catalog.tables import read_csv, read_parquet
 from landcover.catalog.trees import read_json
 from landcover.errors import CatalogError
@@ -13,7 +14,7 @@ _TABLES = {".csv": read_csv, ".parquet": read_parquet, ".geoparquet": read_parqu
 
 
 def read_catalog(source: str) -> list[Entry]:
-    """Read which scenes there are, opening none of them.
+    """Read which scenes there are, opening none of them but those in a folder that have one name.
 
     Args:
         source: a folder; a pattern such as `scenes/*.tif`; a CSV or (Geo)Parquet table with a column `path`; a STAC
@@ -28,8 +29,15 @@ def read_catalog(source: str) -> list[Entry]:
         raise CatalogError(f"{str(e.filename or source)[:200]} cannot be read: {e.strerror or e}") from e
     if not entries:
         raise CatalogError(f"{source} holds no scene; give a folder, table or STAC document that does")
+    if is_searched(source):
+        entries = without_twins(entries)
     check_names(entries, source)
     return entries
+
+
+def is_searched(source: str) -> bool:
+    """Whether a catalog is a place where scenes are looked for, and results may lie among them."""
+    return is_local(source) and (Path(source).is_dir() or is_pattern(source))
 
 
 def _read(source: str) -> list[Entry]:
