@@ -210,6 +210,17 @@ def test_a_number_that_a_csv_does_not_know_satisfies_no_condition(tmp_path: Path
     assert names(choose(entries, where="cloud is null")) == ["a"]
 
 
+def test_a_csv_as_excel_writes_it_where_decimals_have_a_comma(tmp_path: Path) -> None:
+    """As texts, 7,5 and 12,0 were both greater than every number."""
+    table = tmp_path / "t.csv"
+    table.write_bytes("\ufeffpath;scale;cloud\r\na.tif;0,0001;7,5\r\nb.tif;1E-04;12\r\nc,d.tif;;\r\n".encode())
+    entries = read_catalog(str(table))
+    assert [e.scale for e in entries] == [1e-4, 1e-4, None]
+    assert names(entries) == ["a", "b", "c,d"]
+    assert names(choose(entries, where="cloud < 10")) == ["a"]
+    assert names(choose(entries, where="cloud > 10")) == ["b"]
+
+
 def test_a_parquet_table_tells_the_same(tmp_path: Path) -> None:
     whole = [{column: row.get(column) for column in ROWS[0]} for row in ROWS]
     check_rows(write_parquet(tmp_path / "scenes.parquet", *whole), tmp_path)

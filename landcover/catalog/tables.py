@@ -58,15 +58,19 @@ def read_csv(path: Path) -> list[Entry]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
-            numbered = _numbered(file, delimiter=max(",;\t", key=header.count))
+            delimiter = max(",;\t", key=header.count)
+            numbered = _numbered(file, delimiter)
             names = [name.strip() for name in next(numbered, (1, []))[1]]
             _check_columns(names, path)
             rows = {number: row for number, row in numbered if any(row)}
             _check_lengths(rows, len(names), path)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
+    except UnicodeDecodeError as e:
+        raise CatalogError(f"{path} cannot be read as CSV: it is not in UTF-8; save it as 'CSV UTF-8'") from e
+    except (OSError, csv.Error) as e:
         raise CatalogError(f"{path} cannot be read as CSV: {e}") from e
     texts = [[row[i].strip() if i < len(row) else "" for row in rows.values()] for i in range(len(names))]
-    columns = {n: t if n in COLUMNS else _numbers(t) for n, t in zip(names, texts, strict=True)}
+    point = "," if delimiter == ";" else "."  # as programs separate values where decimals have a comma
+    columns = {n: _column(n, t, point) for n, t in zip(names, texts, strict=True)}
     values = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     told = (_Row(f"line {number:,}", v) for number, v in zip(rows, values, strict=True))
     return make_entries(str(path), told, partial(_entry, path))
@@ -332,9 +336,16 @@ def _utc(value: dt.date) -> dt.datetime:
     return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
-def _numbers(texts: list[str]) -> list[Any]:
+def _column(name: str, texts: list[str], point: str) -> list[Any]:
+    """The values of a column of a CSV, in whose numbers there may be another sign for the decimal point."""
+    if name in ("scale", "offset"):
+        return [text.replace(point, ".") for text in texts]
+    return list(texts) if name in COLUMNS else _numbers(texts, point)
+
+
+def _numbers(texts: list[str], point: str) -> list[Any]:
     """A column as numbers, if all its texts are such, or what tables write where there is none; else as they are."""
     try:
-        return [None if text.casefold() in _MISSING else float(text) for text in texts]
+        return [None if text.casefold() in _MISSING else float(text.replace(point, ".")) for text in texts]
     except ValueError:
         return list(texts)

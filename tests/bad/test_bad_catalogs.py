@@ -171,6 +171,13 @@ def test_documents_that_are_no_catalog(tmp_path: Path, text: str, sentence: str)
     refused(path, sentence)
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_csv_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "scenes.csv"
+    path.write_text("path\nMüller.tif\n", encoding=encoding)
+    refused(path, "it is not in UTF-8; save it as 'CSV UTF-8'")
+
+
 HREFS = ["file:///etc/passwd", "/vsimem/a.tif", "/vsicurl_streaming/x", "<VRTDataset/>", "ab:c.tif", "a.tif\0b"]
 
 
