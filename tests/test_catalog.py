@@ -484,6 +484,18 @@ def test_a_time_span_includes_its_ends_and_not_what_has_no_time() -> None:
     assert names(choose(entries, datetime="2024-06-01/2024-06-30T23:59:59Z")) == times[1:3]
 
 
+def test_scenes_are_looked_at_for_the_time_that_their_catalog_does_not_tell(tmp_path: Path) -> None:
+    """As a batch does, which records it; by a folder of Sentinel-2 scenes none was chosen."""
+    names_ = [SAFE, SAFE.replace("20220701", "20220801"), "scene_20220701"]
+    for name in names_:
+        write_scene(tmp_path / f"{name}.tif", digital_numbers(6, 5))
+    entries = read_catalog(str(tmp_path))
+    assert names(choose(entries, datetime="2022-07")) == names_[:1]
+    assert names(choose(entries, datetime="2022", bbox=(14, 44, 16, 46))) == names_[:2]
+    told = [entry("never", datetime=dt.datetime(2022, 7, 1, tzinfo=UTC))]
+    assert choose(told, datetime="2022-07") == told, "and not where it does"
+
+
 CLOUDY = [
     entry("a", sensor="hls", properties={"eo:cloud_cover": 5, "Orbit": 1, "tags": ["x"]}),
     entry("b", sensor="naip", properties={"eo:cloud_cover": 50.5, "i": 7, "note": "it's", "big": 10**400}),

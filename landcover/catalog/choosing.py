@@ -40,7 +40,7 @@ def choose(
 
     Args:
         entries: of a catalog. Those without a footprint are looked at where a place is asked for; those that cannot be
-            opened are taken, for whoever maps them to say so.
+            opened are taken, for whoever maps them to say so. Those without a time are where a time is asked for.
         bbox: west, south, east and north in degrees; west is the greater for a box across the antimeridian.
         aoi: a vector file of polygons in any CRS; scenes that touch one of them are taken.
         datetime: an instant, a day, a month, a year, or an interval of them, as in "2024-06-01/2024-08-31" or
@@ -54,12 +54,9 @@ def choose(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {limit}")
-    chosen = list(entries)
-    if datetime is not None:
-        start, stop = parse_interval(datetime)
-        chosen = [e for e in chosen if e.datetime and start <= e.datetime <= stop]
-    if where is not None:
-        chosen = _satisfying(chosen, where)
+    span = parse_interval(datetime) if datetime is not None else None
+    chosen = list(entries) if where is None else _satisfying(list(entries), where)
+    chosen = chosen if span is None else _within(chosen, *span)
     places = ([_box(bbox)] if bbox is not None else []) + ([_area(Path(aoi))] if aoi is not None else [])
     return (_touching(chosen, places) if places else chosen)[:limit]
 
@@ -127,6 +124,13 @@ def _area(path: Path) -> list[BaseGeometry]:
     """Polygons in degrees, from -180 to 180 as footprints are."""
     earth = Affine(1, 0, -180, 0, -1, 90), CRS.from_epsg(4326), (180, 360)
     return list(read_area(path, *earth).polygons)
+
+
+def _within(entries: list[Entry], start: dt.datetime, stop: dt.datetime) -> list[Entry]:
+    """The entries that were taken in a span of time, as they or their headers tell."""
+    looked = survey(e for e in entries if e.datetime is None)
+    known = [e if e.datetime is not None else _known(next(looked)) for e in entries]
+    return [e for e in known if e is not None and e.datetime is not None and start <= e.datetime <= stop]
 
 
 def _touching(entries: list[Entry], places: list[list[BaseGeometry]]) -> list[Entry]:
