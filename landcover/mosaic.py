@@ -203,6 +203,15 @@ class Mosaic:
         return [self.grid.box(each) for each in self.maps]
 
     @property
+    def overlaps(self) -> bool:
+        """Whether pixels may be of more than one map."""
+        row0, row1, col0, col1 = np.array([(b.row0, b.row1, b.col0, b.col1) for b in self.boxes]).T
+        return any(
+            ((row0[:i] < b.row1) & (row1[:i] > b.row0) & (col0[:i] < b.col1) & (col1[:i] > b.col0)).any()
+            for i, b in enumerate(self.boxes)
+        )
+
+    @property
     def layer(self) -> Layer:
         grid = self.grid
         model, sha256 = _common(self.maps)

@@ -450,6 +450,21 @@ def test_a_catalog_of_the_samples_becomes_maps_a_mosaic_and_polygons(
     assert (out / "mosaic.tif").stat().st_mtime_ns == before
 
 
+def test_scenes_without_a_time_lie_below_the_others_and_it_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """Which of two maps is the later is not known then; where no maps overlap, nothing depends on it."""
+    table = scenes / "t.csv"
+    table.write_text("path,datetime\none.tif,2024-06-01\ntwo.tif,\n")
+    above = batch(capsys, table, tmp_path / "out", pointwise, "--mosaic", "later", "--json")
+    (note,) = json.loads(above.out)["notes"]
+    assert note.startswith("1 of 2 scenes tell no time, such as two; ")
+    assert (read_map(tmp_path / "out" / "mosaic.tif") == read_map(map_of(tmp_path / "out", "one"))).all()
+    write_scene(scenes / "two.tif", digital_numbers(20, 20), transform=UTM @ Affine.translation(120, 0))
+    beside = batch(capsys, table, tmp_path / "out", pointwise, "--mosaic", "later", "--json")
+    assert json.loads(beside.out)["notes"] == []
+
+
 def test_items_of_a_collection_are_mapped_and_again_when_their_pixels_change(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

@@ -123,7 +123,7 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     yield _Product("virtual mosaic", virtual, None, partial(_at_once, _virtual, maps, virtual))
     if options.mosaic or options.merged is not None:
         confidences = [job.outputs["confidence"] for job in jobs] if options.mosaic == "confidence" else None
-        yield _Product("mosaic", mosaic, options.mosaic, partial(_mosaic, maps, mosaic, confidences), True)
+        yield _Product("mosaic", mosaic, options.mosaic, partial(_mosaic, jobs, mosaic, confidences), True)
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
@@ -157,8 +157,8 @@ def _virtual(maps: list[Path], out: Path) -> Made:
     return _made(*files, notes=[note])
 
 
-def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Making:
-    plan = plan_mosaic(maps, out, confidences=confidences)
+def _mosaic(jobs: list[Job], out: Path, confidences: list[Path] | None) -> Making:
+    plan = plan_mosaic([job.map for job in jobs], out, confidences=confidences)
     yield Told(f"The mosaic has {plan.grid.height:,} × {plan.grid.width:,} pixels{_sparse(plan)}")
     told = 0
     for pixels in fill_mosaic(plan, overwrite=True):
@@ -166,7 +166,18 @@ def _mosaic(maps: list[Path], out: Path, confidences: list[Path] | None) -> Maki
         if tenths > told:
             told = tenths
             yield Told(f"Mosaic: {tenths * 10} %")
-    return _made(out)
+    return _made(out, notes=() if confidences else _untimed(jobs, plan))
+
+
+def _untimed(jobs: list[Job], plan: Mosaic) -> list[str]:
+    """A note of scenes that tell no time, if maps overlap, of which the later is to lie on top."""
+    names = [job.name for job in jobs if job.datetime is None]
+    if not names or not plan.overlaps:
+        return []
+    return [
+        f"{len(names)} of {counted(len(jobs), 'scene')} tell no time, such as {names[0]}; where maps overlap in the "
+        "mosaic, these lie below the others, the last by name on top; a table with a column datetime tells times"
+    ]
 
 
 def _sparse(plan: Mosaic) -> str:
@@ -191,4 +202,5 @@ def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Made:
 def _job(options: BatchOptions, record: Record) -> Job:
     """Where the outputs of a scene are."""
     job = Job("", record.name, record.source, str(options.out), record.digest, "", Needs("", None, {}))
-    return replace(job, confidence=options.confidence, vectors=options.vectors, suffix=options.suffix)
+    job = replace(job, confidence=options.confidence, vectors=options.vectors, suffix=options.suffix)
+    return replace(job, datetime=record.datetime or None)
