@@ -3,6 +3,8 @@
 import numba
 import numpy as np
 
+from landcover.outlines.walk import unmarked
+
 
 def offsets_of(sizes: np.ndarray) -> np.ndarray:
     """Where things of some sizes begin, one after the other, and where the last ends."""
@@ -17,14 +19,17 @@ def _copy(out, at, nodes, begin, end):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(nodes, offsets, order):
-    """Some rings, in an order: their nodes, and where they begin."""
+def gather(nodes, offsets, order, close):
+    """Some rings, in an order: their nodes, and where they begin; `close` lets each end with its first node again."""
     at = np.zeros(len(order) + 1, np.int64)
     for k in range(len(order)):
-        at[k + 1] = at[k] + offsets[order[k] + 1] - offsets[order[k]]
-    out = np.empty((at[-1], 2), nodes.dtype)
+        at[k + 1] = at[k] + offsets[order[k] + 1] - offsets[order[k]] + close
+    out = np.empty((at[-1], 2), np.int32)
     for k in range(len(order)):
-        _copy(out, at[k], nodes, offsets[order[k]], offsets[order[k] + 1])
+        lo, hi = offsets[order[k]], offsets[order[k] + 1]
+        _copy(out, at[k], nodes, lo, hi)
+        if close:
+            _copy(out, at[k + 1] - 1, nodes, lo, lo + 1)
     return out, at
 
 
@@ -60,8 +65,7 @@ def simple(nodes, offsets, patch):
             if cut >= 0:
                 for k in range(cut, height):
                     place[stack[k]] = -1
-                    x = nodes[lo + stack[k], 0]
-                    out[used, 0], out[used, 1] = (x if x >= 0 else ~x), nodes[lo + stack[k], 1]
+                    out[used, 0], out[used, 1] = unmarked(nodes[lo + stack[k], 0]), nodes[lo + stack[k], 1]
                     used += 1
                 begins[rings + 1], of[rings] = used, patch[i]
                 rings += 1
@@ -100,18 +104,3 @@ def turns(nodes, offsets):
             areas[i] += np.int64(nodes[before, 0]) * nodes[j, 1] - np.int64(nodes[j, 0]) * nodes[before, 1]
             before = j
     return areas
-
-
-@numba.njit(cache=True, nogil=True)
-def closed(nodes, offsets, order):
-    """Rings in another order, each with its first node again at its end; returns their nodes and where they begin."""
-    at = np.empty(len(order) + 1, np.int64)
-    at[0] = 0
-    for k in range(len(order)):
-        at[k + 1] = at[k] + offsets[order[k] + 1] - offsets[order[k]] + 1
-    out = np.empty((at[-1], 2), np.int32)
-    for k in range(len(order)):
-        lo, hi = offsets[order[k]], offsets[order[k] + 1]
-        _copy(out, at[k], nodes, lo, hi)
-        _copy(out, at[k + 1] - 1, nodes, lo, lo + 1)
-    return out, at

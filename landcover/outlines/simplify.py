@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from landcover.outlines.rings import offsets_of
-from landcover.outlines.walk import CLOSED, Pieces
+from landcover.outlines.walk import CLOSED, Pieces, on_line, unmarked
 
 STRIP_ROWS = 512
 """Outlines are simplified in strips of so many rows, always: nodes on their borders stay."""
@@ -88,7 +88,7 @@ def _marks(nodes, offsets, begin, end, block, first_row):
     rows, width = block.shape[0] - 1, block.shape[1]
     marks = np.zeros((rows + 1, width - 1), np.uint8)
     for i in range(len(nodes)):
-        x, y = (nodes[i, 0] if nodes[i, 0] >= 0 else ~nodes[i, 0]), nodes[i, 1] - first_row
+        x, y = unmarked(nodes[i, 0]), nodes[i, 1] - first_row
         if x == 0 or x == width - 2 or y == 0:
             marks[y, x] = _FIXED
             continue
@@ -97,49 +97,29 @@ def _marks(nodes, offsets, begin, end, block, first_row):
     for way in (begin, end):
         for i in range(len(way)):
             if way[i] != CLOSED:
-                marks[0 if way[i] < width else rows, way[i] % width] = _FIXED
+                x, y = on_line(way[i], width, rows)
+                marks[y, x] = _FIXED
     return marks
 
 
 @numba.njit(cache=True, nogil=True)
 def _arcs(nodes, offsets, begin, end, marks, first_row):
     """Cut the pieces of a strip into arcs; returns the fields of `Arcs`."""
-    pieces, width = len(begin), marks.shape[1] + 1
+    pieces = len(begin)
     out = np.empty((2 * len(nodes) + 4 * pieces + 4, 2), np.int32)
     room = len(nodes) + 2 * pieces + 1
     at, back, marked = np.zeros(room + 1, np.int64), np.zeros(room, np.bool_), np.zeros((room, 2), np.bool_)
     firsts = np.zeros(pieces + 1, np.int64)
     used, arcs = 0, 0
     for i in range(pieces):
-        lo, hi = offsets[i], offsets[i + 1]
-        way = np.empty((hi - lo + 2, 2), np.int32)
-        size = 0
-        if begin[i] != CLOSED:
-            way[0, 0], way[0, 1] = begin[i] % width, (0 if begin[i] < width else marks.shape[0] - 1)
-            size = 1
-        for j in range(lo, hi):
-            x, y = nodes[j, 0], nodes[j, 1] - first_row
-            if size == 1 and begin[i] != CLOSED and j == lo and y == way[0, 1] and (x if x >= 0 else ~x) == way[0, 0]:
-                size = 0
-            way[size, 0], way[size, 1] = x, y
-            size += 1
-        if end[i] != CLOSED:
-            x, y = end[i] % width, (0 if end[i] < width else marks.shape[0] - 1)
-            last = way[size - 1, 0]
-            if way[size - 1, 1] != y or (last if last >= 0 else ~last) != x:
-                way[size, 0], way[size, 1] = x, y
-                size += 1
-        else:
-            way = _turned(way[:size], marks)
-            size += 1
+        way = _whole(nodes[offsets[i] : offsets[i + 1]], begin[i], end[i], marks, first_row)
         start = 0
-        for j in range(1, size):
-            x, y = (way[j, 0] if way[j, 0] >= 0 else ~way[j, 0]), way[j, 1]
-            if marks[y, x] == _BEND and j < size - 1:
+        for j in range(1, len(way)):
+            if marks[way[j, 1], unmarked(way[j, 0])] == _BEND and j < len(way) - 1:
                 continue
             marked[arcs, 0], marked[arcs, 1] = way[start, 0] < 0, way[j, 0] < 0
             for k in range(start, j + 1):
-                out[used, 0], out[used, 1] = (way[k, 0] if way[k, 0] >= 0 else ~way[k, 0]), way[k, 1]
+                out[used, 0], out[used, 1] = unmarked(way[k, 0]), way[k, 1]
                 used += 1
             at[arcs + 1] = used
             back[arcs] = _against(out[at[arcs] : used])
@@ -152,12 +132,33 @@ def _arcs(nodes, offsets, begin, end, marks, first_row):
 
 
 @numba.njit(cache=True, nogil=True)
+def _whole(piece, begin, end, marks, first_row):
+    """The nodes of a piece from where it enters the strip to where it leaves, and of a ring as `_turned` gives them."""
+    rows, width = marks.shape[0] - 1, marks.shape[1] + 1
+    way, size = np.empty((len(piece) + 2, 2), np.int32), 0
+    if begin != CLOSED:
+        x, y = on_line(begin, width, rows)
+        if len(piece) == 0 or piece[0, 1] - first_row != y or unmarked(piece[0, 0]) != x:
+            way[0, 0], way[0, 1] = x, y
+            size = 1
+    for j in range(len(piece)):
+        way[size, 0], way[size, 1] = piece[j, 0], piece[j, 1] - first_row
+        size += 1
+    if end == CLOSED:
+        return _turned(way[:size], marks)
+    x, y = on_line(end, width, rows)
+    if way[size - 1, 1] != y or unmarked(way[size - 1, 0]) != x:
+        way[size, 0], way[size, 1] = x, y
+        size += 1
+    return way[:size]
+
+
+@numba.njit(cache=True, nogil=True)
 def _turned(ring, marks):
     """A ring from a node that stays on, else from the first one by row and column, and that node again at its end."""
     best = 0
     for j in range(len(ring)):
-        x = ring[j, 0] if ring[j, 0] >= 0 else ~ring[j, 0]
-        if marks[ring[j, 1], x] == _FIXED:
+        if marks[ring[j, 1], unmarked(ring[j, 0])] == _FIXED:
             best = j
             break
         if (ring[j, 1], ring[j, 0]) < (ring[best, 1], ring[best, 0]):

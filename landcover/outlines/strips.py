@@ -18,9 +18,9 @@ class Walked:
 
     Attributes:
         values: class ids of its patches, uint8 (patches,).
-        joined: which of its patches each became that was open before it, int32 (open before,).
-        number: which of the patches that are open after it each of its patches is, -1 if it is complete, and -1 at the
-            end, which is that of none, int32 (patches + 1,).
+        joined: for each patch that was open before it, which of its patches that is now, int32 (open before,).
+        number: of each of its patches among those that are still open after it, -1 if it is complete; and a -1 at the
+            end, for pixels of no patch, int32 (patches + 1,).
         pixels: how many pixels of the strip each patch has, int64 (patches,).
         weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
         measures: area in m² and perimeter in m of what lies of each patch between the strip's first line and its last,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landcover.ground import Ground
-from landcover.outlines.rings import closed, gather, offsets_of, simple, turns
+from landcover.outlines.rings import gather, offsets_of, simple, turns
 from landcover.outlines.simplify import Simplification
 from landcover.outlines.strips import Walked, Walker
 from landcover.outlines.walk import CLOSED, Pieces
@@ -79,7 +79,7 @@ class _Rings:
 
     def take(self, chosen: np.ndarray) -> "_Rings":
         """Some of the rings, by a mask."""
-        nodes, offsets = gather(self.nodes, self.offsets, np.flatnonzero(chosen))
+        nodes, offsets = gather(self.nodes, self.offsets, np.flatnonzero(chosen), False)
         return _Rings(self.patch[chosen], offsets, nodes)
 
 
@@ -168,7 +168,7 @@ class Tracer:
         nodes, offsets, patch = simple(*self._taken(~still_open))
         is_hole = turns(nodes, offsets) > 0
         order = np.argsort(patch * np.int64(2) + is_hole, kind="stable")
-        nodes, rings_at = closed(nodes, offsets, order)
+        nodes, rings_at = gather(nodes, offsets, order, True)
         shells = np.flatnonzero(np.diff(patch[order], prepend=-1))
         which = patch[order][shells]
         pixels, weighted, known, area, perimeter = sums[:, which]

@@ -61,10 +61,10 @@ def join(parent, i, j):
 
 @numba.njit(cache=True, nogil=True)
 def label_runs(block, starts, above_patch, known, diagonal):
-    """Number the patches of a block, those of the row above, of which `known` are, first.
+    """Number the patches of a block; the `known` ones, which are open in the row above, come first.
 
-    Returns the patch of each run, -1 for nodata, (runs,); what became of the patches of the row above (known,); and for
-    each patch its value, and its pixels without those of the row above.
+    Returns the patch of each run, -1 for nodata, (runs,); the new number of each patch of the row above, (known,); and
+    for each patch its value, and the number of its pixels below that row.
     """
     flat, width, runs = block.ravel(), block.shape[1], len(starts) - 1
     parent = np.arange(known + runs).astype(np.int32)
@@ -106,6 +106,7 @@ def label_runs(block, starts, above_patch, known, diagonal):
 
 
 _EAST, _NORTH, _WEST, _SOUTH = 0, 1, 2, 3
+_FROM_ABOVE, _FROM_BELOW, _RING = 0, 1, 2
 
 
 @numba.njit(cache=True, nogil=True)
@@ -122,17 +123,19 @@ def walk(block, starts, label, first_row, diagonal, junctions):
     end, patch = np.empty(2 * runs, np.int64), np.empty(2 * runs, np.int32)
     pieces = 0
     seen = np.zeros(flat.size, np.bool_)  # the left side of a pixel was walked
-    for kind in range(3):
+    for kind in (_FROM_ABOVE, _FROM_BELOW, _RING):
         for i in range(runs):
             at, value = starts[i], flat[starts[i]]
-            if value == 0 or (kind == 0) != (at < width) or (kind == 1 and at < rows * width) or seen[at] * (kind == 2):
+            if value == 0 or (kind == _FROM_ABOVE) != (at < width):
                 continue
-            if kind == 1:
+            if (kind == _FROM_BELOW and at < rows * width) or (kind == _RING and seen[at]):
+                continue
+            if kind == _FROM_BELOW:
                 y, x, direction = rows - 1, starts[i + 1] - rows * width - 1, _NORTH
                 come = width + x
             else:
                 y, x, direction = at // width, at % width - 1, _SOUTH
-                come = x if kind == 0 else CLOSED
+                come = x if kind == _FROM_ABOVE else CLOSED
             offsets[pieces], begin[pieces], patch[pieces] = used, come, label[i]
             leave = CLOSED
             while True:
@@ -140,24 +143,8 @@ def walk(block, starts, label, first_row, diagonal, junctions):
                     leave = width + x
                     break
                 p = y * width + x
-                north_west, north_east, south_west, south_east = (
-                    flat[p],
-                    flat[p + 1],
-                    flat[p + width],
-                    flat[p + width + 1],
-                )
-                if direction == _EAST:
-                    left, right, behind = north_east, south_east, south_west
-                elif direction == _NORTH:
-                    left, right, behind = north_west, north_east, south_east
-                elif direction == _WEST:
-                    left, right, behind = south_west, north_west, north_east
-                else:
-                    left, right, behind = south_east, south_west, north_west
-                if diagonal:
-                    turn = 3 if right == value else (0 if left == value else 1)
-                else:
-                    turn = 1 if left != value else (0 if right != value else 3)
+                left, right, behind = _around(flat, p, width, direction)
+                turn = _turn(value, left, right, diagonal)
                 if turn != 0 or (junctions and right != behind):
                     # an outline may come twice to where its patch touches itself; such nodes are marked
                     nodes[used, 0] = ~x if right == value and left != value else x
@@ -171,7 +158,7 @@ def walk(block, starts, label, first_row, diagonal, junctions):
                     y -= 1
                 elif direction == _SOUTH:
                     side = p + width + 1
-                    if kind == 2 and side == at:
+                    if kind == _RING and side == at:
                         break
                     seen[side] = True
                     y += 1
@@ -189,3 +176,36 @@ def walk(block, starts, label, first_row, diagonal, junctions):
         end[:pieces].copy(),
         patch[:pieces].copy(),
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _around(flat, p, width, direction):
+    """The pixels at a node: ahead on the left, ahead on the right, and behind on the right; `p` is its north-west."""
+    north_west, north_east, south_west, south_east = flat[p], flat[p + 1], flat[p + width], flat[p + width + 1]
+    if direction == _EAST:
+        return north_east, south_east, south_west
+    if direction == _NORTH:
+        return north_west, north_east, south_east
+    if direction == _WEST:
+        return south_west, north_west, north_east
+    return south_east, south_west, north_west
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn(value, left, right, diagonal):
+    """By how many quarters of a circle an outline turns left, so that its patch stays on its left."""
+    if left == value:
+        return 3 if right == value else 0
+    return 3 if diagonal and right == value else 1
+
+
+@numba.njit(cache=True, nogil=True)
+def unmarked(column):
+    """The column of a node, whether it is marked or not."""
+    return column if column >= 0 else ~column
+
+
+@numba.njit(cache=True, nogil=True)
+def on_line(way, width, rows):
+    """The column and row, from the strip's first line on, of where a piece begins or ends; see `Pieces`."""
+    return way % width, 0 if way < width else rows
