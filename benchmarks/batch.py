@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import rasterio
-
-SAMPLE = Path(__file__).parent.parent / "sample_tiles" / "s2_eastern_shore.tif"
+from measure import DATA, SAMPLE
 
 
 def main() -> None:
@@ -62,7 +61,6 @@ def large(folder: Path) -> None:
     compare("4 scenes of 6000²", scenes, folder, sorted(scenes.iterdir()))
 
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 REAL = {
     "s2_eastern_shore/scene.tif": ("sentinel2-l1c", ""),
     "s2_duebendorf/scene.tif": ("sentinel2-l2a", "0"),

@@ -11,6 +11,7 @@ import datetime
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -123,7 +124,7 @@ class Bench:
         scene = self.scene("seams", SEAMS, SEAMS)
         self.predict("parts", scene)
         self.predict("at_once", scene, "--tile-size", "16384", "--overlap", "0")
-        seams, work = _differ(self.map("parts"), self.map("at_once")), _work(self.large())
+        seams, work = _differ(self.map("parts"), self.map("at_once")), _plan(self.large()).work
         yield Row(
             "overlap: labels that differ from the whole image in the same precision; work repeated",
             "≤ 0.1 %; ≤ 15 %",
@@ -194,11 +195,8 @@ class Bench:
     def others(self) -> Iterator[Row]:
         """The other commands, without targets here."""
         self.warm()
-        for name, args in {
-            "stats": ("stats", self.map("large")),
-        }.items():
-            taken = run(*args)
-            yield Row(f"{name}, {SIDE:,}²", "", f"{taken.wall:.1f} s", None, f"{taken.peak / 1e9:.2f} GB")
+        taken = run("stats", self.map("large"))
+        yield Row(f"stats, {SIDE:,}²", "", f"{taken.wall:.1f} s", None, f"{taken.peak / 1e9:.2f} GB")
 
     def polygons(self) -> Iterator[Row]:
         """Vectorising."""
@@ -254,8 +252,6 @@ def _stages(scene: Path):
 def _usual_way(scene: Path, out: Path, tile: int, overlap: int) -> Taken:
     command = [sys.executable, HERE / "usual_way.py", scene, out, "--tile", str(tile), "--overlap", str(overlap)]
     taken = timed(lambda: subprocess.run(command, check=True, capture_output=True))
-    import resource
-
     return taken._replace(peak=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
@@ -263,10 +259,6 @@ def _windows(scene: Path) -> tuple[int, int]:
     """Size and overlap of the windows that the defaults make of a scene."""
     axis = _plan(scene).grid.rows
     return axis.tile, axis.tile - axis.step
-
-
-def _work(scene: Path) -> float:
-    return _plan(scene).work
 
 
 def _plan(scene: Path):

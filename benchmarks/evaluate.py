@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+from measure import DATA, ROOT
 from torch import nn
 
 from landcover.accuracy import confusion, figures
 from landcover.models import Model, load_model
 from landcover.scaling import make_scaling
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / ".." / "shared" / "data"
 CLASSES = ("forest", "water", "urban", "other")
 SENTINEL2 = {"B2": "blue", "B3": "green", "B4": "red", "B8": "nir", "B11": "swir16", "B12": "swir22"}
 WAVELENGTHS = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.85, "swir16": 1.61, "swir22": 2.20}
@@ -164,16 +163,21 @@ def averaged(pixels: Pixels, factor: int = 3) -> Pixels:
 
 
 @torch.inference_mode()
-def score(model: Model, pixels: Pixels, *, water_only: bool = False) -> np.ndarray:
-    """The confusion matrix of a model on a scene, whole, mirrored at its far edges to the network's stride."""
-    reflectance, valid, reference = pixels
+def classes_of(model: Model, reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The class number of each pixel of a scene, whole, mirrored at its far edges to the network's stride; from 1."""
     stats = model.spec.stats
     scaling = make_scaling(1.0, 0.0, [s.mean for s in stats], [s.stddev for s in stats])
     x = torch.from_numpy(scaling(reflectance, valid))[None]
     height, width = valid.shape
     far = (0, -width % model.stride, 0, -height % model.stride)
     logits = model.network(nn.functional.pad(x, far, mode="reflect"))[0, :, :height, :width]
-    predicted = logits.argmax(dim=0).numpy() + 1
+    return logits.argmax(dim=0).numpy() + 1
+
+
+def score(model: Model, pixels: Pixels, *, water_only: bool = False) -> np.ndarray:
+    """The confusion matrix of a model on a scene."""
+    reflectance, valid, reference = pixels
+    predicted = classes_of(model, reflectance, valid)
     if not water_only:
         return confusion(reference * valid, predicted, len(CLASSES))
     return confusion(reference, np.where(predicted == CLASSES.index("water") + 1, 1, 2), 2)

@@ -23,7 +23,7 @@ import numpy as np
 import rasterio
 import stages
 import torch
-from measure import SAMPLE, run
+from measure import SAMPLE, drain, run
 from torch import nn
 
 from landcover.chips import Batch
@@ -102,8 +102,7 @@ def speed(scene: Path, args: argparse.Namespace, cuda: bool) -> None:
     row("decoding alone, all cores", f"{pixels / decoding / 1e6:.1f} Mpx/s")
     with busy(args.device if cuda else None) as samples:
         began = time.perf_counter()
-        for _ in map_scene(plan):
-            pass
+        drain(map_scene(plan))
         whole = time.perf_counter() - began
     slower = max(alone * pixels, decoding)
     row(
@@ -185,12 +184,12 @@ def memory(plan: Plan) -> None:
     valid = np.ones((n, 1, height, width), bool)
     batch = Batch(0, range(n), dn, valid, valid[:, 0])
     torch.cuda.reset_peak_memory_stats(device)
-    _drain(engine.run([batch]))
+    drain(engine.run([batch]))
     needed = torch.cuda.max_memory_allocated(device)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     ballast = torch.empty(max(free - needed // 2, 0), dtype=torch.uint8, device=device)
-    _drain(engine.run(itertools.repeat(batch, 2)))
+    drain(engine.run(itertools.repeat(batch, 2)))
     at_once = engine._at_once or n
     row("windows at once, of 8, with half of the memory they need", str(at_once), "fewer than 8", at_once < 8)
     del ballast
@@ -220,11 +219,6 @@ def busy(device: str | None) -> Iterator[list[float]]:
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _drain(items) -> None:
-    for _ in items:
-        pass
 
 
 if __name__ == "__main__":

@@ -7,24 +7,19 @@ licence lets it be. The chips of the training pack and of West Virginia are mapp
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
-import torch
+from evaluate import classes_of
+from measure import DATA, ROOT, run
 from PIL import Image
-from torch import nn
 
-from landcover.models import Model, load_model
-from landcover.scaling import make_scaling
+from landcover.models import load_model
 from landcover.specs import load_legend
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / ".." / "shared" / "data"
 SAMPLES = ROOT / "sample_tiles"
 SIDE = 900
 """Pixels of the longest side of a picture of one map."""
@@ -78,14 +73,10 @@ def main() -> None:
 def draw(scene: Shown, out: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         made, picture = Path(name) / "map.tif", Path(name) / "map.png"
-        landcover("predict", scene.path, *scene.options, "-o", made)
+        run("predict", scene.path, *scene.options, "-o", made)
         beside = ("--scene", scene.path, "--size", 2 * SIDE) if scene.beside else ("--size", SIDE)
-        landcover("preview", made, *beside, "-o", picture)
+        run("preview", made, *beside, "-o", picture)
         Image.open(picture).convert("RGB").save(out, quality=80)
-
-
-def landcover(*args: object) -> None:
-    subprocess.run([sys.executable, "-m", "landcover", *map(str, args)], check=True, stdout=subprocess.DEVNULL)
 
 
 def aerial_chips() -> list[np.ndarray]:
@@ -95,7 +86,7 @@ def aerial_chips() -> list[np.ndarray]:
     for path in sorted((DATA / "naip_wv_1m").glob("*.tif")):
         with rasterio.open(path) as file:
             reflectance = file.read([1, 2, 3, 4]).astype(np.float32) / 255
-        found.append(classes(model, reflectance, np.ones(reflectance.shape[1:], bool)))
+        found.append(classes_of(model, reflectance, np.ones(reflectance.shape[1:], bool)))
     return found
 
 
@@ -105,18 +96,7 @@ def pack_chips() -> list[np.ndarray]:
     with np.load(DATA / "hls_worldcover.npz") as pack:
         images, clear, group = pack["images"], pack["clear"], pack["group"]
     chosen = [int(np.flatnonzero(group == g)[0]) for g in np.unique(group)]
-    return [classes(model, images[i].astype(np.float32) * 1e-4, clear[i]) for i in chosen]
-
-
-@torch.inference_mode()
-def classes(model: Model, reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The class id of each pixel of a chip, uint8 (height, width), 0 where it is not valid."""
-    scaling = make_scaling(1.0, 0.0, *zip(*[(s.mean, s.stddev) for s in model.spec.stats], strict=True))
-    height, width = valid.shape
-    x = torch.from_numpy(scaling(reflectance, valid))[None]
-    x = nn.functional.pad(x, (0, -width % model.stride, 0, -height % model.stride), mode="reflect")
-    ids = model.network(x)[0, :, :height, :width].argmax(dim=0).numpy() + 1
-    return np.where(valid, ids, 0).astype(np.uint8)
+    return [classes_of(model, images[i].astype(np.float32) * 1e-4, clear[i]) * clear[i] for i in chosen]
 
 
 def mosaic(maps: list[np.ndarray], columns: int, out: Path) -> None:

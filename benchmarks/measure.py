@@ -8,16 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rasterio.env import set_gdal_config
 
-COMMAND = [sys.executable, "-m", "landcover"]
 set_gdal_config("GDAL_CACHEMAX", 64 << 20)  # here: what this process holds, Linux counts for those that it starts, too
-SAMPLE = Path(__file__).parents[1] / "sample_tiles" / "s2_eastern_shore.tif"
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "sample_tiles" / "s2_eastern_shore.tif"
+DATA = ROOT.parent / "shared" / "data"
+"""Real scenes, which lie beside the repository."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Taken(NamedTuple):
     peak: int
 
 
-def run(*args: str | Path) -> Taken:
+def run(*args: object) -> Taken:
     """Run a landcover command in a process of its own.
 
     Raises:
@@ -51,12 +53,13 @@ def run(*args: str | Path) -> Taken:
     """
     began = time.perf_counter()
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.DEVNULL, stderr=said)
+        command = [sys.executable, "-m", "landcover", *map(str, args)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise SystemExit(f"landcover {' '.join(map(str, args))} ended with {process.returncode}: {said.read()!r}")
+            raise SystemExit(f"{' '.join(command[2:])} ended with {process.returncode}: {said.read()!r}")
     return Taken(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, _peak(usage))
 
 
@@ -73,6 +76,12 @@ def timed(function: Callable, *args: Any) -> Taken:
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Taken(time.perf_counter() - began, cpu, _peak(after))
+
+
+def drain(items: Iterable) -> None:
+    """Take all that an iterable gives, and do nothing with it."""
+    for _ in items:
+        pass
 
 
 def _peak(usage: resource.struct_rusage) -> int:

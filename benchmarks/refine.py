@@ -7,22 +7,20 @@ many; the others are held back. Everything runs through the command line, as a u
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import rasterio
+from measure import ROOT, run
 from PIL import Image
 from rasterio.features import rasterize
 
 from landcover.accuracy import confusion, figures
 from landcover.specs import load_legend
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_tiles"
+SAMPLES = ROOT / "sample_tiles"
 SCENE, LABELS = SAMPLES / "landsat7_raleigh.tif", SAMPLES / "landsat7_labels.tif"
 RECIPE = """name = "raleigh"
 
@@ -41,25 +39,20 @@ def main() -> None:
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        landcover("vectorize", LABELS, "--legend", "default", "-o", folder / "places.gpkg")
+        run("vectorize", LABELS, "--legend", "default", "-o", folder / "places.gpkg")
         places = geopandas.read_file(folder / "places.gpkg", layer="landcover")
         learned = choose(places, a.polygons)
         places[learned].to_file(folder / "learned.gpkg")
         (folder / "recipe.toml").write_text(RECIPE.format(scene=SCENE))
-        began = time.monotonic()
-        landcover("train", folder / "recipe.toml", "--init", "landcover-6band", "-o", folder / "raleigh")
-        print(f"{learned.sum()} polygons, trained in {time.monotonic() - began:.0f} s")
+        taken = run("train", folder / "recipe.toml", "--init", "landcover-6band", "-o", folder / "raleigh")
+        print(f"{learned.sum()} polygons, trained in {taken.wall:.0f} s")
         print("| map | pixels | accuracy | macro-F1 | forest | water | urban | other |\n|---|" + "---:|" * 7)
         for title, model in (("embedded model", "landcover-6band"), ("refined", folder / "raleigh")):
             out = folder / f"{title}.tif"
-            landcover("predict", SCENE, "-m", model, "-o", out)
+            run("predict", SCENE, "-m", model, "-o", out)
             print(f"| {title} |", " | ".join(score(out, places[~learned])), "|")
         if a.picture:
             draw(folder, a.picture)
-
-
-def landcover(*args: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "landcover", *map(str, args)], check=True, capture_output=True)
 
 
 def choose(places: geopandas.GeoDataFrame, count: int) -> np.ndarray:
@@ -89,7 +82,7 @@ def draw(folder: Path, out: Path) -> None:
     parts = []
     for title in ("embedded model", "refined"):
         picture = folder / f"{title}.png"
-        landcover("preview", folder / f"{title}.tif", "--scene", SCENE, "-o", picture, "--size", "1200")
+        run("preview", folder / f"{title}.tif", "--scene", SCENE, "-o", picture, "--size", "1200")
         parts.append(Image.open(picture).convert("RGB"))
     right = parts[1].crop((parts[1].width // 2, 0, parts[1].width, parts[1].height))
     whole = Image.new("RGB", (parts[0].width + right.width, parts[0].height), "white")

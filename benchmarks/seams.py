@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from measure import drain
 from PIL import Image
 
 from landcover.grid import Axis, Grid
@@ -57,8 +58,7 @@ def main() -> None:
 
 def run(plan: Plan) -> np.ndarray:
     """The map of a plan, uint8 (height, width)."""
-    for _ in map_scene(plan):
-        pass
+    drain(map_scene(plan))
     with rasterio.open(plan.options.out) as file:
         return file.read(1)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812, torch's own name for it
+from measure import ROOT, drain
 
 from landcover.accuracy import confusion, f1_scores, macro_f1, overall_accuracy
 from landcover.network import UNet
@@ -26,7 +27,7 @@ from landcover.training.places import folds
 from landcover.training.samples import Samples, gather
 from landcover.training.sources import read_source
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "train" / "skip-connections.toml"
+RECIPE = ROOT / "configs" / "train" / "skip-connections.toml"
 REACH = 2
 """A pixel this near to another class, in pixels, counts as a border pixel."""
 
@@ -72,8 +73,7 @@ def measure(recipe: Recipe, samples: Samples, network: UNet, seed: int, stride: 
     spec = ModelSpec(name="unet", architecture="unet", bands=samples.bands, stats=stats, legend=legend)
     task = Task(recipe, spec, samples, train, held_out, view, stride)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in learn(task, network, Path(folder), torch.device("cpu")):
-            pass
+        drain(learn(task, network, Path(folder), torch.device("cpu")))
         network.load_state_dict(read_checkpoint(Path(folder))["best"]["weights"])
     n = len(legend.classes)
     everywhere, borders = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)

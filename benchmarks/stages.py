@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import rasterio
-from measure import Taken, timed
+from measure import Taken, drain, timed
 from rasterio.windows import Window as Pixels
 
 from landcover import prediction
@@ -76,8 +76,8 @@ def measure(scene: Path, precision: str = "auto") -> Stages:
         cut = timed(_cut, plan)
         first = next(_batches(plan))
         engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
-        _drain(engine.run([first] * 2))
-        windows = timed(_drain, engine.run(itertools.repeat(first, WINDOWS)))
+        drain(engine.run([first] * 2))
+        windows = timed(drain, engine.run(itertools.repeat(first, WINDOWS)))
         seen = plan.grid.windows / WINDOWS
         alone = seen / plan.work
         (_, scores), *_ = engine.run([first])
@@ -102,11 +102,6 @@ def _times(taken: Taken, factor: float) -> Taken:
 
 def _minus(taken: Taken, other: Taken) -> Taken:
     return Taken(max(taken.wall - other.wall, 0), max(taken.cpu - other.cpu, 0), taken.peak)
-
-
-def _drain(items) -> None:
-    for _ in items:
-        pass
 
 
 def _decode(plan: Plan) -> None:

@@ -15,7 +15,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from landcover.models import load_model
-from landcover.scaling import make_scaling
+from landcover.scaling import make_scaling, scale
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
         scales, offsets = file.scales, file.offsets
     stats = model.spec.stats
     scaling = make_scaling(scales, offsets, [s.mean for s in stats], [s.stddev for s in stats])
-    image = torch.from_numpy(np.stack([_scaled(dn, valid, scaling, band) for band in range(len(dn))]))[None]
+    bands = zip(dn, scaling.gain, scaling.bias, strict=True)
+    image = torch.from_numpy(np.stack([scale(band, valid, gain, bias) for band, gain, bias in bands]))[None]
     del dn
     with torch.inference_mode():
         logits = sliding_window_inference(
@@ -46,10 +47,6 @@ def main() -> None:
     profile.update(count=1, dtype="uint8", nodata=0, compress="deflate", tiled=True, blockxsize=512, blockysize=512)
     with rasterio.open(args.out, "w", **profile) as file:
         file.write(classes, 1)
-
-
-def _scaled(dn: np.ndarray, valid: np.ndarray, scaling, band: int) -> np.ndarray:
-    return ((dn[band] * scaling.gain[band] + scaling.bias[band]).clip(-6, 6) * valid).astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from typing import Any
 
 import evaluate
 import torch
+from measure import DATA, ROOT
 
 from landcover.models import load_model
 from landcover.training import plan_training, train
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs" / "train" / "teachers.toml"
 MOBILENET = {"encoder_name": "mobilenet_v2", "decoder_channels": [128, 64, 32, 16, 16]}
 IMAGENET = str(ROOT / "build" / "mobilenet_v2.pth")
@@ -90,7 +90,7 @@ def row(variant: Variant, steps: int, seed: int) -> list[str]:
         trained = train(plan_training(recipe, out, device="cpu", changes={"steps": steps, "seed": seed}))
         minutes = (time.monotonic() - began) / 60
         held_out = trained.results[0].accuracy["places held out"]
-        found = evaluate.evaluate(load_model(out), evaluate.DATA, evaluate.LABELLED)
+        found = evaluate.evaluate(load_model(out), DATA, evaluate.LABELLED)
     scores = [found[t]["macro_f1"] for t in titles()]
     figures = [held_out["macro_f1"], held_out["f1_urban"], *scores]
     return [f"{minutes:.1f}", *(f"{v:.3f}".removeprefix("0") for v in figures), f"{sum(scores):.2f}"]
