@@ -4,6 +4,7 @@ References:
     STAC Machine Learning Model extension v1.5, https://github.com/stac-extensions/mlm.
 """
 
+import colorsys
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from landcover.errors import ModelError, OutputError, is_text, nearest
-from landcover.outputs import check_here, disk_errors, publish_bytes
+from landcover.outputs import check_here, disk_errors, publish_bytes, publish_text
 from landcover.scaling import CLIP
 from landcover.specs import Legend, ModelSpec, explain
 
@@ -37,6 +38,7 @@ _EXTENSIONS = [
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 ]
+_TASKS = ["semantic-segmentation"]
 _SHA256_MULTIHASH = "1220"
 _DEEPEST = 50
 """So many values within each other are in no card, and more are written to make readers fail."""
@@ -197,11 +199,8 @@ def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, s
         v.numel() for k, v in weights.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
     )
     card = _card_from_spec(spec, hashlib.sha256(data).hexdigest(), len(data), parameters)
-    for name, content in (
-        (WEIGHTS, data),
-        (CARD, json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n"),
-    ):
-        publish_bytes(folder / name, content)
+    publish_bytes(folder / WEIGHTS, data)
+    publish_text(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
 def embedded_models() -> tuple[str, ...]:
@@ -304,7 +303,6 @@ def _declared_checksum(card: dict[str, Any], path: Path) -> str:
 
 
 def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) -> dict[str, Any]:
-    channels, classes = len(spec.bands), len(spec.legend.classes)
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -322,35 +320,11 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "mlm:architecture": spec.architecture,
             **({"mlm:hyperparameters": spec.hyperparameters} if spec.hyperparameters else {}),  # no empty ones in MLM
             "mlm:framework": "pytorch",
-            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:tasks": _TASKS,
             "mlm:pretrained": spec.trained,
             "mlm:total_parameters": parameters,
-            "mlm:input": [
-                {
-                    "name": "reflectance",
-                    "bands": list(spec.bands),
-                    "input": {
-                        "shape": [-1, channels, -1, -1],
-                        "dim_order": ["batch", "bands", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "value_scaling": [{"type": "z-score", "mean": s.mean, "stddev": s.stddev} for s in spec.stats],
-                }
-            ],
-            "mlm:output": [
-                {
-                    "name": "class scores",
-                    "tasks": ["semantic-segmentation"],
-                    "result": {
-                        "shape": [-1, classes, -1, -1],
-                        "dim_order": ["batch", "classes", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "classification:classes": [
-                        {"value": c.id, "name": c.name, "color_hint": c.color[1:].upper()} for c in spec.legend.classes
-                    ],
-                }
-            ],
+            "mlm:input": [_card_of_input(spec)],
+            "mlm:output": [_card_of_output(spec)],
             "landcover:legend": {"name": spec.legend.name, "title": spec.legend.title},
             "landcover:clip_stddev": CLIP,
             "landcover:gsd": spec.gsd and list(spec.gsd),
@@ -372,6 +346,34 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
                 "file:size": size,
             }
         },
+    }
+
+
+def _card_of_input(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": "reflectance",
+        "bands": list(spec.bands),
+        "input": _array("bands", len(spec.bands)),
+        "value_scaling": [{"type": "z-score", "mean": s.mean, "stddev": s.stddev} for s in spec.stats],
+    }
+
+
+def _card_of_output(spec: ModelSpec) -> dict[str, Any]:
+    classes = spec.legend.classes
+    return {
+        "name": "class scores",
+        "tasks": _TASKS,
+        "result": _array("classes", len(classes)),
+        "classification:classes": [{"value": c.id, "name": c.name, "color_hint": c.color[1:].upper()} for c in classes],
+    }
+
+
+def _array(channels: str, count: int) -> dict[str, Any]:
+    """The shape of any number of chips of any size; see `_check_array`."""
+    return {
+        "shape": [-1, count, -1, -1],
+        "dim_order": ["batch", channels, "height", "width"],
+        "data_type": "float32",
     }
 
 
@@ -424,11 +426,8 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
             raise ModelError(
                 f"{path} asks for the {what} {value!r}, which is not run; remove it or fold it into the network"
             )
-    for what, told, channels in (
-        ("input", given.get("input"), len(given["bands"])),
-        ("output", result.get("result"), None),
-    ):
-        _check_array(path, what, told or {}, channels)
+    _check_array(path, "input", given.get("input") or {}, len(given["bands"]))
+    _check_array(path, "output", result.get("result") or {}, None)
     for band in given["bands"]:
         if isinstance(band, dict) and band.keys() & {"format", "expression"}:
             raise ModelError(f"{path} computes the band '{band.get('name')}' by an expression, which is not evaluated")
@@ -463,8 +462,6 @@ def named_classes(classes: tuple[str, ...], name: str = "classes") -> Legend:
     Raises:
         ModelError: a class has no name, or occurs twice, or there are too many.
     """
-    import colorsys
-
     hues = [colorsys.hsv_to_rgb(i / len(classes), 0.65, 0.85) for i in range(len(classes))]
     colors = ["#" + bytes(round(255 * v) for v in rgb).hex() for rgb in hues]
     known = [{"id": i, "name": n, "color": c} for i, (n, c) in enumerate(zip(classes, colors, strict=True), 1)]

@@ -181,8 +181,8 @@ def export(
     say(f"Wrote {out}; its scores lie within {apart:.1g} of the model's")
 
 
-def _names(texts: list[str] | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in ",".join(texts or [""]).split(","))
+def _names(texts: list[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in ",".join(texts).split(","))
 
 
 def _legend(legend: str | None, classes: list[str] | None) -> "Legend":
@@ -191,9 +191,11 @@ def _legend(legend: str | None, classes: list[str] | None) -> "Legend":
     from landcover.models import named_classes
     from landcover.specs import load_legend
 
-    if (legend is None) == (classes is None):
-        raise ConfigError("the classes have to be named, by either --classes or --legend")
-    return load_legend(legend) if legend is not None else named_classes(_names(classes))
+    if legend is not None and classes is None:
+        return load_legend(legend)
+    if classes is not None and legend is None:
+        return named_classes(_names(classes))
+    raise ConfigError("the classes have to be named, by either --classes or --legend")
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
