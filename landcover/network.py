@@ -94,7 +94,7 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
     """
     try:
         if architecture == "pointwise":
-            return nn.Conv2d(bands, classes, 1, **{"bias": True, **_only(hyperparameters, "bias", "groups")})
+            return nn.Conv2d(bands, classes, 1, **_only(hyperparameters, "bias", "groups"))
         if architecture == "unet":
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
@@ -117,15 +117,11 @@ def architectures() -> tuple[str, ...]:
     """Every name that `build_network` takes."""
     import segmentation_models_pytorch as smp
 
-    return (
-        "unet",
-        "pointwise",
-        *(name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "unet"),
-        "smp-unet",
-    )
+    return ("unet", "pointwise", *(name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "unet"), "smp-unet")
 
 
 def _only(arguments: dict[str, Any], *known: str) -> dict[str, Any]:
+    """The arguments, which must be among those that are known."""
     if other := arguments.keys() - set(known):
         raise TypeError(f"it has no argument '{min(other)}'")
     return arguments
@@ -151,14 +147,6 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
             raise ModelError(f"the architecture '{architecture}' has no argument '{name}': {nearest(name, known)}")
     usual = {"dynamic_img_size": True} if architecture == "dpt" else {}  # any window, not the 224 pixels of a ViT alone
     return model(**{**usual, **hyperparameters, **fixed})
-
-
-def imagenet_encoder(hyperparameters: dict[str, Any]) -> nn.Module:
-    """An encoder for three colours with its ImageNet weights, which are fetched from the network if need be."""
-    import segmentation_models_pytorch as smp
-
-    name = str(hyperparameters.get("encoder_name", "resnet34"))
-    return smp.encoders.get_encoder(name, in_channels=3, weights="imagenet")
 
 
 class Enlarging(nn.Module):
@@ -205,7 +193,6 @@ def keep_to_own_threads(processes: int = 1) -> None:
 def activation_count(network: nn.Module, bands: int, stride: int) -> int:
     """Values that all layers of a network put out together, for each pixel of its input; no memory is taken."""
     side = 4 * stride
-    shape = (1, bands, side, side)
     total = bands * side * side
 
     def count(_module: nn.Module, _given: Any, result: Any) -> None:
@@ -214,7 +201,7 @@ def activation_count(network: nn.Module, bands: int, stride: int) -> int:
 
     shadow = copy.deepcopy(network).to("meta")
     hooks = [m.register_forward_hook(count) for m in shadow.modules() if not list(m.children())]
-    shadow(torch.empty(shape, device="meta"))
+    shadow(torch.empty((1, bands, side, side), device="meta"))
     for hook in hooks:
         hook.remove()
     return -(-total // (side * side))

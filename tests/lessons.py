@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from tests.scenes import SCALE, UTM, write_scene
+from tests.scenes import UTM, write_scene
 
 LEGEND = """
 name = "two"
@@ -75,6 +75,3 @@ def change(recipe: Path, before: str, after: str) -> Path:
     assert before in text
     recipe.write_text(text.replace(before, after))
     return recipe
-
-
-__all__ = ["SCALE", "change", "patches", "write_labels", "write_lesson"]

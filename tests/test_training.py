@@ -39,7 +39,7 @@ from landcover.scaling import make_scaling
 from landcover.scene import open_scene
 from landcover.specs import LandClass, Legend, load_legend
 from landcover.training import labels, plan_training, run, train
-from landcover.training.augmentation import Augmenter, cut, water_colours
+from landcover.training.augmentation import Augmenter, Chips, cut, water_colours
 from landcover.training.checkpoints import CHECKPOINT, Best, Checkpoint, Step, read_checkpoint
 from landcover.training.labels import Labels
 from landcover.training.learning import Task, View, warm_cosine
@@ -65,6 +65,12 @@ OUTCOME = {
     "confusion.csv",
     "validation.png",
 }
+
+
+def pieces_of(recipe: Path, chip: int) -> list[Piece]:
+    """What is read from the sources of a recipe that stands beside its legend, as `write_lesson` writes them."""
+    legend = load_legend(str(recipe.with_name("two.toml")))
+    return [p for source in read_recipe(recipe).sources for p in read_source(source, ("red", "nir"), legend, chip)]
 
 
 # ----------------------------------------------------------------------------------------------------- stories
@@ -125,8 +131,7 @@ def test_shapes_on_both_sides_of_the_antimeridian_are_learned_from(tmp_path: Pat
     shapes = [box(179.3, 0, 179.5, 0.5), box(-179.5, 0, -179.3, 0.5), box(-30, 0, -29, 1)]
     frame = geopandas.GeoDataFrame({"class": ["bright", "dark", "dark"]}, geometry=shapes, crs="EPSG:4326")
     frame.to_file(tmp_path / "shapes.gpkg")
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     assert np.bincount(piece.labels.ravel(), minlength=3)[1:].tolist() == [40, 40]
 
 
@@ -159,8 +164,7 @@ def test_a_polygon_far_larger_than_the_scene_labels_all_of_it(tmp_path: Path) ->
     recipe = write_lesson(tmp_path, labels="shapes.geojson")
     world = geopandas.GeoDataFrame({"class": ["dark"]}, geometry=[box(-180, -90, 180, 90)], crs="EPSG:4326")
     world.to_file(tmp_path / "shapes.geojson")
-    (source,) = read_recipe(recipe).sources
-    pieces = list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    pieces = pieces_of(recipe, 64)
     assert len(pieces) == 4
     assert all((p.labels == 2).all() for p in pieces)
 
@@ -176,8 +180,7 @@ def test_what_is_drawn_as_ignored_is_ignored(tmp_path: Path) -> None:
     shapes = [box(left, top - 80, left + 80, top), box(left + 40, top - 80, left + 120, top)]
     frame = geopandas.GeoDataFrame({"class": ["wood", "cloud"]}, geometry=shapes, crs="EPSG:32633")
     frame.to_file(tmp_path / "shapes.gpkg")
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     expected = np.zeros((32, 32))
     expected[:8, :4] = 2
     np.testing.assert_array_equal(piece.labels, expected)
@@ -216,9 +219,8 @@ def test_labels_that_cannot_be_used_are_closed_again(tmp_path: Path, monkeypatch
     real, opened = labels.open_file, []
     monkeypatch.setattr(labels, "open_file", lambda *args: opened.append(real(*args)) or opened[-1])
     recipe = change(write_lesson(tmp_path, side=32), 'labels = "labels.tif"', 'labels = "labels.tif"\nband = 2')
-    (source,) = read_recipe(recipe).sources
     with pytest.raises(SamplesError, match="has no band 2"):
-        list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32))
+        pieces_of(recipe, 32)
     assert [file.closed for file in opened] == [True]
 
 
@@ -227,8 +229,7 @@ def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:
     recipe = write_lesson(tmp_path)
     coarse = patches(128)[4::8, 4::8]
     write_labels(tmp_path / "labels.tif", np.where(coarse, 3, 7).astype(np.uint8), UTM @ UTM.scale(8))
-    (source,) = read_recipe(recipe).sources
-    pieces = list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    pieces = pieces_of(recipe, 64)
     whole = np.block([[pieces[0].labels, pieces[1].labels], [pieces[2].labels, pieces[3].labels]])
     assert (whole == np.where(patches(128), 1, 2)).all()
 
@@ -244,8 +245,7 @@ def test_a_label_raster_in_another_crs(tmp_path: Path) -> None:
             ids, fine, src_transform=file.transform, src_crs=file.crs, dst_transform=transform, dst_crs="EPSG:4326"
         )
     write_labels(tmp_path / "labels.tif", fine, transform, "EPSG:4326")
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     known = piece.labels > 0
     assert known.mean() > 0.95
     assert (piece.labels == np.where(patches(32), 1, 2))[known].mean() > 0.98
@@ -263,8 +263,7 @@ def test_a_class_can_be_stored_as_zero(tmp_path: Path) -> None:
         profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:32633", "transform": transform}
         with rasterio.open(tmp_path / "zero.tif", "w", height=len(bright), width=len(bright), **profile) as file:
             file.write(bright.astype(np.uint8), 1)
-        (source,) = read_recipe(recipe).sources
-        (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64)
+        (piece,) = pieces_of(recipe, 64)
         assert (piece.labels == np.where(patches(64), 1, 2)).all()
 
 
@@ -292,8 +291,7 @@ def test_where_a_label_raster_has_none_nothing_is_learned(
             file.write((known * 255).astype(dtype), 2)
         elif mask:
             file.write_mask(known)
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     expected, inside = np.zeros((32, 32)), 32 - shift
     said = np.where((known if mask else True) & ~empty, np.where(bright, 1, 2), 0)
     expected[shift:, shift:] = said[:inside, :inside]
@@ -304,8 +302,7 @@ def test_a_label_raster_whose_rows_go_north(tmp_path: Path) -> None:
     recipe = write_lesson(tmp_path, side=32)
     ids = np.where(patches(32), 3, 7).astype(np.uint8)
     write_labels(tmp_path / "labels.tif", ids[::-1], UTM @ UTM.translation(0, 32) @ UTM.scale(1, -1))
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     assert (piece.labels == np.where(patches(32), 1, 2)).all()
 
 
@@ -314,8 +311,7 @@ def test_labels_half_a_pixel_beside_the_grid_are_warned_of(tmp_path: Path, monke
     monkeypatch.setattr(labels._log, "warning", lambda text, *values: said.append(text % values))
     recipe = write_lesson(tmp_path)
     write_labels(tmp_path / "labels.tif", np.full((128, 128), 3, np.uint8), UTM @ UTM.translation(0.5, 0.5))
-    (source,) = read_recipe(recipe).sources
-    list(read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 64))
+    pieces_of(recipe, 64)
     assert len(said) == 1
     assert "0.50 of a pixel beside the grid" in said[0]
 
@@ -444,9 +440,7 @@ scene = "other_day.tif"
 labels = "other_day_labels.tif"
 """
     recipe.write_text(text[:start] + both + text[end:])
-    legend = load_legend(str(tmp_path / "two.toml"))
-    pieces = [p for s in read_recipe(recipe).sources for p in read_source(s, ("nir", "red"), legend, 32)]
-    origins = [Origin(0, p.scene, p.place, p.grid, p.row, p.col, p.gsd) for p in pieces]
+    origins = [Origin(0, p.scene, p.place, p.grid, p.row, p.col, p.gsd) for p in pieces_of(recipe, 32)]
     names = places(samples_at(origins, 32), Split(by="blocks", block=64))
     assert names[:4].tolist() == names[4:].tolist()
     assert 1 < len(set(names)) <= 4
@@ -852,12 +846,10 @@ def test_training_and_prediction_scale_pixels_alike(tmp_path: Path) -> None:
     """What the loop gives the network is what prediction gives it, for a scene with an offset and missing pixels."""
     dn = digital_numbers(32, 32)
     dn[:, 3, 4] = 0
-    write_scene(tmp_path / "scene.tif", dn, nodata=0)
     recipe = write_lesson(tmp_path, side=32)
     change(recipe, 'labels = "labels.tif"', 'labels = "labels.tif"\nscale = 2e-4\noffset = -0.1')
     write_scene(tmp_path / "scene.tif", dn, nodata=0)
-    (source,) = read_recipe(recipe).sources
-    (piece,) = read_source(source, ("red", "nir"), load_legend(str(tmp_path / "two.toml")), 32)
+    (piece,) = pieces_of(recipe, 32)
     view = View((0, 1), (0.2, 0.3), (0.1, 0.15))
     trained_on = view(torch.from_numpy(piece.reflectance)[None], torch.from_numpy(piece.valid)[None])[0]
     scene = open_scene(str(tmp_path / "scene.tif"), ("red", "nir"))
@@ -911,12 +903,15 @@ def labelled_by_colour(n: int, side: int) -> tuple[torch.Tensor, torch.Tensor, t
     return (labels[:, None] / 10).repeat(1, 2, 1, 1), torch.ones_like(labels, dtype=torch.bool), labels
 
 
+def varied(chips: Chips, bands: tuple[str, ...], **how: float) -> Chips:
+    """Chips varied in no other way than is said; class 2 is water."""
+    recipe = Augmentation(size=chips[2].shape[-1], **dict.fromkeys(("gain", "haze", "noise", "holes"), 0.0) | how)
+    augment = Augmenter(recipe, bands, np.zeros(len(bands)), water=2)
+    return augment(chips, torch.full((len(chips[2]),), 10.0), torch.Generator().manual_seed(0))
+
+
 def test_mixed_chips_keep_their_labels_and_holes_are_not_learned_from() -> None:
-    off = dict.fromkeys(("gain", "haze", "noise", "drop", "waters", "lakes", "turbid"), 0)
-    recipe = Augmentation(size=32, zoom=(1, 1), mix=1, holes=1, **off)
-    chips = labelled_by_colour(6, 32)
-    vary = Augmenter(recipe, ("red", "nir"), np.zeros(2))
-    reflectance, valid, labels = vary(chips, torch.full((6,), float("nan")), torch.Generator().manual_seed(0))
+    reflectance, valid, labels = varied(labelled_by_colour(6, 32), ("red", "nir"), mix=1, holes=1)
     assert bool((~valid).any())
     assert not labels[~valid].any()
     colour = reflectance[:, 0] * 10
@@ -991,9 +986,8 @@ def test_chips_of_30_m_are_made_to_look_like_10_m_and_the_other_way_round() -> N
 
 def test_haze_falls_with_wavelength() -> None:
     bands = ("blue", "green", "red", "nir", "swir16", "swir22")
-    augment = Augmenter(Augmentation(size=16, gain=0, noise=0, holes=0, haze=0.2), bands, np.zeros(6))
     dark = (torch.zeros(64, 6, 16, 16), torch.ones(64, 16, 16, dtype=torch.bool), torch.ones(64, 16, 16).long())
-    reflectance, _, _ = augment(dark, torch.full((64,), 10.0), torch.Generator().manual_seed(0))
+    reflectance, _, _ = varied(dark, bands, haze=0.2)
     haze = reflectance[:, :, 0, 0]
     assert (haze.diff(dim=1) <= 0).all()
     assert 0.3 < (haze[:, 0] > 0).float().mean() < 0.7
@@ -1001,15 +995,10 @@ def test_haze_falls_with_wavelength() -> None:
 
 
 def test_turbid_water_stays_water_and_land_stays_land() -> None:
-    augment = Augmenter(
-        Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, turbid=1), ("red",), np.zeros(1), water=2
-    )
     labels = torch.ones(16, 32, 32).long()
     labels[:, :16] = 2
     pixels = torch.where(labels == 2, 0.0, 0.5)[:, None]
-    reflectance, _, after = augment(
-        (pixels, labels > 0, labels), torch.full((16,), 10.0), torch.Generator().manual_seed(0)
-    )
+    reflectance, _, after = varied((pixels, labels > 0, labels), ("red",), turbid=1)
     assert (reflectance[:, 0][after == 1] == 0.5).all()
     water = reflectance[:, 0][after == 2]
     assert water.max() <= 0.45 * 0.5 + 1e-6
@@ -1017,35 +1006,28 @@ def test_turbid_water_stays_water_and_land_stays_land() -> None:
 
 
 def test_water_gets_the_colour_of_other_water_and_land_keeps_its_own() -> None:
-    augmenter = Augmenter(
-        Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, waters=1), ("green", "nir"), np.zeros(2), water=2
-    )
     labels = torch.ones((64, 32, 32), dtype=torch.int64)
     labels[:, :, :16] = 2
     land, lighter = torch.tensor([0.08, 0.3])[:, None, None], torch.ones(32, 32)
     lighter[:16] = 1.2
     reflectance = torch.where(labels[:, None] == 2, 0.05 * lighter, land)
     valid = torch.ones_like(labels, dtype=torch.bool)
-    varied, _, after = augmenter(
-        (reflectance, valid, labels), torch.full((64,), 10.0), torch.Generator().manual_seed(0)
-    )
-    water = (after == 2)[:, None].expand_as(varied)
-    assert (varied.movedim(1, -1)[after == 1] == land.flatten()).all()
-    green, nir = varied[:, 0][after == 2], varied[:, 1][after == 2]
+    seen, _, after = varied((reflectance, valid, labels), ("green", "nir"), waters=1)
+    water = (after == 2)[:, None].expand_as(seen)
+    assert (seen.movedim(1, -1)[after == 1] == land.flatten()).all()
+    green, nir = seen[:, 0][after == 2], seen[:, 1][after == 2]
     assert green.min() < 0.01
     assert green.max() > 0.1
     assert nir.max() < 0.08
-    for chip, here in zip(varied, water, strict=True):
+    for chip, here in zip(seen, water, strict=True):
         ratio = chip[0][here[0]].max() / chip[0][here[0]].min()
         assert ratio == pytest.approx(1.2, rel=1e-4)
 
 
 def test_lakes_are_dark_in_infrared_and_labelled_and_land_around_them_stays() -> None:
-    bands = ("green", "nir")
-    augmenter = Augmenter(Augmentation(size=32, gain=0, noise=0, holes=0, haze=0, lakes=1), bands, np.zeros(2), water=2)
     land = torch.tensor([0.08, 0.3])[:, None, None].expand(64, 2, 32, 32)
     labels, valid = torch.ones((64, 32, 32), dtype=torch.int64), torch.ones((64, 32, 32), dtype=torch.bool)
-    painted, _, after = augmenter((land, valid, labels), torch.full((64,), 10.0), torch.Generator().manual_seed(0))
+    painted, _, after = varied((land, valid, labels), ("green", "nir"), lakes=1)
     lake = after == 2
     share = lake.float().mean(dim=(1, 2))
     assert share.min() > 0
@@ -1180,9 +1162,7 @@ def test_chips_of_another_resolution_are_not_held_out_from_each_other(tmp_path: 
     write_scene(tmp_path / "coarse.tif", digital_numbers(64, 64), transform=UTM @ UTM.scale(3))
     write_labels(tmp_path / "coarse_labels.tif", np.full((64, 64), 3, np.uint8), transform=UTM @ UTM.scale(3))
     coarse = '[[sources]]\nkind = "scene"\nscene = "coarse.tif"\nlabels = "coarse_labels.tif"\n\n[split]'
-    recipe = read_recipe(change(write_lesson(tmp_path), "[split]", coarse))
-    legend = load_legend(str(tmp_path / "two.toml"))
-    pieces = [p for s in recipe.sources for p in read_source(s, ("nir", "red"), legend, 32)]
+    pieces = pieces_of(change(write_lesson(tmp_path), "[split]", coarse), 32)
     assert len({p.grid for p in pieces}) == 2
     origins = [Origin(0, p.scene, p.place, p.grid, p.row, p.col, p.gsd, p.bounds) for p in pieces]
     samples = samples_at(origins, 32)

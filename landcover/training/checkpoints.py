@@ -1,7 +1,6 @@
 """Checkpoints of training: replaced as a whole, and read without unpickling anything but tensors and numbers."""
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from landcover.errors import TrainingError
-from landcover.outputs import disk_errors
+from landcover.outputs import publish_bytes
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -101,13 +100,7 @@ class Checkpoint:
         }
         content = io.BytesIO()
         torch.save(state, content)
-        with disk_errors(self._path):
-            partial = self._path.with_suffix(".new")
-            with partial.open("wb") as f:
-                f.write(content.getbuffer())
-                f.flush()
-                os.fsync(f.fileno())
-            partial.replace(self._path)
+        publish_bytes(self._path, content.getvalue())
 
 
 def _check_moments(optimizer: Optimizer) -> None:

@@ -49,6 +49,7 @@ class Labels:
     labels stand for, a number that it does not name may be the code of anything; the name of a class remains one.
 
     Attributes:
+        where: they come from, for messages.
         explained: the recipe says what labels stand for.
         of_text: what a text means, 0 for ignore, k for the legend's k-th class.
         of_number: what a number means, by its text.
@@ -205,23 +206,9 @@ class _Shapes:
 
         path = source.labels
         assert path is not None
-        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        if parquet and source.layer is not None:
-            raise SamplesError(f"{path} has no layers; leave layer = '{source.layer}' out of the recipe")
-        try:
-            frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, layer=source.layer)
-        except Exception as e:
-            raise SamplesError(f"the labels {path} cannot be read: {e}") from e
-        if not isinstance(frame, geopandas.GeoDataFrame):
-            raise SamplesError(f"{path} is a table without shapes; name a file or a layer of polygons or points")
-        if source.column not in frame.columns:
-            columns = ", ".join(c for c in frame.columns if c != frame.geometry.name) or "none"
-            raise SamplesError(f"{path} has no column '{source.column}' with classes; it has {columns}")
+        frame = _read_shapes(path, source.layer, source.column)
         if frame.crs is None:
             raise SamplesError(f"{path} has no coordinate reference system, so it cannot be laid over {scene.name}")
-        frame = frame[~(frame.geometry.is_empty | frame.geometry.isna() | frame[source.column].isna())]
-        if not len(frame):
-            raise SamplesError(f"{path} holds no shape with a class")
         numbers = np.array([labels.number(v) for v in frame[source.column]])
         labels.check()
         shapes = placed(frame, str(path), scene.transform, scene.crs, (scene.height, scene.width))
@@ -246,12 +233,11 @@ class _Shapes:
     def __call__(self, box: Box) -> np.ndarray:
         """Class numbers of a box, uint8 (rows, cols)."""
         transform = self._scene.transform @ Affine.translation(box.col0, box.row0)
-        corners = [transform @ p for p in ((0, 0), (box.width, 0), (0, box.height), (box.width, box.height))]
-        xs, ys = zip(*corners, strict=True)
+        left, bottom, right, top = bounds_of(Box(0, box.height, 0, box.width), transform)
         labels = np.zeros((box.height, box.width), np.uint8)
         claims = np.zeros_like(labels)
         for number, shapes in self._classes.items():
-            near = shapes.cx[min(xs) : max(xs), min(ys) : max(ys)]
+            near = shapes.cx[left:right, bottom:top]
             if len(near):
                 shape = (box.height, box.width)
                 mine = rasterize(list(near), shape, transform=transform, default_value=1, dtype="uint8") > 0
@@ -260,20 +246,48 @@ class _Shapes:
         return labels * (claims == 1)
 
 
+def _read_shapes(path: Path, layer: str | None, column: str) -> Any:
+    """The shapes of a file that have a class, a GeoDataFrame."""
+    import geopandas
+
+    parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+    if parquet and layer is not None:
+        raise SamplesError(f"{path} has no layers; leave layer = '{layer}' out of the recipe")
+    try:
+        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, layer=layer)
+    except Exception as e:
+        raise SamplesError(f"the labels {path} cannot be read: {e}") from e
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise SamplesError(f"{path} is a table without shapes; name a file or a layer of polygons or points")
+    if column not in frame.columns:
+        columns = ", ".join(c for c in frame.columns if c != frame.geometry.name) or "none"
+        raise SamplesError(f"{path} has no column '{column}' with classes; it has {columns}")
+    frame = frame[~(frame.geometry.is_empty | frame.geometry.isna() | frame[column].isna())]
+    if not len(frame):
+        raise SamplesError(f"{path} holds no shape with a class")
+    return frame
+
+
+def bounds_of(box: Box, transform: Affine) -> tuple[float, float, float, float]:
+    """The least x and y, and the largest, of the corners of a box of pixels."""
+    corners = [transform @ (col, row) for col in (box.col0, box.col1) for row in (box.row0, box.row1)]
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def _check_overlap(path: str, scene: Scene, crs: Any, bounds: tuple[float, ...]) -> None:
     """Refuse labels that lie elsewhere than the scene."""
     if crs is None or scene.crs is None:
         raise SamplesError(f"{path} is on another grid than {scene.name}, and without a CRS it cannot be brought there")
-    corners = [scene.transform @ p for p in ((0, 0), (scene.width, 0), (0, scene.height), (scene.width, scene.height))]
-    xs, ys = zip(*corners, strict=True)
+    west, south, east, north = bounds_of(Box(0, scene.height, 0, scene.width), scene.transform)
     try:
         left, bottom, right, top = rasterio.warp.transform_bounds(crs, scene.crs, *bounds)
     except (RasterioError, CPLE_BaseError) as e:
         raise SamplesError(f"{path} cannot be brought to the grid of {scene.name}: {e}") from e
-    if left >= max(xs) or right <= min(xs) or bottom >= max(ys) or top <= min(ys):
+    if left >= east or right <= west or bottom >= north or top <= south:
         raise SamplesError(
             f"{path} and {scene.name} do not overlap: the labels lie within {left:.6g}, {bottom:.6g}, {right:.6g}, "
-            f"{top:.6g} and the scene within {min(xs):.6g}, {min(ys):.6g}, {max(xs):.6g}, {max(ys):.6g} of its CRS"
+            f"{top:.6g} and the scene within {west:.6g}, {south:.6g}, {east:.6g}, {north:.6g} of its CRS"
         )
 
 

@@ -83,9 +83,9 @@ class Task:
 
     def take(self, chips: np.ndarray, device: torch.device) -> Chips:
         """Chips by their numbers, on a device."""
-        s = self.samples
-        arrays = (torch.from_numpy(a[chips]).to(device) for a in (s.reflectance, s.valid, s.labels))
-        return next(arrays), next(arrays), next(arrays).long()
+        every = (self.samples.reflectance, self.samples.valid, self.samples.labels)
+        reflectance, valid, labels = (torch.from_numpy(array[chips]).to(device) for array in every)
+        return reflectance, valid, labels.long()
 
     @cached_property
     def gsd(self) -> Tensor:
@@ -94,7 +94,7 @@ class Task:
 
     @cached_property
     def factors(self) -> np.ndarray:
-        """By which each chip is enlarged before the network sees it, int64 (chips,)."""
+        """How many times each chip is enlarged before the network sees it, int64 (chips,)."""
         return np.array([self.spec.factor(o.gsd) for o in self.samples.origins])
 
     @cached_property
@@ -107,7 +107,7 @@ class Task:
         return Augmenter(recipe, self.samples.bands, means, water)
 
     def held_out_batches(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Chips that are held out, some at a time, in order, and by how much they are enlarged."""
+        """Chips that are held out, some at a time, each after how many times they are enlarged."""
         for factor in np.unique(self.factors[self.held_out]):
             chips = self.held_out[self.factors[self.held_out] == factor]
             size = max(1, _EVALUATED_AT_ONCE // int(self.samples.size * factor) ** 2)
@@ -143,6 +143,8 @@ def learn(
     network = network.to(device).to(memory_format=torch.channels_last).train()
     if task.recipe.network.freeze_encoder:
         freeze(network.encoder)  # type: ignore[arg-type]
+    for teacher, _ in task.teachers:
+        teacher.to(device)
     average = AveragedModel(network, multi_avg_fn=_averaging(loop.average), use_buffers=True)
     learned = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=loop.rate, weight_decay=loop.decay)
@@ -153,9 +155,7 @@ def learn(
     half = _in_bf16(loop, device)
     began = saved = time.monotonic()
     while step < loop.steps and not _patience_is_over(loop, step, best):
-        chips = _draw(task, _random(0, loop.seed, step), rank, world)  # the same in all processes
-        rng = _random(1, loop.seed, step, rank)
-        reflectance, valid, labels = task.augment(task.take(chips, device), task.gsd[chips], rng)
+        reflectance, valid, labels = _batch(task, step, device, rank, world)
         opinion = _opinion(task, reflectance, valid, half)
         rate = loop.rate * warm_cosine(step, loop.steps, loop.warmup)
         for group in optimizer.param_groups:
@@ -217,7 +217,7 @@ def held_out_logits(
 
 
 class Criterion:
-    """What is made small: class-balanced cross-entropy and Dice on the labels, and distance from the teachers."""
+    """The loss: class-balanced cross-entropy and Dice on the labels, and distance from the teachers."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self._loop = task.recipe.loop
@@ -250,15 +250,13 @@ def warm_cosine(step: int, steps: int, warmup: float) -> float:
     return min((step + 1) / max(warmup * steps, 1), 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-def bf16_on(device: torch.device) -> bool:
-    """Whether a device computes in bf16."""
+def _in_bf16(loop: Loop, device: torch.device) -> bool:
+    """Whether to learn in bf16: as the recipe says, else where the device computes in it."""
+    if loop.precision != "auto":
+        return loop.precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-
-
-def _in_bf16(loop: Loop, device: torch.device) -> bool:
-    return loop.precision == "bf16" or (loop.precision == "auto" and bf16_on(device))
 
 
 def _random(*numbers: int) -> Generator:
@@ -268,10 +266,13 @@ def _random(*numbers: int) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def _draw(task: Task, rng: Generator, rank: int, world: int) -> np.ndarray:
-    """The chips of a step, and of them those for one of several processes."""
-    drawn = torch.multinomial(task.chances, task.recipe.loop.batch, replacement=True, generator=rng)
-    return task.train[drawn.numpy()[rank::world]]
+def _batch(task: Task, step: int, device: torch.device, rank: int, world: int) -> Chips:
+    """Draw the chips of a step, alike in all processes, and vary those that are for one of them."""
+    loop = task.recipe.loop
+    rng = _random(0, loop.seed, step)
+    drawn = torch.multinomial(task.chances, loop.batch, replacement=True, generator=rng)
+    chips = task.train[drawn.numpy()[rank::world]]
+    return task.augment(task.take(chips, device), task.gsd[chips], _random(1, loop.seed, step, rank))
 
 
 def _opinion(task: Task, reflectance: Tensor, valid: Tensor, half: bool) -> Tensor | None:

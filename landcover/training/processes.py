@@ -28,8 +28,6 @@ def learn_on(task: Task, network: nn.Module, folder: Path, devices: tuple[str, .
         return
     device = torch.device(devices[0])
     keep_to_own_threads()
-    for teacher, _ in task.teachers:
-        teacher.to(device)
     with _memory_errors(device):
         yield from learn(task, network, folder, device)
 
@@ -68,8 +66,6 @@ def _learn(
         keep_to_own_threads(len(devices))
         if loopback := {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
-    for teacher, _ in task.teachers:
-        teacher.to(device)
     try:
         backend, world = "nccl" if device.type == "cuda" else "gloo", len(devices)
         store = dist.FileStore(str(meeting), world)

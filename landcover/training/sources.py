@@ -22,7 +22,7 @@ from landcover.grid import Box
 from landcover.recipes import ChipsSource, ImageSource, PackSource, SceneSource, Source
 from landcover.scene import Scene, open_scene
 from landcover.specs import Legend
-from landcover.training.labels import LabelRaster, Labels, ReadLabels, labels_of
+from landcover.training.labels import LabelRaster, Labels, ReadLabels, bounds_of, labels_of
 
 _RASTERS = (".tif", ".tiff", ".jp2", ".png")
 
@@ -196,14 +196,14 @@ def _read_scene(source: SceneSource, bands: tuple[str, ...], legend: Legend, chi
 
 
 def check_reference(source: SceneSource, bands: tuple[str, ...], legend: Legend) -> None:
-    """Open a scene and its labels, to find what is wrong with them before they are needed; for tests."""
+    """Open a test scene and its labels, to find what is wrong with them before they are needed."""
     scene = _open(source.scene, source, bands)
     with labels_of(source, scene, Labels.of_source(source, legend, str(source.labels))):
         pass
 
 
 def read_reference(source: SceneSource, scene: Scene, legend: Legend) -> np.ndarray:
-    """All labels of a scene at once, as class numbers, uint8 (height, width), 0 = ignore; for tests."""
+    """All labels of a test scene at once, as class numbers, uint8 (height, width), 0 = ignore."""
     labels = Labels.of_source(source, legend, str(source.labels))
     with labels_of(source, scene, labels) as read:
         found = read(Box(0, scene.height, 0, scene.width))
@@ -226,7 +226,8 @@ def _windows(
     scene: Scene, reference: AbstractContextManager[ReadLabels] | None, chip: int, place: str
 ) -> Iterator[Piece]:
     """The windows of a scene that hold a label, or all that hold a valid pixel if there is no reference."""
-    gain, bias = (np.array([getattr(b, a) for b in scene.bands], np.float32) for a in ("scale", "offset"))
+    gain = np.array([b.scale for b in scene.bands], np.float32)[:, None, None]
+    bias = np.array([b.offset for b in scene.bands], np.float32)[:, None, None]
     grid, row0, col0 = _grid(scene)
     with ExitStack() as stack:
         reader = stack.enter_context(scene.open(scene.width))
@@ -241,7 +242,7 @@ def _windows(
             labels[~valid] = 0
             if not (labels.any() if reference else valid.any()):
                 continue
-            reflectance = dn.astype(np.float32) * gain[:, None, None] + bias[:, None, None]
+            reflectance = dn.astype(np.float32) * gain + bias
             arrays = (reflectance * valid, valid, labels)
             yield Piece(*arrays, scene.name, place, grid, row0 + row, col0 + col, scene.gsd, _bounds(scene, box))
 
@@ -264,10 +265,8 @@ def _bounds(scene: Scene, box: Box) -> tuple[float, float, float, float] | None:
     """Where pixels lie on the earth; None where nobody knows, and across the antimeridian."""
     if scene.crs is None:
         return None
-    corners = [scene.transform @ (col, row) for col in (box.col0, box.col1) for row in (box.row0, box.row1)]
-    xs, ys = zip(*corners, strict=True)
     try:
-        found = rasterio.warp.transform_bounds(scene.crs, "EPSG:4326", min(xs), min(ys), max(xs), max(ys))
+        found = rasterio.warp.transform_bounds(scene.crs, "EPSG:4326", *bounds_of(box, scene.transform))
     except RasterioError:
         return None
     return found if np.isfinite(found).all() and found[0] < found[2] else None

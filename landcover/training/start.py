@@ -174,11 +174,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _fetched(recipe: NetworkRecipe) -> dict[str, Tensor]:
-    """The encoder's ImageNet weights, from where segmentation-models-pytorch fetches them."""
-    from landcover.network import imagenet_encoder
+    """The encoder's ImageNet weights, for three colours, from where segmentation-models-pytorch fetches them."""
+    import segmentation_models_pytorch as smp
 
+    name = str(recipe.hyperparameters.get("encoder_name", "resnet34"))
     try:
-        return imagenet_encoder(recipe.hyperparameters).state_dict()
+        return smp.encoders.get_encoder(name, in_channels=3, weights="imagenet").state_dict()
     except Exception as e:
         raise ConfigError(
             f'encoder_weights = "imagenet" could not be fetched ({e}); name a file of weights instead'
