@@ -157,7 +157,7 @@ def _under(strip: Strip, grid: Grid, col: int, name: str) -> Iterator[tuple[slic
     """The pixels of a strip under a window, chunk by chunk: the window's rows they fill, and (…, rows, cols)."""
     top, left = grid.rows.start(strip.row), grid.cols.start(col)
     for chunk in strip.chunks:
-        lo, hi = max(chunk.box.row0, top), min(chunk.box.row1, top + grid.rows.tile)
+        lo, hi = max(chunk.box.row0, top), min(chunk.box.row1, grid.rows.end(strip.row))
         across = slice(left - chunk.box.col0, left - chunk.box.col0 + grid.cols.tile)
         yield slice(lo - top, hi - top), getattr(chunk, name)[..., lo - chunk.box.row0 : hi - chunk.box.row0, across]
 

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,19 +209,19 @@ def _chips_of(source: str, choice: Choice | None, model: Model) -> list[np.ndarr
     side = min(256, scene.height, scene.width) // model.stride * model.stride
     if not side:
         raise ModelError(f"{source} is smaller than the network's stride, {model.stride}; check on a larger scene")
-    gain, bias = (np.array([getattr(b, a) for b in scene.bands], np.float32) for a in ("scale", "offset"))
+    gain = np.array([b.scale for b in scene.bands], np.float32)[:, None, None]
+    bias = np.array([b.offset for b in scene.bands], np.float32)[:, None, None]
     chips = []
     with scene.open(scene.width) as reader:
         for k in range(_CHIPS):
             row, col = ((edge - side) * k // max(1, _CHIPS - 1) for edge in (scene.height, scene.width))
             dn, valid = reader.read(Box(row, row + side, col, col + side))
-            reflectance = dn * gain[:, None, None] + bias[:, None, None]
-            chips.append(np.where(valid, reflectance, np.float32(np.nan))[None].astype(np.float32))
+            chips.append(np.where(valid, dn * gain + bias, np.float32(np.nan))[None].astype(np.float32))
     return chips
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without what exporters print."""
     logging.disable(logging.WARNING)
     try:

@@ -146,9 +146,9 @@ class Grid:
         first_col, last_col = self.window_cols[0], self.window_cols[-1]
         return Box(
             self.rows.start(first_row),
-            min(self.rows.size, self.rows.start(last_row) + self.rows.tile),
+            min(self.rows.size, self.rows.end(last_row)),
             self.cols.start(first_col),
-            min(self.cols.size, self.cols.start(last_col) + self.cols.tile),
+            min(self.cols.size, self.cols.end(last_col)),
         )
 
     @property

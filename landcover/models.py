@@ -41,7 +41,7 @@ _EXTENSIONS = [
 _TASKS = ["semantic-segmentation"]
 _SHA256_MULTIHASH = "1220"
 _DEEPEST = 50
-"""So many values within each other are in no card, and more are written to make readers fail."""
+"""No card nests values deeper than this; what does was written to make readers fail."""
 
 _CHANNELS = {"bands", "band", "channel", "channels", "classes", "class"}
 """What the second dimension of arrays may be called."""
@@ -65,7 +65,7 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """What its maps depend on, in hexadecimal: the weights, and what the card says of how to use them."""
+        """A hash of all that its maps depend on: the weights, and what the card says of how to use them."""
         told = self.spec.model_dump_json(exclude={"description", "licence", "training", "accuracy", "gsd"})
         return hashlib.sha256(f"{self.sha256} {told}".encode()).hexdigest()
 

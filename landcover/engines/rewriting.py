@@ -138,7 +138,7 @@ class _Products(nn.Module):
 
 
 def _doubled(before: Tensor, here: Tensor, after: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Even and odd lines of what is upsampled along a dimension, of the products with a kernel's three lines."""
+    """Even and odd lines along a dimension of what was upsampled, from its products with a kernel's three lines."""
     size = here.shape[dim]
     even = F.pad(before, (1, 0) if dim == 3 else (0, 0, 1, 0)).narrow(dim, 0, size) + here + after
     odd = before + here + F.pad(after, (0, 1) if dim == 3 else (0, 0, 0, 1)).narrow(dim, 1, size)

@@ -84,7 +84,7 @@ class Simplification:
 
 @numba.njit(cache=True, nogil=True)
 def _marks(nodes, offsets, begin, end, block, first_row):
-    """For each node of a strip whether there is one, uint8 (rows + 1, width + 1), and whether it has to stay."""
+    """Which corners of pixels are nodes in a strip, and which of these have to stay, uint8 (rows + 1, width + 1)."""
     rows, width = block.shape[0] - 1, block.shape[1]
     marks = np.zeros((rows + 1, width - 1), np.uint8)
     for i in range(len(nodes)):

@@ -23,8 +23,8 @@ class Walked:
             end, for pixels of no patch, int32 (patches + 1,).
         pixels: how many pixels of the strip each patch has, int64 (patches,).
         weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
-        measures: area in m² and perimeter in m of what lies of each patch between the strip's first line and its last,
-            or on one of them, float64 (2, patches); None without ground.
+        measures: area in m² and perimeter in m of the part of each patch from the strip's first line to its last,
+            float64 (2, patches); None without ground.
         pieces: its outlines.
     """
 
@@ -78,7 +78,7 @@ class Walker:
     def _measures(
         self, block: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int, pieces: Pieces
     ) -> np.ndarray | None:
-        """What lies of each patch in a block, on the ground."""
+        """How much of each patch lies in a block, on the ground; see `Walked.measures`."""
         if self._ground is None:
             return None
         row, rows = self._row, len(block) - 1
