@@ -109,8 +109,8 @@ def _left_behind(options: BatchOptions, done: list[Record], state: State) -> lis
         return ["no scene of this run is done, so the catalog and the mosaics are left as earlier runs made them"]
     return [
         f"{counted(count, 'map')} of earlier runs {'is' if count == 1 else 'are'} not in the catalog, the mosaics and "
-        "the report, being of scenes that were not chosen now, or of other options; a run "
-        "that chooses all scenes has all maps in them"
+        "the report, being of scenes that were not chosen now or that the catalog no longer has, or of other "
+        "options; a run that chooses all scenes has the maps of all of them"
     ]
 
 
