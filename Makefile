@@ -44,7 +44,7 @@ bench: setup
 clean:
 	rm -rf $(VENV) $(DEMO)
 
-# The embedded models anew, from the training data in ../shared/data, into build/: about five hours on two cores. Nothing is
+# The embedded models anew, from the training data in ../shared/data, into build/: some hours on two cores. Nothing is
 # replaced: compare them with `make evaluate MODELS=build/landcover-6band`, and copy what is better to landcover/embedded.
 # Every network but models/first is made here; that one was made before `landcover train` was, and is kept as a teacher.
 TEACHERS := $(foreach k,1 2 3 4 5,build/teachers/fold-$(k))
