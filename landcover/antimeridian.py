@@ -65,12 +65,14 @@ def as_counted(shapes: np.ndarray, transform: Affine, size: tuple[int, int]) -> 
 
 
 def within(shapes: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
-    """What of polygons (n,) between -180 and 180 lies within bounds in degrees, whose longitudes may go on beyond."""
+    """What of shapes (n,) between -180 and 180 lies within bounds in degrees, whose longitudes may go on beyond."""
     cut = [shapely.clip_by_rect(shapes, *part.bounds) for part in turns(shapely.box(*bounds))]
     if len(cut) == 1:
         return cut[0]
     parts = (shapely.get_parts(np.array(pieces, object)) for pieces in zip(*cut, strict=True))
-    return np.array([_together(some[~shapely.is_empty(some)]) for some in parts], object)
+    there = [some[~shapely.is_empty(some)] for some in parts]
+    flat = (shapely.get_dimensions(shapes) == 2).all()
+    return np.array([_together(some) if flat else shapely.geometrycollections(some) for some in there], object)
 
 
 def _together(parts: Sequence[BaseGeometry]) -> BaseGeometry:

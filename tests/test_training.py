@@ -26,7 +26,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
-from shapely.geometry import Point, box
+from shapely.geometry import MultiPoint, Point, box
 
 from landcover.accuracy import calibration_error, confusion, f1_scores, figures, macro_f1, overall_accuracy
 from landcover.errors import ConfigError, ModelError, OutputError, SamplesError, TrainingError
@@ -133,6 +133,18 @@ def test_shapes_on_both_sides_of_the_antimeridian_are_learned_from(tmp_path: Pat
     frame.to_file(tmp_path / "shapes.gpkg")
     (piece,) = pieces_of(recipe, 32)
     assert np.bincount(piece.labels.ravel(), minlength=3)[1:].tolist() == [40, 40]
+
+
+def test_points_in_degrees_are_learned_from_where_the_scene_crosses_the_antimeridian(tmp_path: Path) -> None:
+    """In metres, as Fiji is in UTM: on either side of it, in pairs, and far away."""
+    recipe = write_lesson(tmp_path, side=32, labels="shapes.gpkg")
+    place = Affine(200, 0, 830_766, 0, -200, 58_541)
+    write_scene(tmp_path / "scene.tif", digital_numbers(32, 32), crs="EPSG:32660", transform=place)
+    shapes = [Point(179.99, 0.5), MultiPoint([(179.98, 0.5), (-179.98, 0.5)]), Point(-179.99, 0.5), Point(-30, 0)]
+    frame = geopandas.GeoDataFrame({"class": ["bright", "bright", "dark", "dark"]}, geometry=shapes, crs="EPSG:4326")
+    frame.to_file(tmp_path / "shapes.gpkg")
+    (piece,) = pieces_of(recipe, 32)
+    assert np.bincount(piece.labels.ravel(), minlength=3)[1:].tolist() == [3, 1]
 
 
 def test_polygons_and_points_are_partial_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
