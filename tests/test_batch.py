@@ -720,7 +720,7 @@ def test_results_that_lie_among_scenes_are_left_out(
         assert str(scenes / "one_map.tif") in caplog.messages[-1]
     nothing = batch(capsys, scenes / "first", tmp_path / "out", pointwise)
     assert nothing.code == 3
-    assert f"{scenes / 'first'} names nothing but what landcover made" in nothing.err
+    assert f"landcover made all that is chosen of {scenes / 'first'} ({scenes / 'first'}" in nothing.err
     assert batch(capsys, scenes / "one_map.tif", tmp_path / "out", pointwise).code == 4, "it was asked for by name"
     built = landcover(capsys, "catalog", "build", scenes, "--out", tmp_path / "scenes.parquet")
     assert f"Wrote {tmp_path / 'scenes.parquet'}: {len(SIZES)} scenes; " in built.err

@@ -51,15 +51,17 @@ def without_results(flaws: Flaws, options: BatchOptions, *, others: bool) -> Fla
         others: there are scenes besides.
 
     Raises:
-        CatalogError: there is nothing but results.
+        CatalogError: nothing else was chosen.
     """
     results = [entry for entry, flaw in flaws if isinstance(flaw, NoSceneError)]
     if not results or not is_searched(options.catalog):
         return flaws
-    if len(results) == len(flaws) and not others:
-        raise CatalogError(_only_results(options))
     listed = ", ".join(entry.source for entry in results[:_LISTED])
     more = f" and {len(results) - _LISTED} more" if len(results) > _LISTED else ""
+    if len(results) == len(flaws) and not others:
+        raise CatalogError(
+            f"landcover made all that is chosen of {options.catalog} ({listed}{more}); give the scenes, not their maps"
+        )
     _log.warning("Left out, for landcover made them: %s%s", listed, more)
     return [(entry, flaw) for entry, flaw in flaws if not isinstance(flaw, NoSceneError)]
 
