@@ -123,8 +123,12 @@ def test_what_leads_up_from_behind_a_link_leads_where_the_system_has_it(tmp_path
         (entry,) = read_catalog(str(named))
         assert Path(entry.source).samefile(tmp_path / "disk" / "a.tif")
         assert ".." not in entry.source
-    (kept,) = read_catalog(str(tmp_path / "link" / "b.tif"))
-    assert kept.source == str(tmp_path / "link" / "b.tif")
+    (tmp_path / "latest.tif").symlink_to("a.tif")
+    for named in ("link/b.tif", "disk/../latest.tif", "disk/year/../../latest.tif"):
+        (kept,) = read_catalog(str(tmp_path / named))
+        assert kept.source == os.path.normpath(tmp_path / named)
+    (kept,) = read_catalog(str(tmp_path / "link/../../latest.tif"))
+    assert kept.source == str(tmp_path / "latest.tif"), "the last name is the user's"
 
 
 def test_a_product_folder_by_itself_is_one_scene_under_its_own_name(tmp_path: Path) -> None:

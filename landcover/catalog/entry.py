@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,10 +115,14 @@ def absolute(path: str | Path) -> str:
     Unless `..` follows one, which leads up from where the link leads.
     """
     whole = Path(path).absolute()
-    plain = os.path.normpath(whole)
     if ".." not in whole.parts:
-        return plain
-    there = os.path.realpath(whole)
+        return os.path.normpath(whole)
+    return _led_up(whole) if whole.name == ".." else str(Path(_led_up(whole.parent)) / whole.name)
+
+
+@lru_cache
+def _led_up(folder: Path) -> str:
+    plain, there = os.path.normpath(folder), os.path.realpath(folder)
     return plain if os.path.realpath(plain) == there else there
 
 
