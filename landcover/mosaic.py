@@ -13,6 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -206,10 +207,9 @@ class Mosaic:
     def overlaps(self) -> bool:
         """Whether pixels may be of more than one map."""
         row0, row1, col0, col1 = np.array([(b.row0, b.row1, b.col0, b.col1) for b in self.boxes]).T
-        return any(
-            ((row0[:i] < b.row1) & (row1[:i] > b.row0) & (col0[:i] < b.col1) & (col1[:i] > b.col0)).any()
-            for i, b in enumerate(self.boxes)
-        )
+        within = shapely.box(col0 + 0.25, row0 + 0.25, col1 - 0.25, row1 - 0.25)  # those that only touch are apart
+        tree = shapely.STRtree(within)
+        return any(len(tree.query(each)) > 1 for each in within)
 
     @property
     def layer(self) -> Layer:
