@@ -297,7 +297,7 @@ def _outlined(source: _Source, how: VectorOptions) -> Iterator[Patches]:
     """Trace the map strip by strip, while the next rows are read."""
     dataset, ground = source.dataset, source.ground
     place = dataset.transform, dataset.crs, dataset.shape
-    area = read_area(Path(how.aoi), *place) if how.aoi is not None else None
+    area = read_area(how.aoi, *place) if how.aoi is not None else None
     with ExitStack() as stack:
         read = stack.enter_context(_confidence(how.confidence, dataset)) if how.confidence is not None else None
         rows = stack.enter_context(read_ahead(_rows(source, area, how)))

@@ -667,10 +667,14 @@ def test_an_area_may_lie_in_an_archive_named_from_the_root(
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for suffix in ("shp", "shx", "dbf", "prj"):
             archive.write(tmp_path / f"a.{suffix}", f"a.{suffix}")
-    how = ("--model", pointwise.folder, "--allow-untrained", "--aoi", f"/vsizip/{tmp_path}/a.zip/a.shp")
+    area = ("--aoi", f"/vsizip/{tmp_path}/a.zip/a.shp")
+    how = ("--model", pointwise.folder, "--allow-untrained", *area)
     outcome = run(capsys, "predict", scene, "--out", tmp_path / "map.tif", *how)
     assert outcome.code == 0, outcome.err
     assert read_map(tmp_path / "map.tif").shape == (20, 10)
+    for more in (("vectorize", tmp_path / "map.tif", "--out", tmp_path / "out.gpkg"), ("catalog", "list", scene)):
+        outcome = run(capsys, *more, *area)
+        assert outcome.code == 0, outcome.err
 
 
 def test_an_area_that_crosses_itself_is_one(tmp_path: Path, pointwise: Model) -> None:

@@ -57,7 +57,7 @@ def choose(
     span = parse_interval(datetime) if datetime is not None else None
     chosen = list(entries) if where is None else _satisfying(list(entries), where)
     chosen = chosen if span is None else _within(chosen, *span)
-    places = ([_box(bbox)] if bbox is not None else []) + ([_area(Path(aoi))] if aoi is not None else [])
+    places = ([_box(bbox)] if bbox is not None else []) + ([_area(aoi)] if aoi is not None else [])
     return (_touching(chosen, places) if places else chosen)[:limit]
 
 
@@ -120,7 +120,7 @@ def _box(bbox: tuple[float, float, float, float]) -> list[BaseGeometry]:
     return [box(west, south, east, north)]
 
 
-def _area(path: Path) -> list[BaseGeometry]:
+def _area(path: str | Path) -> list[BaseGeometry]:
     """Polygons in degrees, from -180 to 180 as footprints are."""
     earth = Affine(1, 0, -180, 0, -1, 90), CRS.from_epsg(4326), (180, 360)
     return list(read_area(path, *earth).polygons)

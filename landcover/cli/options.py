@@ -1,6 +1,5 @@
 """Options that several commands share, so that they have one spelling and one help."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -25,7 +24,7 @@ AllowResolution = Annotated[
 ]
 
 ChosenBox = Annotated[str | None, Option(help="Scenes that meet this box: west,south,east,north in degrees.")]
-ChosenArea = Annotated[Path | None, Option(help="Scenes that meet these polygons; a vector file.")]
+ChosenArea = Annotated[str | None, Option(metavar="<path>", help="Scenes that meet these polygons; a vector file.")]
 ChosenTime = Annotated[str | None, Option(help="Scenes of this time, as 2024-06-01/2024-08-31.")]
 ChosenWhere = Annotated[str | None, Option(help='Scenes for which this SQL expression holds, as "cloud < 20".')]
 ChosenLimit = Annotated[int | None, Option(help="No more scenes than this.")]

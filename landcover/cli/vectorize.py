@@ -22,7 +22,9 @@ def vectorize(
     simplify: Simplify = 0.0,
     smooth: Smooth = False,
     fill_holes: FillHoles = False,
-    aoi: Annotated[Path | None, Option(help="Leave out what lies outside of these polygons; a vector file.")] = None,
+    aoi: Annotated[
+        str | None, Option(metavar="<path>", help="Leave out what lies outside of these polygons; a vector file.")
+    ] = None,
     dissolve: Dissolve = False,
     points: Points = False,
     crs: VectorCrs = None,
