@@ -59,7 +59,7 @@ def inspect_scene(source: str, model: str | None, choice: Choice) -> dict[str, A
             "crs": finest.crs.to_string() if finest.crs else "none",
             "pixel": f"{gsd:.4g} m on the ground" if gsd else "of unknown size on the ground",
             "sensor": product.sensor or "not told by the scene",
-            **({"place": lacking} if lacking else {}),
+            **({"lacks": lacking} if lacking else {}),
             "bands": [
                 {"band": number, **_stored_band(band, said, files[band.path])}
                 for number, (band, said) in enumerate(zip(product.bands, with_scaling(product.bands), strict=True), 1)

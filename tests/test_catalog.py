@@ -480,10 +480,11 @@ def test_time_spans(text: str, start: str, stop: str) -> None:
     assert [t.replace(tzinfo=None).isoformat() for t in parse_interval(text)] == [start, stop]
 
 
-def test_a_time_span_includes_its_ends_and_not_what_has_no_time() -> None:
+def test_a_time_span_includes_its_ends_and_not_what_has_no_time(caplog: pytest.LogCaptureFixture) -> None:
     times = ["2024-05-31T23:59:59.999999", "2024-06-01", "2024-06-30T23:59:59", "2024-07-01"]
     entries = [entry(t, datetime=dt.datetime.fromisoformat(t).replace(tzinfo=UTC)) for t in times]
     assert names(choose([*entries, entry("never")], datetime="2024-06-01/2024-06-30")) == times[1:3]
+    assert caplog.messages == ["--datetime leaves out 1 scene of unknown time: never"]
     assert names(choose(entries, datetime="2024-06-30T23:59:59Z")) == [times[2]]
     assert names(choose(entries, datetime="2024-06-01/2024-06-30T23:59:59Z")) == times[1:3]
 

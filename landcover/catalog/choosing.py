@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import logging
 import re
 import sqlite3
 from calendar import monthrange
@@ -17,10 +18,15 @@ from shapely.geometry.base import BaseGeometry
 
 from landcover.catalog.entry import Entry
 from landcover.catalog.looking import Seen, survey
-from landcover.errors import ConfigError, LandcoverError, nearest
+from landcover.errors import ConfigError, LandcoverError, counted, nearest
 from landcover.footprints import box
 from landcover.products import parse_datetime
 from landcover.regions import read_area
+
+_log = logging.getLogger(__name__)
+
+_NAMED = 5
+"""Scenes that a note names."""
 
 _OWN = ("name", "source", "sensor", "datetime")
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
@@ -129,8 +135,11 @@ def _area(path: str | Path) -> list[BaseGeometry]:
 def _within(entries: list[Entry], start: dt.datetime, stop: dt.datetime) -> list[Entry]:
     """The entries that were taken in a span of time, as they or their headers tell."""
     looked = survey(e for e in entries if e.datetime is None)
-    known = [e if e.datetime is not None else _known(next(looked)) for e in entries]
-    return [e for e in known if e is not None and e.datetime is not None and start <= e.datetime <= stop]
+    known = [e if e.datetime is not None else _known(next(looked)) or e for e in entries]
+    if silent := [e.name for e in known if e.datetime is None]:
+        listed = ", ".join([*silent[:_NAMED], *["…"] * (len(silent) > _NAMED)])
+        _log.warning("--datetime leaves out %s of unknown time: %s", counted(len(silent), "scene"), listed)
+    return [e for e in known if e.datetime is not None and start <= e.datetime <= stop]
 
 
 def _touching(entries: list[Entry], places: list[list[BaseGeometry]]) -> list[Entry]:

@@ -36,8 +36,8 @@ def info(
     stored, seen = facts["bands"], facts["model"]
     for key in ("scene", "size", "crs", "pixel", "sensor"):
         typer.echo(f"{key}: {facts[key]}")
-    if "place" in facts:
-        typer.echo(f"it is not mapped as it is: {facts['place']}")
+    if "lacks" in facts:
+        typer.echo(f"it is not mapped as it is: {facts['lacks']}")
     print_table(
         ["band", "label", "common name", "dtype", "nodata", "GSD (m)", "scale", "offset"],
         [[_cell(v) for v in band.values()] for band in stored],
