@@ -100,7 +100,7 @@ def stats(
                 f"{dataset.name} has no CRS, so its pixels have no area; assign one with rio edit-info --crs"
             )
         ground = Ground.of(dataset)
-        names, shapes = _read_zones(Path(zones), zone_name, dataset) if zones else ([], [])
+        names, shapes = _read_zones(str(zones), zone_name, dataset) if zones else ([], [])
         pixels = np.zeros((1 + len(names), 256), np.int64)
         square = np.zeros((1 + len(names), 256))
         for start, block in strips(dataset):
@@ -138,9 +138,9 @@ def _table(zone: str | None, legend: Legend, pixels: np.ndarray, hectares: np.nd
     return AreaTable(zone, tuple(rows), int(pixels[MAP_NODATA]), float(hectares[MAP_NODATA]))
 
 
-def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader) -> tuple[list[str], list[Any]]:
+def _read_zones(path: str, column: str | None, dataset: rasterio.DatasetReader) -> tuple[list[str], list[Any]]:
     """Names and polygons of the zones, the polygons in the map's coordinates."""
-    if is_local(str(path)) and not path.exists():
+    if is_local(path) and not Path(path).exists():
         raise ConfigError(f"the zones {path} do not exist; give a file of polygons")
     table = read_vectors(path, f"the zones {path}")
     _check_zones(table, path)
@@ -152,7 +152,7 @@ def _read_zones(path: Path, column: str | None, dataset: rasterio.DatasetReader)
     return names, [found[0] if len(found) == 1 else shapely.geometrycollections(found) for found in counted]
 
 
-def _check_zones(table: "GeoDataFrame", path: Path) -> None:
+def _check_zones(table: "GeoDataFrame", path: str) -> None:
     kinds = set(table.geom_type.dropna()) if hasattr(table, "geom_type") else {"no geometry"}
     if not kinds or not kinds <= {"Polygon", "MultiPolygon"}:
         raise ConfigError(f"the zones {path} hold {', '.join(sorted(kinds)) or 'nothing'}; give polygons")
@@ -160,7 +160,7 @@ def _check_zones(table: "GeoDataFrame", path: Path) -> None:
         raise ConfigError(f"the zones {path} have no CRS, so their place is unknown; assign one")
 
 
-def _zone_names(table: "GeoDataFrame", column: str | None, path: Path) -> list[str]:
+def _zone_names(table: "GeoDataFrame", column: str | None, path: str) -> list[str]:
     columns = [str(c) for c in table.columns if c != table.geometry.name]
     if column is not None and column not in columns:
         raise ConfigError(f"the zones {path} have no column '{column}': {nearest(column, columns)}")

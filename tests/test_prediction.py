@@ -672,8 +672,13 @@ def test_an_area_may_lie_in_an_archive_named_from_the_root(
     outcome = run(capsys, "predict", scene, "--out", tmp_path / "map.tif", *how)
     assert outcome.code == 0, outcome.err
     assert read_map(tmp_path / "map.tif").shape == (20, 10)
-    for more in (("vectorize", tmp_path / "map.tif", "--out", tmp_path / "out.gpkg"), ("catalog", "list", scene)):
-        outcome = run(capsys, *more, *area)
+    map_ = tmp_path / "map.tif"
+    for more in (
+        ("vectorize", map_, "--out", tmp_path / "out.gpkg", *area),
+        ("catalog", "list", scene, *area),
+        ("stats", map_, "--zones", area[1]),
+    ):
+        outcome = run(capsys, *more)
         assert outcome.code == 0, outcome.err
 
 

@@ -17,7 +17,9 @@ def report(
         Option("--reference", "-r", help="Labelled points, or a raster of class ids, to tell how good it is."),
     ] = None,
     column: Annotated[str | None, Option(help="The column of the points with the class.")] = None,
-    zones: Annotated[Path | None, Option(help="A file of polygons; each gets its own table of areas.")] = None,
+    zones: Annotated[
+        str | None, Option(metavar="<path>", help="A file of polygons; each gets its own table of areas.")
+    ] = None,
     zone_name: Annotated[str | None, Option(help="The column that names a zone.")] = None,
     legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,

@@ -1,7 +1,6 @@
 """`landcover stats`: hectares per class, for a whole map and by zone."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -14,7 +13,9 @@ if TYPE_CHECKING:
 
 def stats(
     map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
-    zones: Annotated[Path | None, Option(help="A file of polygons, in any CRS; each gets its own table.")] = None,
+    zones: Annotated[
+        str | None, Option(metavar="<path>", help="A file of polygons, in any CRS; each gets its own table.")
+    ] = None,
     zone_name: Annotated[
         str | None, Option(help="The column that names a zone.", show_default="name, else zones are numbered")
     ] = None,
