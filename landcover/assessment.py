@@ -29,7 +29,7 @@ from landcover.classmap import (
     open_raster,
     read_legend,
 )
-from landcover.errors import ConfigError, MapError, counted, nearest
+from landcover.errors import ConfigError, MapError, counted, listed, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
 from landcover.provenance import legend_tag
@@ -44,9 +44,6 @@ COLUMNS = (REFERENCE, "class_name", "class", "label", "class_id")
 """Columns that may hold the reference class, where none is named: the first of them that is there."""
 
 _VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".geoparquet", ".shp", ".gml", ".kml", ".sqlite"}
-_LISTED = 5
-"""How many unknown values are named in an error."""
-
 _FAR = 1 << 40
 """Pixels; farther away from a map no place is told from another."""
 
@@ -259,10 +256,9 @@ def _classes(table: "GeoDataFrame", column: str, legend: Legend, name: str) -> n
     texts = [("", known) if none else (_text(v), known if isinstance(v, str) else ids) for v, none in given]
     unknown = Counter(t for t, numbers in texts if t not in numbers and t not in ("", "0"))
     if unknown:
-        listed = ", ".join(f"'{text}' ({n} ×)" for text, n in unknown.most_common(_LISTED))
-        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+        found = listed([f"'{text}' ({n} ×)" for text, n in unknown.most_common()])
         raise ConfigError(
-            f"{name} has classes in '{column}' that the legend '{legend.name}' does not know: {listed}{more}; "
+            f"{name} has classes in '{column}' that the legend '{legend.name}' does not know: {found}; "
             f"known are: {', '.join(legend.names)}"
         )
     classes = np.array([numbers.get(t, -1) for t, numbers in texts], int)

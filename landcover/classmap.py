@@ -12,7 +12,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import LandcoverError, MapError, check_name, counted
+from landcover.errors import LandcoverError, MapError, check_name, counted, listed
 from landcover.products import gdal_cache
 from landcover.provenance import legend_tag
 from landcover.specs import Legend, load_legend
@@ -28,9 +28,6 @@ STRIP_PIXELS = 4_000_000
 
 _MANY_CLASSES = 40
 """From here on, counting all values at once is faster than one by one."""
-
-_LISTED = 5
-"""How many values are named in an error."""
 
 
 @contextmanager
@@ -168,8 +165,7 @@ def check_values(pixels: np.ndarray, legend: Legend, name: str, *, exact: bool =
     """
     unknown = [v for v in np.flatnonzero(pixels) if v != MAP_NODATA and v not in legend.ids]
     if unknown:
-        listed = [f"{v} ({pixels[v]} px)" if exact else str(v) for v in unknown[:_LISTED]]
-        found = ", ".join(listed) + (f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else "")
+        found = listed([f"{v} ({pixels[v]} px)" if exact else str(v) for v in unknown])
         raise MapError(
             f"{name} holds values that the legend '{legend.name}' does not know: {found}; give its own with --legend"
         )

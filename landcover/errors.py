@@ -1,5 +1,7 @@
 """Every error a user can meet: one sentence that says what, where, which value, and what to do."""
 
+from collections.abc import Sequence
+
 
 class LandcoverError(Exception):
     """The input cannot be used as it is; the message says why and what to do."""
@@ -99,6 +101,12 @@ def is_text(value: object) -> bool:
 def counted(count: int, noun: str) -> str:
     """Say how many of something there are, as "1 scene" or "2,000 scenes"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str], between: str = ", ") -> str:
+    """Name the first five of many, and say how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return between.join(names[:5]) + more
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 
 from landcover.antimeridian import as_counted
 from landcover.classmap import MAP_NODATA, check_values, open_map, strips
-from landcover.errors import ConfigError, MapError, nearest
+from landcover.errors import ConfigError, MapError, listed, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
 from landcover.regions import placed, read_vectors
@@ -21,9 +21,6 @@ from landcover.specs import Legend
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
-
-_LISTED = 5
-"""How many zones are named in a note."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,8 @@ def note_on_zones(tables: tuple[AreaTable, ...]) -> str:
     empty = [str(table.zone) for table in tables[1:] if table.is_empty]
     if not empty:
         return ""
-    more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
     return (
-        f"no pixel of the map has its centre in {', '.join(empty[:_LISTED])}{more}: such a zone lies outside the map "
+        f"no pixel of the map has its centre in {listed(empty)}: such a zone lies outside the map "
         "or is smaller than its pixels; check the place and the CRS of the zones, or measure a finer map"
     )
 

@@ -11,16 +11,13 @@ from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
 from landcover.catalog import Entry, is_searched
-from landcover.errors import CatalogError, LandcoverError, NoSceneError, OutputError
+from landcover.errors import CatalogError, LandcoverError, NoSceneError, OutputError, listed
 from landcover.products import is_local
 
 Flaws = list[tuple[Entry, LandcoverError]]
 """Scenes that cannot be opened, each with why."""
 
 _log = logging.getLogger(__name__)
-
-_LISTED = 5
-"""Results that a sentence names."""
 
 _REPORT = "run.json"
 
@@ -56,13 +53,12 @@ def without_results(flaws: Flaws, options: BatchOptions, *, others: bool) -> Fla
     results = [entry for entry, flaw in flaws if isinstance(flaw, NoSceneError)]
     if not results or not is_searched(options.catalog):
         return flaws
-    listed = ", ".join(entry.source for entry in results[:_LISTED])
-    more = f" and {len(results) - _LISTED} more" if len(results) > _LISTED else ""
+    found = listed([entry.source for entry in results])
     if len(results) == len(flaws) and not others:
         raise CatalogError(
-            f"landcover made all that is chosen of {options.catalog} ({listed}{more}); give the scenes, not their maps"
+            f"landcover made all that is chosen of {options.catalog} ({found}); give the scenes, not their maps"
         )
-    _log.warning("Left out, for landcover made them: %s%s", listed, more)
+    _log.warning("Left out, for landcover made them: %s", found)
     return [(entry, flaw) for entry, flaw in flaws if not isinstance(flaw, NoSceneError)]
 
 

@@ -14,12 +14,9 @@ from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.schedule import Told
 from landcover.batch.state import Made, Record, State
-from landcover.errors import LandcoverError, counted
+from landcover.errors import LandcoverError, counted, listed
 from landcover.items import write_catalog
 from landcover.mosaic import Mosaic, fill_mosaic, plan_mosaic, write_vrt
-
-_LISTED = 5
-"""Maps that a note names."""
 
 _SPARSE = 100
 """How many times as large as its maps a mosaic may be and nothing is said of it."""
@@ -148,11 +145,10 @@ def _virtual(maps: list[Path], out: Path) -> Made:
     files, left_out = write_vrt(maps, out)
     if not left_out:
         return _made(*files)
-    listed = ", ".join(f"{path} {flaw}" for path, flaw in list(left_out.items())[:_LISTED])
-    more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
+    found = listed([f"{path} {flaw}" for path, flaw in left_out.items()])
     note = (
         f"the virtual mosaic leaves out {len(left_out)} of {counted(len(maps), 'map')}, for it shows only those that "
-        f"have a CRS and are north up: {listed}{more}; --mosaic later shows also those that are not north up"
+        f"have a CRS and are north up: {found}; --mosaic later shows also those that are not north up"
     )
     return _made(*files, notes=[note])
 
@@ -202,5 +198,10 @@ def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Made:
 def _job(options: BatchOptions, record: Record) -> Job:
     """Where the outputs of a scene are."""
     job = Job("", record.name, record.source, str(options.out), record.digest, "", Needs("", None, {}))
-    job = replace(job, confidence=options.confidence, vectors=options.vectors, suffix=options.suffix)
-    return replace(job, datetime=record.datetime or None)
+    return replace(
+        job,
+        confidence=options.confidence,
+        vectors=options.vectors,
+        suffix=options.suffix,
+        datetime=record.datetime or None,
+    )

@@ -33,6 +33,7 @@ from landcover.errors import (
     LandcoverError,
     SceneError,
     counted,
+    listed,
     nearest,
 )
 from landcover.models import Model, embedded_models, load_model
@@ -44,9 +45,6 @@ _THREADS = 8
 _MANY = 2000
 _CHUNK = 200
 """Headers of scenes are opened by so many threads, or, where there are many scenes, by processes, so many at a time."""
-
-_LISTED = 5
-"""Scenes that a sentence names."""
 
 _ITEMS = (".json", ".geojson")
 """Suffixes of files that only tell where the pixels are."""
@@ -286,8 +284,7 @@ def _broken(entry: Entry, error: LandcoverError) -> Record:
 
 def _listed(broken: Iterable[Record]) -> str:
     errors = [f"{record.name}: {record.error}" for record in broken]
-    more = f" … and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
-    return f"{len(errors)} of the scenes cannot be read: {' · '.join(errors[:_LISTED])}{more}"
+    return f"{len(errors)} of the scenes cannot be read: {listed(errors, ' · ')}"
 
 
 def describe(plan: BatchPlan, workers: int | None, seconds: float | None) -> dict[str, Any]:

@@ -18,15 +18,12 @@ from shapely.geometry.base import BaseGeometry
 
 from landcover.catalog.entry import Entry
 from landcover.catalog.looking import Seen, survey
-from landcover.errors import ConfigError, LandcoverError, counted, nearest
+from landcover.errors import ConfigError, LandcoverError, counted, listed, nearest
 from landcover.footprints import box
 from landcover.products import parse_datetime
 from landcover.regions import read_area
 
 _log = logging.getLogger(__name__)
-
-_NAMED = 5
-"""Scenes that a note names."""
 
 _OWN = ("name", "source", "sensor", "datetime")
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
@@ -137,8 +134,7 @@ def _within(entries: list[Entry], start: dt.datetime, stop: dt.datetime) -> list
     looked = survey(e for e in entries if e.datetime is None)
     known = [e if e.datetime is not None else _known(next(looked)) or e for e in entries]
     if silent := [e.name for e in known if e.datetime is None]:
-        listed = ", ".join([*silent[:_NAMED], *["…"] * (len(silent) > _NAMED)])
-        _log.warning("--datetime leaves out %s of unknown time: %s", counted(len(silent), "scene"), listed)
+        _log.warning("--datetime leaves out %s of unknown time: %s", counted(len(silent), "scene"), listed(silent))
     return [e for e in known if e.datetime is not None and start <= e.datetime <= stop]
 
 
