@@ -3,9 +3,10 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option, echo
+from typer import Option, echo
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import Json, MapName, MissingLegend
 from landcover.errors import counted
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def assess(
-    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    map_: MapName,
     reference: Annotated[
         str, Option("--reference", "-r", help="Points with their true class, or a raster of class ids.")
     ],
@@ -22,8 +23,8 @@ def assess(
         Option(help="The column of the points with the class.", show_default="reference, class_name, class, …"),
     ] = None,
     level: Annotated[float, Option(help="The level of the confidence intervals.")] = 0.95,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    legend: MissingLegend = None,
+    json_: Json = False,
 ) -> None:
     """Tell how accurate a map is, and how much land each class really covers, from labelled points.
 

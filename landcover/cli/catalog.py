@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
-from landcover.cli.options import ChosenArea, ChosenBox, ChosenLimit, ChosenTime, ChosenWhere
+from landcover.cli.options import ChosenArea, ChosenBox, ChosenLimit, ChosenTime, ChosenWhere, Json
 from landcover.errors import counted
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def list_(
     datetime: ChosenTime = None,
     where: ChosenWhere = None,
     limit: ChosenLimit = None,
-    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    json_: Json = False,
 ) -> None:
     """List the scenes of a catalog that satisfy every condition, as a batch would take them.
 

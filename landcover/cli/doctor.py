@@ -1,14 +1,12 @@
 """`landcover doctor`: whether this machine is ready."""
 
-from typing import Annotated
-
 import typer
-from typer import Option
 
 from landcover.cli.console import print_json
+from landcover.cli.options import Json
 
 
-def doctor(json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+def doctor(json_: Json = False) -> None:
     """Tell versions, GDAL drivers, devices and free memory, and run a small self-test; the exit code is 3 if it fails.
 
     Example: landcover doctor

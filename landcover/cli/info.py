@@ -3,24 +3,21 @@
 from typing import Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import print_json, print_table
+from landcover.cli.options import Bands, Json, Offset, Scale, SceneName, Sensor
 from landcover.cli.parsing import parse_bands
 
 
 def info(
-    scene: Annotated[
-        str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
-    ],
+    scene: SceneName,
     model: Annotated[str, Option("--model", "-m", help="Tell what this model would see.")] = "",
-    sensor: Annotated[
-        str | None, Option(help="A sensor's name, such as sentinel2-l2a, or a TOML file that describes it.")
-    ] = None,
-    bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
-    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
-    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
-    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    sensor: Sensor = None,
+    bands: Bands = None,
+    scale: Scale = None,
+    offset: Offset = None,
+    json_: Json = False,
 ) -> None:
     """Tell the bands, resolution, nodata and scaling of a scene, and what a model would see of it.
 

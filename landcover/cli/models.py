@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import Json, ModelFolder, OverwriteModel
 from landcover.cli.parsing import parse_bands
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and make models. Exampl
 
 
 @app.command("list")
-def list_(json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False) -> None:
+def list_(json_: Json = False) -> None:
     """List the models that come with the package.
 
     Example: landcover models list
@@ -86,10 +87,10 @@ def init(
     ],
     bands: Annotated[list[str], Option(metavar="<str>", help="Common names, as red,nir.")],
     classes: Annotated[list[str], Option(metavar="<str>", help="Class names; their ids count from 1.")],
-    out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
+    out: ModelFolder,
     seed: Annotated[int, Option(help="The seed of the random weights.")] = 0,
     set_: Annotated[list[str] | None, Option("--set", help="An argument of the architecture, as width=16.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
+    overwrite: OverwriteModel = False,
 ) -> None:
     """Write an untrained model, for tests and benchmarks; predict refuses it without --allow-untrained.
 
@@ -118,7 +119,7 @@ def import_(
         list[str],
         Option(metavar="<str>", help="Common names, in the order of the network's channels, as red,green,blue."),
     ],
-    out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
+    out: ModelFolder,
     classes: Annotated[
         list[str] | None, Option(metavar="<str>", help="Class names, in the order of the scores; ids count from 1.")
     ] = None,
@@ -131,7 +132,7 @@ def import_(
         Option(help="The standard deviation, likewise; without both, the network sees reflectance as it is."),
     ] = None,
     gsd: Annotated[str | None, Option(help="Metres per pixel it was trained for, the finest and the coarsest.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
+    overwrite: OverwriteModel = False,
 ) -> None:
     """Make a model of a network that segmentation-models-pytorch saved, by saying what its folder does not say.
 

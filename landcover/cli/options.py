@@ -1,9 +1,26 @@
 """Options that several commands share, so that they have one spelling and one help."""
 
+from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+Overwrite = Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")]
+
+SceneName = Annotated[
+    str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
+]
+Sensor = Annotated[str | None, Option(help="A sensor's name, such as sentinel2-l2a, or a TOML file that describes it.")]
+Bands = Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")]
+Scale = Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")]
+Offset = Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")]
+
+MapName = Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")]
+MissingLegend = Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")]
+
+ModelFolder = Annotated[Path, Option("--out", "-o", help="The model folder to write.")]
+OverwriteModel = Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")]
 ModelName = Annotated[
     str, Option("--model", "-m", help="An embedded model's name, or a model folder.", show_default="by its bands")
 ]

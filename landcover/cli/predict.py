@@ -4,20 +4,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import print_json, progress, say
 from landcover.cli.options import (
     AllowNoCrs,
     AllowResolution,
     AllowUntrained,
+    Bands,
     BatchSize,
     Device,
     Engine,
     MapLegend,
     ModelName,
+    Offset,
     Overlap,
     Precision,
+    Scale,
+    SceneName,
+    Sensor,
     TileSize,
 )
 from landcover.cli.parsing import parse_bands
@@ -28,17 +33,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    scene: Annotated[
-        str, Argument(metavar="SCENE", help="Any raster GDAL reads, a folder of band files, or a STAC item.")
-    ],
+    scene: SceneName,
     out: Annotated[Path, Option("--out", "-o", help="The class map to write, a GeoTIFF.")],
     model: ModelName = "",
-    sensor: Annotated[
-        str | None, Option(help="A sensor's name, such as sentinel2-l2a, or a TOML file that describes it.")
-    ] = None,
-    bands: Annotated[list[str] | None, Option(metavar="<str>", help="Which band is which, as red=4,nir=8.")] = None,
-    scale: Annotated[float | None, Option(help="Reflectance = number × SCALE + offset.")] = None,
-    offset: Annotated[float | None, Option(help="Reflectance = number × scale + OFFSET.")] = None,
+    sensor: Sensor = None,
+    bands: Bands = None,
+    scale: Scale = None,
+    offset: Offset = None,
     legend: MapLegend = None,
     tile_size: TileSize = TILE_SIZE,
     overlap: Overlap = OVERLAP,

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from landcover.cli.console import say
+from landcover.cli.options import MissingLegend, Overwrite
 from landcover.cli.parsing import parse_bands
 
 
@@ -17,8 +18,8 @@ def preview(
     bands: Annotated[
         list[str] | None, Option(metavar="<str>", help="The scene's bands to show, as red=4,green=3,blue=2.")
     ] = None,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+    legend: MissingLegend = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw a class map with its legend, or a scene, as a PNG.
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import say
+from landcover.cli.options import MapName, MissingLegend, Overwrite
 
 
 def report(
-    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    map_: MapName,
     out: Annotated[Path, Option("--out", "-o", help="The HTML file to write.")],
     scene: Annotated[str | None, Option(help="Show this scene beside the map.")] = None,
     reference: Annotated[
@@ -21,8 +22,8 @@ def report(
         str | None, Option(metavar="<path>", help="A file of polygons; each gets its own table of areas.")
     ] = None,
     zone_name: Annotated[str | None, Option(help="The column that names a zone.")] = None,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+    legend: MissingLegend = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a page about a map: its picture, areas, accuracy, and what made it; one file that opens in any browser.
 

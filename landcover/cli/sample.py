@@ -4,23 +4,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import Json, MapName, MissingLegend, Overwrite
 from landcover.errors import counted
 
 
 def sample(
-    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    map_: MapName,
     out: Annotated[
         Path, Option("--out", "-o", help="The points: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
     ],
     count: Annotated[int, Option(help="How many points altogether.")] = 500,
     at_least: Annotated[int, Option(help="How many in each class, at the least; the rest is shared by area.")] = 50,
     seed: Annotated[int, Option(help="The same number draws the same points.")] = 0,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
-    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    legend: MissingLegend = None,
+    overwrite: Overwrite = False,
+    json_: Json = False,
 ) -> None:
     """Draw random points in every class of a map, to be labelled and given to landcover assess.
 

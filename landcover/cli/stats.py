@@ -3,24 +3,25 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import Json, MapName, MissingLegend
 
 if TYPE_CHECKING:
     from landcover.stats import AreaTable
 
 
 def stats(
-    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    map_: MapName,
     zones: Annotated[
         str | None, Option(metavar="<path>", help="A file of polygons, in any CRS; each gets its own table.")
     ] = None,
     zone_name: Annotated[
         str | None, Option(help="The column that names a zone.", show_default="name, else zones are numbered")
     ] = None,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    json_: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+    legend: MissingLegend = None,
+    json_: Json = False,
 ) -> None:
     """Tell how many hectares each class covers, measured on the ellipsoid.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from landcover.cli.console import print_json, print_table, say
+from landcover.cli.options import ModelFolder, OverwriteModel
 
 if TYPE_CHECKING:
     from landcover.training import Trained
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="The recipe, a TOML file; see configs/train for some.")],
-    out: Annotated[Path, Option("--out", "-o", help="The model folder to write.")],
+    out: ModelFolder,
     init: Annotated[
         str | None,
         Option(help="Refine this model: an embedded one's name, a model folder, or, with --folds, a folder of folds."),
@@ -32,7 +33,7 @@ def train(
     tensorboard: Annotated[
         Path | None, Option(help="Write the curves for TensorBoard, a package to be installed, into this folder too.")
     ] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace a model that exists.")] = False,
+    overwrite: OverwriteModel = False,
     no_resume: Annotated[bool, Option("--no-resume", help="Start over, where a run was stopped.")] = False,
     json_: Annotated[bool, Option("--json", help="Print what was measured as one JSON document.")] = False,
 ) -> None:

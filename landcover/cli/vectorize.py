@@ -4,15 +4,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from landcover.cli.console import print_json, print_table, say
-from landcover.cli.options import Classes, Connect, Dissolve, FillHoles, MinArea, Points, Simplify, Smooth, VectorCrs
+from landcover.cli.options import (
+    Classes,
+    Connect,
+    Dissolve,
+    FillHoles,
+    MapName,
+    MinArea,
+    MissingLegend,
+    Overwrite,
+    Points,
+    Simplify,
+    Smooth,
+    VectorCrs,
+)
 from landcover.errors import ConfigError, counted
 
 
 def vectorize(
-    map_: Annotated[str, Argument(metavar="MAP", help="A class map, as landcover predict writes it.")],
+    map_: MapName,
     out: Annotated[
         Path, Option("--out", "-o", help="The file to write: .gpkg, .geojson, .fgb, .parquet or .shp, by its suffix.")
     ],
@@ -31,8 +44,8 @@ def vectorize(
     confidence: Annotated[
         str | None, Option(help="The confidence of the map; adds the mean of each polygon, in percent.")
     ] = None,
-    legend: Annotated[str | None, Option(help="A legend's name or TOML file, for a map that carries none.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", "-f", help="Replace the output if it exists.")] = False,
+    legend: MissingLegend = None,
+    overwrite: Overwrite = False,
     allow_no_crs: Annotated[
         bool, Option("--allow-no-crs", help="Accept a map without a CRS; areas are then left empty.")
     ] = False,
