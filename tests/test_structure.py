@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ BORDERS = {
 }
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules that a file imports, anywhere in it but under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
