@@ -57,10 +57,10 @@ def shapes_of(patches: Patches, transform: Affine) -> np.ndarray:
     return shapely.from_wkb(in_wkb(patches, transform)[0].to_numpy(zero_copy_only=False))
 
 
-def blotches(seed: int, side: int = 120) -> np.ndarray:
-    """Class ids 1 to 4 in patches, uint8 (side, side); few are urban."""
+def blotches(seed: int) -> np.ndarray:
+    """Class ids 1 to 4 in patches, uint8 (120, 120); few are urban."""
     rng = np.random.default_rng(seed)
-    coarse = rng.choice([1, 2, 3, 4], size=(side // 6, side // 6), p=[0.5, 0.2, 0.04, 0.26])
+    coarse = rng.choice([1, 2, 3, 4], size=(20, 20), p=[0.5, 0.2, 0.04, 0.26])
     return np.kron(coarse, np.ones((6, 6))).astype(np.uint8)
 
 

@@ -23,6 +23,7 @@ from landcover.stats import stats
 from landcover.vectorization import vectorize
 from tests.commands import tree
 from tests.maps import write_confidence, write_map
+from tests.scenes import read_map
 
 ORIGIN = (500_000, 5_000_000)
 
@@ -37,15 +38,10 @@ def classes(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 5, (height, width)).astype(np.uint8)
 
 
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read(1)
-
-
 def merge(maps: Sequence[Path], out: Path, *, overwrite: bool = False, **how) -> np.ndarray:
     for _ in fill_mosaic(plan_mosaic(maps, out, **how), overwrite=overwrite):
         pass
-    return read(out)
+    return read_map(out)
 
 
 def painted(parts: Sequence[tuple[int, int, np.ndarray]]) -> np.ndarray:
@@ -80,7 +76,7 @@ def test_both_mosaics_are_the_maps_painted_one_over_the_other(
     assert np.array_equal(merged, painted(parts))
     (vrt,), left_out = write_vrt(maps, tmp_path / "mosaic.vrt")
     assert not left_out
-    assert np.array_equal(read(vrt), merged)
+    assert np.array_equal(read_map(vrt), merged)
     with rasterio.open(vrt) as a, rasterio.open(tmp_path / "mosaic.tif") as b:
         assert a.transform.almost_equals(b.transform)
         assert a.bounds == b.bounds
@@ -117,9 +113,9 @@ def test_a_map_off_the_grid_is_resampled_to_the_nearest_pixel(tmp_path: Path) ->
     how = {"src_crs": crs, "dst_crs": crs, "dst_transform": place, "src_nodata": 0, "dst_nodata": 0}
     reproject(coarse, wanted, src_transform=at(50.3, 7.4, 20), resampling=Resampling.nearest, **how)
     assert place == at(0, 0)
-    assert np.array_equal(merged[:50, :80], np.hstack([read(maps[0]), read(maps[1])]))
+    assert np.array_equal(merged[:50, :80], np.hstack([read_map(maps[0]), read_map(maps[1])]))
     assert np.array_equal(merged[51:], wanted[51:])
-    assert (read(write_vrt(maps, tmp_path / "m.vrt")[0][0]) == merged).mean() > 0.97
+    assert (read_map(write_vrt(maps, tmp_path / "m.vrt")[0][0]) == merged).mean() > 0.97
 
 
 def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: Path) -> None:
@@ -134,11 +130,11 @@ def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: 
         assert file.res == (10, 10)
         (x,), (y,) = rasterio.warp.transform("EPSG:4326", file.crs, [15.0205], [45.1495])
         assert merged[file.index(x, y)] == 2
-    assert np.array_equal(merged[:60, :100], np.hstack([read(p) for p in home]))
+    assert np.array_equal(merged[:60, :100], np.hstack([read_map(p) for p in home]))
     assert {2, 3} <= set(np.unique(merged[:, 100:])) <= {0, 2, 3}
     written, _ = write_vrt(maps, tmp_path / "v.vrt")
     assert [p.name for p in written] == ["v_EPSG32633.vrt", "v_EPSG4326.vrt"]
-    assert np.array_equal(read(written[1]), ids)
+    assert np.array_equal(read_map(written[1]), ids)
     for name in ("v_mine", "v_S2"):
         (tmp_path / f"{name}.vrt").write_text("of somebody else")
     (tmp_path / "v_Q3.vrt").mkdir()
@@ -201,7 +197,7 @@ def test_a_virtual_mosaic_shows_the_maps_that_it_can_and_says_what_is_the_matter
     other = write_map(tmp_path / "other.tif", classes(9, 9, 1), **how)
     (vrt,), left_out = write_vrt([other, upright], tmp_path / "m.vrt")
     assert left_out == {other: flaw}
-    assert np.array_equal(read(vrt), read(upright))
+    assert np.array_equal(read_map(vrt), read_map(upright))
 
 
 def test_a_virtual_mosaic_moves_with_its_maps(tmp_path: Path) -> None:
@@ -210,7 +206,7 @@ def test_a_virtual_mosaic_moves_with_its_maps(tmp_path: Path) -> None:
     ids = classes(10, 10)
     write_vrt([write_map(here / "maps" / "a 'b'.tif", ids)], here / "m.vrt")
     here.rename(tmp_path / "moved")
-    assert np.array_equal(read(tmp_path / "moved" / "m.vrt"), ids)
+    assert np.array_equal(read_map(tmp_path / "moved" / "m.vrt"), ids)
 
 
 def begun(maps: Sequence[Path], out: Path) -> int:

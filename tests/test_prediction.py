@@ -428,9 +428,7 @@ def test_a_mask_band_is_nodata(tmp_path: Path, pointwise: Model) -> None:
 def test_an_alpha_band_is_a_mask(tmp_path: Path, pointwise: Model) -> None:
     valid = np.random.default_rng(1).random((20, 20)) > 0.3
     pixels = np.concatenate([digital_numbers(20, 20), np.where(valid, 255, 0)[None].astype("uint16")])
-    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", ""), photometric="minisblack")
-    with rasterio.open(scene, "r+") as file:
-        file.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha)
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", ""), alpha=True, photometric="minisblack")
     predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
     np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels[:2], valid))
 
@@ -438,9 +436,7 @@ def test_an_alpha_band_is_a_mask(tmp_path: Path, pointwise: Model) -> None:
 def test_six_bands_and_alpha_are_not_the_seven_of_a_sensor(tmp_path: Path, pointwise: Model) -> None:
     pixels = np.concatenate([digital_numbers(20, 20, 6), np.full((1, 20, 20), 65535, "uint16")])
     pixels[6, :4, :4] = 0
-    scene = write_scene(tmp_path / "scene.tif", pixels, names=(), scaled=False)
-    with rasterio.open(scene, "r+") as file:
-        file.colorinterp = [*file.colorinterp[:6], ColorInterp.alpha]
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=(), scaled=False, alpha=True)
     how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True, "sensor": "landsat-sr"}
     with pytest.raises(BandError, match="its last one is flagged as alpha"):
         predict(scene, tmp_path / "map.tif", **how)
@@ -453,9 +449,7 @@ def test_alpha_beside_bands_with_names_is_a_mask_whatever_number_of_bands_a_sens
 ) -> None:
     pixels = np.concatenate([digital_numbers(20, 20, 3), np.full((1, 20, 20), 255, "uint16")])
     pixels[3, :4, :4] = 0
-    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", "green", ""))
-    with rasterio.open(scene, "r+") as file:
-        file.colorinterp = [*file.colorinterp[:3], ColorInterp.alpha]
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=("red", "nir", "green", ""), alpha=True)
     how: dict = {"model": pointwise, "engine": "torch", "allow_untrained": True, "sensor": "rgbn", "scale": 1e-4}
     got = read_map(predict(scene, tmp_path / "map.tif", **how))
     np.testing.assert_array_equal(got, direct_map(pointwise, pixels[:2], pixels[3] > 0))
@@ -473,9 +467,7 @@ def test_two_names_for_one_band_are_told(tmp_path: Path, pointwise: Model, caplo
 def test_near_infrared_flagged_as_alpha_is_a_band(tmp_path: Path, pointwise: Model) -> None:
     pixels = digital_numbers(20, 20)
     pixels[1, :5] = 0
-    scene = write_scene(tmp_path / "scene.tif", pixels, alpha="yes", photometric="minisblack")
-    with rasterio.open(scene, "r+") as file:
-        file.colorinterp = (file.colorinterp[0], ColorInterp.alpha)
+    scene = write_scene(tmp_path / "scene.tif", pixels, alpha=True, photometric="minisblack")
     predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", bands={"nir": "2"}, allow_untrained=True)
     np.testing.assert_array_equal(
         read_map(tmp_path / "map.tif"), direct_map(pointwise, pixels, np.ones((20, 20), bool))
@@ -512,9 +504,7 @@ def test_a_mask_counts_beside_a_band_flagged_as_alpha(tmp_path: Path, pointwise:
     valid, opaque = np.random.default_rng(1).random((2, 20, 20)) > 0.3
     pixels = np.concatenate([digital_numbers(20, 20), np.where(opaque, 255, 0)[None].astype("uint16")])
     names = ("red", "", "nir") if spectral else ("red", "nir", "")
-    scene = write_scene(tmp_path / "scene.tif", pixels, names=names, photometric="minisblack", mask=valid)
-    with rasterio.open(scene, "r+") as file:
-        file.colorinterp = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha)
+    scene = write_scene(tmp_path / "scene.tif", pixels, names=names, alpha=True, photometric="minisblack", mask=valid)
     predict(scene, tmp_path / "map.tif", model=pointwise, engine="torch", allow_untrained=True)
     seen, usable = (pixels[[0, 2]], valid) if spectral else (pixels[:2], valid & opaque)
     np.testing.assert_array_equal(read_map(tmp_path / "map.tif"), direct_map(pointwise, seen, usable))

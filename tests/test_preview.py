@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import typer
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFont
-from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
 from landcover.cli import preview as command
@@ -20,6 +19,7 @@ from landcover.errors import BandError, ConfigError, LandcoverError, MapError, O
 from landcover.preview import draw_legend, preview, stretch
 from landcover.specs import LandClass, Legend, load_legend
 from tests.maps import NORTH_UP, UTM, write_map
+from tests.scenes import write_scene as write_pixels
 
 LEGEND = load_legend("default")
 
@@ -36,28 +36,9 @@ def quarters(side: int) -> np.ndarray:
     return np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((side, side), np.uint8))
 
 
-def write_scene(
-    path: Path,
-    values: np.ndarray,
-    *,
-    names: tuple[str, ...] = (),
-    nodata: float | None = None,
-    alpha: bool = False,
-    crs: str = UTM,
-    transform: Affine = NORTH_UP,
-) -> Path:
-    """Write values (bands, rows, cols) as a scene; `alpha` True flags the last band so."""
-    bands, height, width = values.shape
-    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
-    with rasterio.open(
-        path, "w", crs=crs, transform=transform, nodata=nodata, photometric="MINISBLACK", **profile
-    ) as f:
-        if alpha:
-            f.colorinterp = (*f.colorinterp[:-1], ColorInterp.alpha)
-        f.write(values)
-        for i, name in enumerate(names, 1):
-            f.set_band_description(i, name)
-    return path
+def write_scene(path: Path, values: np.ndarray, *, names: tuple[str, ...] = (), **how: Any) -> Path:
+    """Write values (bands, rows, cols) as a scene that says no more of its bands than it is told to."""
+    return write_pixels(path, values, names=names, scaled=False, photometric="MINISBLACK", **how)
 
 
 @pytest.mark.parametrize("side", [10, 700])

@@ -909,7 +909,7 @@ def test_an_offset_is_proven_by_the_scale_that_is_said(tmp_path: Path) -> None:
 def test_a_photograph_with_an_alpha_band_is_told_how_to_name_its_bands(tmp_path: Path) -> None:
     """Whether the fourth band is a mask or near infrared the person has to say, and can copy the bands from there."""
     pixels = np.full((4, 3, 3), 90, np.uint8)
-    path = write_scene(tmp_path / "photo.tif", pixels, names=(), scaled=False, photometric="RGB", alpha="YES")
+    path = write_scene(tmp_path / "photo.tif", pixels, names=(), scaled=False, photometric="RGB", alpha=True)
     wanted = ("red", "green", "blue")
     with pytest.raises(BandError, match=r"flagged as alpha.*--bands red=1,green=2,blue=3$") as caught:
         resolve_bands(read_product(str(path)), wanted, Choice("rgb"))
@@ -1063,10 +1063,7 @@ def test_a_file_of_several_bands_is_not_one_band(tmp_path: Path) -> None:
     """Which of them is meant nobody has said; an alpha band is none."""
     pixels = digital_numbers(40, 30, 3)
     for alpha in (False, True):
-        with rasterio.open(
-            write_scene(tmp_path / f"{alpha}.tif", pixels[: 3 - alpha], names=(), photometric="minisblack"), "r+"
-        ) as file:
-            file.colorinterp = (*file.colorinterp[:-1], ColorInterp.alpha if alpha else ColorInterp.undefined)
+        write_scene(tmp_path / f"{alpha}.tif", pixels[: 3 - alpha], names=(), alpha=alpha, photometric="minisblack")
     write_scene(tmp_path / "nir.tif", pixels[:1], names=("nir",))
     for form in ({"eo:bands": [{"common_name": "red"}]}, {"bands": [{"name": "B04"}]}):
         assets = {"nir": asset("nir.tif", "B08", "nir"), "red": {"href": "False.tif", "roles": ["data"]} | form}

@@ -38,9 +38,9 @@ EARTH = 510_065_621_724_088.5
 """Surface of the WGS 84 ellipsoid in m²."""
 
 
-def area_of_pixel(ground: Ground, row: int, col: int, points: int = 50) -> float:
+def area_of_pixel(ground: Ground, row: int, col: int) -> float:
     """Area by geodesics along the outline of a pixel, finely divided."""
-    share = np.linspace(0, 1, points, endpoint=False)
+    share = np.linspace(0, 1, 50, endpoint=False)
     cols = col + np.concatenate([share, share * 0 + 1, 1 - share, share * 0])
     rows = row + np.concatenate([share * 0, share, share * 0 + 1, 1 - share])
     t = ground.transform

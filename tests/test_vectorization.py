@@ -292,10 +292,9 @@ def test_min_area_counts_square_metres_in_a_map_of_feet(tmp_path: Path) -> None:
 # Simplifying
 
 
-def blobs(size: int = 60, seed: int = 3) -> np.ndarray:
+def blobs(size: int = 60) -> np.ndarray:
     """A map with rounded patches, like a predicted one, and a bay of nodata."""
-    rng = np.random.default_rng(seed)
-    layers = rng.random((4, size, size))
+    layers = np.random.default_rng(3).random((4, size, size))
     for _ in range(12):
         layers = (layers + sum(np.roll(layers, s, axis) for s in (1, -1) for axis in (1, 2))) / 5
     ids = (layers.argmax(0) + 1).astype(np.uint8)
