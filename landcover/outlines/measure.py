@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from landcover.ground import Scales
-from landcover.outlines.walk import CLOSED, Pieces
+from landcover.outlines.walk import CLOSED, Pieces, on_line, unmarked
 
 
 @numba.njit(cache=True, nogil=True)
@@ -98,17 +98,17 @@ def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows,
     for i in range(len(patch)):
         lo, hi = offsets[i], offsets[i + 1]
         if begin[i] != CLOSED:
-            x, y = begin[i] % width * unit, (0 if begin[i] < width else rows * unit)
+            col, row = on_line(begin[i], width, rows)
+            x, y = col * unit, row * unit
         else:
-            x, y = nodes[hi - 1, 0], nodes[hi - 1, 1] - top
-        x = x if x >= 0 else ~x
+            x, y = unmarked(nodes[hi - 1, 0]), nodes[hi - 1, 1] - top
         square, metres = 0.0, 0.0
         for j in range(lo, hi + (end[i] != CLOSED)):
             if j < hi:
-                next_x, next_y = nodes[j, 0], nodes[j, 1] - top
-                next_x = next_x if next_x >= 0 else ~next_x
+                next_x, next_y = unmarked(nodes[j, 0]), nodes[j, 1] - top
             else:
-                next_x, next_y = end[i] % width * unit, (0 if end[i] < width else rows * unit)
+                col, row = on_line(end[i], width, rows)
+                next_x, next_y = col * unit, row * unit
             along = unit == 1 or (x | y | next_x | next_y) & (unit - 1) == 0  # both nodes are corners of pixels
             if along and y == next_y:
                 metres += _level(y >> shift, min(x, next_x) >> shift, max(x, next_x) >> shift, scales)
@@ -129,12 +129,9 @@ def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows,
 @numba.njit(cache=True, nogil=True)
 def _level(y, x0, x1, scales):
     """How long an edge along the sides of pixels is."""
-    knot = int(scales.line_place[y])
-    share = scales.line_place[y] - knot
-    metres = scales.across[knot, x1] - scales.across[knot, x0]
-    if share > 0:
-        metres += share * (scales.across[knot + 1, x1] - scales.across[knot + 1, x0] - metres)
-    return metres
+    here, below, share = _knots(scales.line_place[y])
+    metres = scales.across[here, x1] - scales.across[here, x0]
+    return metres + share * (scales.across[below, x1] - scales.across[below, x0] - metres)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -142,14 +139,10 @@ def _upright(x, y0, y1, scales):
     """How much ground there is left of an edge along the sides of pixels, and how long it is."""
     square, metres = 0.0, 0.0
     for row in range(y0, y1):
-        knot = int(scales.row_place[row])
-        share = scales.row_place[row] - knot
-        ground, way = scales.area[knot, x], scales.down[knot, x]
-        if share > 0:
-            ground += share * (scales.area[knot + 1, x] - ground)
-            way += share * (scales.down[knot + 1, x] - way)
-        square += ground
-        metres += way
+        here, below, share = _knots(scales.row_place[row])
+        ground, way = scales.area[here, x], scales.down[here, x]
+        square += ground + share * (scales.area[below, x] - ground)
+        metres += way + share * (scales.down[below, x] - way)
     return square, metres
 
 
