@@ -11,8 +11,6 @@ import datetime
 import os
 import platform
 import re
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from measure import SAMPLE, Row, Taken, apart, run, timed
+from measure import ROOT, SAMPLE, Row, Taken, apart, outside, run
 from rasterio.windows import Window
 
 from landcover.synthetic import mosaic_scene
 
-HERE = Path(__file__).parent
 SIDE = 10_980
 TALL = 8 * SIDE
 SQUARE = 16_384
@@ -93,7 +90,7 @@ class Bench:
     def usual_way(self) -> Iterator[Row]:
         """Against rasterio, torch and MONAI, with the labels of both."""
         ours, (tile, overlap) = self.predict("large", self.large()), _windows(self.large())
-        theirs = apart(_usual_way, self.large(), self.map("usual"), tile, overlap)
+        theirs = _usual_way(self.large(), self.map("usual"), tile, overlap)
         times = theirs.wall / ours.wall
         yield Row(
             "the same, against rasterio + torch f32 + MONAI's sliding window",
@@ -107,7 +104,7 @@ class Bench:
         self.predict("whole", small, "--tile-size", "16384", "--overlap", "0", "--precision", "f32")
         self.predict("small", small)
         self.predict("small_f32", small, "--precision", "f32")
-        apart(_usual_way, small, self.map("small_usual"), tile, overlap)
+        _usual_way(small, self.map("small_usual"), tile, overlap)
         f32, fast, usual = (
             _differ(self.map(name), self.map("whole")) for name in ("small_f32", "small", "small_usual")
         )
@@ -250,9 +247,8 @@ def _stages(scene: Path):
 
 
 def _usual_way(scene: Path, out: Path, tile: int, overlap: int) -> Taken:
-    command = [sys.executable, HERE / "usual_way.py", scene, out, "--tile", str(tile), "--overlap", str(overlap)]
-    taken = timed(lambda: subprocess.run(command, check=True, capture_output=True))
-    return taken._replace(peak=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+    script = ROOT / "benchmarks" / "usual_way.py"
+    return outside(sys.executable, script, scene, out, "--tile", tile, "--overlap", overlap)
 
 
 def _windows(scene: Path) -> tuple[int, int]:

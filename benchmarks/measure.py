@@ -46,20 +46,24 @@ class Taken(NamedTuple):
 
 
 def run(*args: object) -> Taken:
-    """Run a landcover command in a process of its own.
+    """Run a landcover command in a process of its own."""
+    return outside(sys.executable, "-m", "landcover", *args)
+
+
+def outside(*args: object) -> Taken:
+    """Run a program.
 
     Raises:
         SystemExit: it failed; with what it said.
     """
-    began = time.perf_counter()
+    began, command = time.perf_counter(), [str(arg) for arg in args]
     with tempfile.TemporaryFile() as said:
-        command = [sys.executable, "-m", "landcover", *map(str, args)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise SystemExit(f"{' '.join(command[2:])} ended with {process.returncode}: {said.read()!r}")
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said.read()!r}")
     return Taken(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, _peak(usage))
 
 

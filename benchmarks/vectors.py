@@ -9,7 +9,6 @@ long; its time a pixel is taken. Times are by the clock, of commands with their 
 
 import argparse
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import numpy as np
 import pyogrio
 import rasterio
 import shapely.geometry
-from measure import SAMPLE, Row, Taken, apart, run
+from measure import SAMPLE, Row, Taken, apart, outside, run
 from rasterio.features import shapes, sieve
 from rasterio.windows import Window
 
@@ -93,7 +92,7 @@ def against_the_usual_way(title: str, path: Path, folder: Path) -> Iterator[Row]
     if title == "predicted" and shutil.which("gdal_polygonize.py"):
         polygonize = cropped(path, folder / "part.tif")
         theirs = outside("gdal_polygonize.py", "-q", polygonize, folder / "gdal.gpkg")
-        yield Row("… to .gpkg, against gdal_polygonize", "", f"{theirs * share / mine.wall:.1f} ×", None)
+        yield Row("… to .gpkg, against gdal_polygonize", "", f"{theirs.wall * share / mine.wall:.1f} ×", None)
     simpler, _ = spent(lambda: usual_simpler(part, transform, crs, folder / "simpler.gpkg"))
     mine = run("vectorize", path, "-o", folder / "mine.gpkg", "-f", *SIMPLER)
     yield ratio(f"… {' '.join(SIMPLER)}", 5, simpler * share / mine.wall, told(mine))
@@ -196,11 +195,6 @@ def cropped(path: Path, out: Path) -> Path:
             part.write(file.read(1, window=Window(0, 0, PART, PART)), 1)
             part.update_tags(**file.tags())
     return out
-
-
-def outside(*command: str | Path) -> float:
-    """Seconds that another program takes."""
-    return spent(lambda: subprocess.run([str(c) for c in command], check=True, capture_output=True))[0]
 
 
 def spent(work: Callable[[], object]) -> tuple[float, object]:
