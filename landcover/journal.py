@@ -20,7 +20,15 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, Validat
 
 from landcover.cog import Layer, encode
 from landcover.errors import StaleError
-from landcover.outputs import check_destination, disk_errors, drop_work_folder, publish, publish_text, work_folder
+from landcover.outputs import (
+    check_destination,
+    disk_errors,
+    drop_work_folder,
+    publish,
+    publish_text,
+    work_folder,
+    work_path,
+)
 from landcover.provenance import tags
 
 _NAME, _MARK, _OTHERS = "journal.json", "run", "others.json"
@@ -243,7 +251,7 @@ def open_run(
 
 def finished_part(out: Path) -> Path | None:
     """The folder with what a run that was stopped had finished of an output, or None."""
-    folder = out.parent / f".{out.name}.work"
+    folder = work_path(out)
     return folder if (folder / _NAME).exists() else None
 
 
@@ -257,7 +265,7 @@ def _forsaken(out: Path) -> list[tuple[Path, Callable[[Path], bool]]]:
 
     What it noted can be out of date, so only the mark of a folder decides.
     """
-    folder = out.parent / f".{out.name}.work"
+    folder = work_path(out)
     try:
         others = TypeAdapter(list[str]).validate_json((folder / _OTHERS).read_bytes())
     except (OSError, ValidationError):

@@ -93,6 +93,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {reason}") from e
 
 
+def work_path(path: Path) -> Path:
+    """Where the work folder of an output is, if it has one."""
+    return path.parent / f".{path.name}.work"
+
+
 @contextmanager
 def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: bool = False) -> Iterator[Path]:
     """A folder beside the output, hidden, locked, and gone at the end; what a killed run left in it is cleared.
@@ -103,7 +108,7 @@ def work_folder(path: Path, *, keep: Callable[[], bool] = lambda: False, clear: 
             the end if the block fails.
         clear: clear it at the beginning all the same.
     """
-    folder = path.parent / f".{path.name}.work"
+    folder = work_path(path)
     with _locked(path):
         finished = False
         try:
@@ -127,7 +132,7 @@ def drop_work_folder(path: Path, dropped: Callable[[Path], bool]) -> None:
         path: of the output.
         dropped: tells of the folder, while it is locked, whether it may go; one that another run is using stays.
     """
-    folder = path.parent / f".{path.name}.work"
+    folder = work_path(path)
     with suppress(OSError, OutputError):  # what cannot be looked at stays
         if folder.is_dir():
             with _locked(path):

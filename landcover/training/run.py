@@ -15,7 +15,7 @@ from torch import nn
 from landcover.accuracy import macro_f1
 from landcover.errors import ConfigError, ModelError, SamplesError, TrainingError, counted
 from landcover.network import total_stride
-from landcover.outputs import disk_errors, work_folder
+from landcover.outputs import disk_errors, work_folder, work_path
 from landcover.specs import BandStats, ModelSpec
 from landcover.training.checkpoints import CHECKPOINT, Step, fitting, read_checkpoint
 from landcover.training.crossvalidation import check_unseen, fold_name, write_folds
@@ -246,7 +246,7 @@ def _check_facts(training: Training, folder: Path) -> None:
 
 def stopped_training(out: Path) -> Path | None:
     """The hidden folder beside `out` with the checkpoints of a training that was stopped; None if there is none."""
-    folder = out.parent / f".{out.name}.work"
+    folder = work_path(out)
     return folder if (folder / _FACTS).exists() and next(folder.glob(f"*/{CHECKPOINT}"), None) else None
 
 
