@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import rasterio
@@ -33,7 +33,7 @@ from landcover.errors import ConfigError, MapError, counted, listed, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
 from landcover.provenance import legend_tag
-from landcover.regions import read_vectors
+from landcover.regions import as_text, read_vectors
 from landcover.sampling import REFERENCE, STRATUM, STRATUM_HECTARES
 from landcover.specs import Legend
 
@@ -253,7 +253,7 @@ def _classes(table: "GeoDataFrame", column: str, legend: Legend, name: str) -> n
     ids = {str(c.id): k for k, c in enumerate(legend.classes)}
     known = ids | {c.name: k for k, c in enumerate(legend.classes)}  # a text is a name before it is a number
     given = zip(table[column], table[column].isna(), strict=True)
-    texts = [("", known) if none else (_text(v), known if isinstance(v, str) else ids) for v, none in given]
+    texts = [("", known) if none else (as_text(v).strip(), known if isinstance(v, str) else ids) for v, none in given]
     unknown = Counter(t for t, numbers in texts if t not in numbers and t not in ("", "0"))
     if unknown:
         found = listed([f"'{text}' ({n} ×)" for text, n in unknown.most_common()])
@@ -265,11 +265,6 @@ def _classes(table: "GeoDataFrame", column: str, legend: Legend, name: str) -> n
     if (classes < 0).all():
         raise ConfigError(f"{name} has no class in '{column}'; write into it what is there: {', '.join(legend.names)}")
     return classes
-
-
-def _text(value: Any) -> str:
-    """A class as text: whole numbers as such, though a column with gaps holds them as 2.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _strata(table: "GeoDataFrame", name: str) -> _Strata | None:

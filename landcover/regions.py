@@ -292,6 +292,11 @@ def read_vectors(path: str | Path, name: str) -> "GeoDataFrame":
     return frame
 
 
+def as_text(value: object) -> str:
+    """A value of a column as text: whole numbers as such, though a column with gaps holds them as 2.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _filled(table: "GeoDataFrame") -> np.ndarray:
     """The shapes of a table, multipolygons without empty parts: of those GEOS dies, and GDAL overlooks what has one."""
     shapes = np.array(table.geometry, object)

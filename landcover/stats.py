@@ -16,7 +16,7 @@ from landcover.classmap import MAP_NODATA, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, listed, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
-from landcover.regions import placed, read_vectors
+from landcover.regions import as_text, placed, read_vectors
 from landcover.specs import Legend
 
 if TYPE_CHECKING:
@@ -164,12 +164,7 @@ def _zone_names(table: "GeoDataFrame", column: str | None, path: str) -> list[st
     if column is None:
         return [str(i) for i in range(1, len(table) + 1)]
     named = enumerate(zip(table[column].tolist(), table[column].isna(), strict=True), 1)
-    return [f"(no name, {i})" if missing else _zone_name(value) for i, (value, missing) in named]
-
-
-def _zone_name(value: Any) -> str:
-    """The name of a zone: whole numbers as such, though a column with gaps holds them as 101.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return [f"(no name, {i})" if missing else as_text(value) for i, (value, missing) in named]
 
 
 def _pixels_inside(

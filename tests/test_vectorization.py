@@ -31,6 +31,7 @@ from typer.testing import CliRunner
 
 from landcover import classmap
 from landcover.cli import vectorize as command
+from landcover.cli.parsing import parse_area, parse_classes
 from landcover.errors import ConfigError, LandcoverError, MapError, OutputError
 from landcover.features import measure
 from landcover.ground import Ground, ground_resolution
@@ -810,24 +811,24 @@ def test_the_command_prints_one_json_document(scene: Path) -> None:
 
 @pytest.mark.parametrize(("text", "area"), [("500", 500), ("0.5ha", 5000), (" 2 HA", 20_000), ("12 m²", 12), ("0", 0)])
 def test_areas_are_square_metres_or_hectares(text: str, area: float) -> None:
-    assert command.parse_area(text) == area
+    assert parse_area(text) == area
 
 
 @pytest.mark.parametrize("text", ["", "ha", "-1", "nan", "inf", "5 acres", "1,5ha"])
 def test_other_areas_are_told_how_to_write_one(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write 500 .* 0\.5ha"):
-        command.parse_area(text)
+        parse_area(text)
 
 
 def test_no_classes_are_a_mistake() -> None:
-    assert command.parse_classes(None) is None
+    assert parse_classes(None) is None
     with pytest.raises(ConfigError, match="names no class"):
-        command.parse_classes([" ,"])
+        parse_classes([" ,"])
 
 
 def test_classes_that_are_named_one_by_one_are_all_taken() -> None:
     """As `--classes forest --classes water`, of which the first was forgotten."""
-    assert command.parse_classes(["forest", "water,urban"]) == ("forest", "water", "urban")
+    assert parse_classes(["forest", "water,urban"]) == ("forest", "water", "urban")
 
 
 def test_a_folder_that_cannot_be_written_is_told(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,7 @@ from landcover.cli.options import (
     TileSize,
     VectorCrs,
 )
-from landcover.cli.parsing import parse_bands
-from landcover.cli.vectorize import parse_area, parse_classes
+from landcover.cli.parsing import parse_area, parse_bands, parse_classes
 from landcover.errors import ConfigError, counted
 from landcover.grid import OVERLAP, TILE_SIZE
 
