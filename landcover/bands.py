@@ -1,7 +1,6 @@
 """Which band of a product is which, and how its numbers become reflectance: told, proven by pixels, or refused."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from xml.sax.saxutils import escape
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from landcover.errors import BandError, OtherBandsError, SceneError, check_name, counted
-from landcover.products import BandSource, Product, gdal_options, is_local, raster_bands
+from landcover.errors import BandError, OtherBandsError, SceneError, counted
+from landcover.products import BandSource, Product, gdal_options, is_local, open_file, raster_bands
 from landcover.specs import Sensor, band_key, config_names, load_sensor
 
 _IMPOSSIBLE = 0.05
@@ -346,17 +345,6 @@ def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: W
         return file.read(indexes, window=window, masked=True)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
-
-
-def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
-    """Open a raster for as long as `stack` lasts; a SceneError if it cannot be."""
-    check_name(path, SceneError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene
-            return stack.enter_context(rasterio.open(path))
-    except RasterioError as e:
-        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
 
 
 def view_of(bands: Sequence[tuple[rasterio.DatasetReader, int, float | None]]) -> str:

@@ -14,11 +14,11 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
-from landcover.bands import Choice, check_place, listing, open_file, resolve_bands, view_of
+from landcover.bands import Choice, check_place, listing, resolve_bands, view_of
 from landcover.classmap import check_values, count_values, filled, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
-from landcover.products import Product, is_raster, masking_bands, read_product
+from landcover.products import Product, is_raster, masking_bands, open_file, read_product
 from landcover.provenance import legend_tag
 from landcover.specs import LandClass, Legend, band_key, load_sensor
 

@@ -19,11 +19,11 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, check_place, counts_alpha, open_file, resolve_bands, view_of
+from landcover.bands import Band, Choice, check_place, counts_alpha, resolve_bands, view_of
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, gdal_cache, gdal_options, is_local, read_product
+from landcover.products import Product, gdal_cache, gdal_options, is_local, open_file, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")

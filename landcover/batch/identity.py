@@ -8,10 +8,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from landcover.bands import open_file
 from landcover.catalog import Entry
 from landcover.errors import SceneError
-from landcover.products import absolute_href, is_local
+from landcover.products import absolute_href, is_local, open_file
 from landcover.provenance import without_secrets
 
 

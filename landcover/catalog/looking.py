@@ -15,7 +15,6 @@ from typing import TypeVar
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from landcover.bands import open_file
 from landcover.catalog.entry import Entry
 from landcover.errors import LandcoverError, MapError, NoSceneError, SceneError
 from landcover.footprints import footprint
@@ -26,6 +25,7 @@ from landcover.products import (
     gdal_options,
     is_local,
     item_product,
+    open_file,
     parse_datetime,
     read_product,
     time_taken,

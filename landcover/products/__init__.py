@@ -12,6 +12,7 @@ from landcover.products.raster import (
     gdal_options,
     is_local,
     masking_bands,
+    open_file,
     raster_bands,
     read_raster,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "item_product",
     "item_size",
     "masking_bands",
+    "open_file",
     "parse_datetime",
     "raster_bands",
     "raster_hrefs",

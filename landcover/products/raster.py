@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,17 +90,22 @@ def raster_bands(path: str) -> tuple[BandSource, ...]:
             _check_file(Path(path))
         except OSError as e:
             raise SceneError(f"{path[:200]} cannot be read: {e.strerror}; check its name and its permissions") from e
-    with rasterio.Env(**gdal_options()):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                file = rasterio.open(path)
-        except RasterioError as e:
-            raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
-        with file:
-            _check_content(file, path)
-            described = any(file.descriptions)
-            return tuple(_band(file, path, i, described) for i in file.indexes)
+    with rasterio.Env(**gdal_options()), ExitStack() as stack:
+        file = open_file(path, stack)
+        _check_content(file, path)
+        described = any(file.descriptions)
+        return tuple(_band(file, path, i, described) for i in file.indexes)
+
+
+def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
+    """Open a raster for as long as `stack` lasts; a SceneError if it cannot be."""
+    check_name(path, SceneError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said as an error, or allowed, by open_scene
+            return stack.enter_context(rasterio.open(path))
+    except RasterioError as e:
+        raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
 
 
 def only_band(path: Path, label: str) -> BandSource:

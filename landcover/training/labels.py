@@ -21,9 +21,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from landcover.antimeridian import as_counted
-from landcover.bands import open_file
 from landcover.errors import SamplesError, SceneError
 from landcover.grid import Box
+from landcover.products import open_file
 from landcover.recipes import SceneSource, Source
 from landcover.regions import placed
 from landcover.scene import Scene
