@@ -207,12 +207,11 @@ def listing(product: Product) -> str:
     return f"{counted(len(names), 'band')} ({listed}{', …' if len(names) > 20 else ''})"
 
 
-def check_scaling(scale: float | None, offset: float | None, of: str = "", said: str = "--scale or --offset") -> None:
+def check_scaling(scale: float | None, offset: float | None, said: str, of: str = "") -> None:
     """Refuse a scale or an offset that cannot be one; None where it is not said.
 
     Raises:
-        BandError: it is 0, as a scale, or no finite number; `of` goes before what is said of it, and `said` is what to
-            correct.
+        BandError: it is 0, as a scale, or no finite number; `said` is what to correct, and `of` goes before all that.
     """
     if scale == 0 or not all(math.isfinite(number) for number in (scale, offset) if number is not None):
         factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
@@ -253,7 +252,7 @@ class _Scaling:
         (scale, who), (offset, note) = self._scale(source), self._offset(source)
         given = self.choice.scale is not None or self.choice.offset is not None
         told = "--scale or --offset" if given else f"what {who} says, or give --scale and --offset"
-        check_scaling(scale, offset, f"{self.product}: ", told)
+        check_scaling(scale, offset, told, f"{self.product}: ")
         nodata = source.nodata if source.nodata is not None else self.told.nodata if self.told else None
         return Band(name, source, scale, offset, nodata, f"{why}; scale from {who}, offset from {note}")
 

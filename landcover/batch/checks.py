@@ -80,7 +80,7 @@ class BandCheck:
             raise ConfigError(wrong)
         own = not {"scale", "offset"}.isdisjoint(catalog)
         place = "its scale or offset in the catalog" if own else "--scale or --offset"
-        check_scaling(said.get("scale"), said.get("offset"), said=place)
+        check_scaling(said.get("scale"), said.get("offset"), place)
         if bands := said.get("bands"):
             self._check_bands(bands, "the catalog" if "bands" in catalog else "--bands")
 
