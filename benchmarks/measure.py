@@ -56,7 +56,8 @@ def outside(*args: object) -> Taken:
     Raises:
         SystemExit: it failed; with what it said.
     """
-    began, command = time.perf_counter(), [str(arg) for arg in args]
+    command = [str(arg) for arg in args]
+    began = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)

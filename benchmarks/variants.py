@@ -90,7 +90,7 @@ def row(variant: Variant, steps: int, seed: int) -> dict[str, str]:
         minutes = (time.monotonic() - began) / 60
         held_out = trained.results[0].accuracy["places held out"]
         found = evaluate.evaluate(load_model(out), DATA, evaluate.LABELLED)
-    scores = {short(title): figures["macro_f1"] for title, figures in found.items()}
+    scores = {short(title): row["macro_f1"] for title, row in found.items()}
     figures = {"held-out places, macro-F1": held_out["macro_f1"], "urban": held_out["f1_urban"], **scores}
     cells = {title: f"{v:.3f}".removeprefix("0") for title, v in figures.items()}
     return {"minutes": f"{minutes:.1f}", **cells, "sum": f"{sum(scores.values()):.2f}"}

@@ -211,7 +211,7 @@ def check_scaling(scale: float | None, offset: float | None, said: str, of: str 
     """Refuse a scale or an offset that cannot be one; None where it is not said.
 
     Raises:
-        BandError: it is 0, as a scale, or no finite number; `said` is what to correct, and `of` goes before all that.
+        BandError: it is 0, as a scale, or no finite number; `said` is what to correct; the error begins with `of`.
     """
     if scale == 0 or not all(math.isfinite(number) for number in (scale, offset) if number is not None):
         factor, term = ("scale" if scale is None else scale), ("offset" if offset is None else offset)
