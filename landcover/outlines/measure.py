@@ -88,11 +88,12 @@ def measure_outlines(
     Returns:
         m² and m, float64 (count,).
     """
-    return _measured(*pieces, count, scales, first_row, rows, unit.bit_length() - 1)
+    return _measured(pieces, count, scales, first_row, rows, unit.bit_length() - 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _measured(nodes, offsets, begin, end, patch, count, scales, first_row, rows, shift):
+def _measured(pieces, count, scales, first_row, rows, shift):
+    nodes, offsets, begin, end, patch = pieces
     area, length = np.zeros(count), np.zeros(count)
     width, unit, top = scales.area.shape[1] + 1, 1 << shift, first_row << shift
     for i in range(len(patch)):
