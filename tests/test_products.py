@@ -37,21 +37,14 @@ from tests.scenes import SCALE, digital_numbers, read_map, write_scene
 SAMPLES = Path(__file__).parent.parent / "sample_tiles"
 
 
-def raster(path: Path, count: int = 1, dtype: str = "uint16", side: int = 8, **profile: Any) -> Path:
-    """Write an empty raster."""
+def raster(path: Path, count: int = 1, dtype: str = "uint16", side: int = 8, **how: Any) -> Path:
+    """Write an empty raster, which says nothing of its bands but what it is told to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 500_000, 0, -10, 5_000_000)}
-    shape = {"driver": "GTiff", "height": side, "width": side, "count": count, "dtype": dtype}
-    with rasterio.open(path, "w", **shape, **place | profile) as file:
-        file.write(np.zeros((count, side, side), dtype))
-    return path
+    return write_scene(path, np.zeros((count, side, side), dtype), **{"names": (), "scaled": False} | how)
 
 
-def described(path: Path, *names: str, **profile: Any) -> Path:
-    raster(path, len(names), **profile)
-    with rasterio.open(path, "r+") as file:
-        file.descriptions = names
-    return path
+def described(path: Path, *names: str, **how: Any) -> Path:
+    return raster(path, len(names), names=names, **how)
 
 
 def labels(product: Product) -> list[str]:
