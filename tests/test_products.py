@@ -164,8 +164,9 @@ def test_files_that_are_no_rasters(tmp_path: Path) -> None:
     refused(tmp_path / "zero.tif", r"is empty \(0 bytes\)")
     (tmp_path / "text.tif").write_text("no raster")
     refused(tmp_path / "text.tif", "cannot be opened as a raster")
-    (tmp_path / "S2A.zip").write_bytes(b"PK\x03\x04")
-    refused(tmp_path / "S2A.zip", "zip archive; unpack it")
+    for archive in ("S2A.zip", "LC08.tar", "LT05.tar.gz", "LE07.TGZ"):
+        (tmp_path / archive).write_bytes(b"PK\x03\x04")
+        refused(tmp_path / archive, "is an archive; unpack it")
     refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
     refused(raster(tmp_path / "radar.tif", 1, "complex64"), r"complex numbers \(band 1 is complex64\)")
     (tmp_path / "none.vrt").write_text('<VRTDataset rasterXSize="5" rasterYSize="5"></VRTDataset>')

@@ -129,8 +129,8 @@ def _check_file(path: Path) -> None:
         raise SceneError(f"{path} does not exist; check the spelling and the folder")
     if path.is_file() and path.stat().st_size == 0:
         raise SceneError(f"{path} is empty (0 bytes); download or copy it again")
-    if path.suffix.lower() == ".zip":
-        raise SceneError(f"{path} is a zip archive; unpack it and give the folder or the file in it")
+    if path.name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+        raise SceneError(f"{path} is an archive; unpack it and give the folder or the file in it")
 
 
 def _check_content(file: rasterio.DatasetReader, path: str) -> None:
