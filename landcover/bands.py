@@ -21,7 +21,7 @@ from landcover.specs import Sensor, band_key, config_names, load_sensor
 _IMPOSSIBLE = 0.05
 """Reflectances below minus this do not occur in numbers, beyond a stray pixel."""
 
-_TOO_DARK = 0.001
+_TOO_DARK = 0.005
 """A scene where hardly a pixel of any band exceeds this reflectance is not stored as its sensor says."""
 
 
@@ -308,7 +308,8 @@ class _Scaling:
             largest = np.percentile(sample, 99)
             raise BandError(
                 f"{name} holds numbers up to {largest:.4g}, too small for {sensor.name}, whose reflectance is "
-                f"number × {scale:g}; if they are reflectance already, give --scale 1 --offset 0"
+                f"number × {scale:g}; if they are reflectance already, give --scale 1 --offset 0; "
+                "if they are percent, give --scale 0.01 --offset 0"
             )
         allowed = [o for o in sensor.offsets if np.mean(sample * scale + o < -_IMPOSSIBLE) < 0.01]
         if len(allowed) == 1:

@@ -875,6 +875,15 @@ def test_a_few_dark_pixels_in_a_hundred_prove_that_the_offset_is_absent(tmp_path
     assert [b.offset for b in told(path, Choice("sentinel2-l2a"))] == [0, 0]
 
 
+def test_percent_is_not_taken_for_ten_thousandths(tmp_path: Path) -> None:
+    """Whose offset would seem to be proven by how small all numbers are, while the map is wrong."""
+    pixels = np.linspace(1, 40, 2 * 64 * 64, dtype=np.float32).reshape(2, 64, 64)
+    path = write_scene(tmp_path / "s2.tif", pixels, names=("B04", "B08"), scaled=False)
+    with pytest.raises(BandError, match=r"if they are percent, give --scale 0\.01 --offset 0"):
+        told(path, Choice("sentinel2-l2a"))
+    assert [(b.scale, b.offset) for b in told(path, Choice("sentinel2-l2a", scale=0.01, offset=0.0))] == [(0.01, 0)] * 2
+
+
 def test_an_offset_that_the_scene_says_is_taken(tmp_path: Path) -> None:
     path = write_scene(tmp_path / "scene.tif", digital_numbers(8, 8))
     with rasterio.open(path, "r+") as file:
