@@ -252,11 +252,12 @@ def given_bands(dataset: rasterio.DatasetReader | WarpedVRT, bands: Mapping[str,
     Raises:
         ConfigError: the scene has no such band.
     """
-    known = {str(i): i for i in dataset.indexes} | {d: i for i, d in enumerate(dataset.descriptions, 1) if d}
+    names = {str(i): i for i in dataset.indexes} | {d: i for i, d in enumerate(dataset.descriptions, 1) if d}
+    known = {band_key(name): i for name, i in names.items()}
     for colour, band in bands.items():
-        if band not in known:
-            raise ConfigError(f"{dataset.name} has no band '{band}' to show as {colour}: {nearest(band, [*known])}")
-    return [known[bands[c]] for c in _COLOURS]
+        if band_key(band) not in known:
+            raise ConfigError(f"{dataset.name} has no band '{band}' to show as {colour}: {nearest(band, [*names])}")
+    return [known[band_key(bands[c])] for c in _COLOURS]
 
 
 def stretch(values: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -131,8 +131,10 @@ def test_a_scene_without_names_shows_its_first_three_bands_or_one_in_grey(tmp_pa
 def test_a_scene_shows_the_bands_that_are_asked_for(tmp_path: Path) -> None:
     ramp = np.arange(400, dtype=np.int16).reshape(20, 20)
     write_scene(tmp_path / "s.tif", np.stack([ramp * 0, ramp, ramp * 0]), names=("B02", "B03", "B04"))
-    preview(tmp_path / "s.tif", tmp_path / "s.png", bands={"red": "B04", "green": "1", "blue": "B03"})
-    assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 0, 255, 255]
+    for red, blue in (("B04", "B03"), ("b4", "B_3")):  # as `predict` takes them
+        bands = {"red": red, "green": "1", "blue": blue}
+        preview(tmp_path / "s.tif", tmp_path / "s.png", bands=bands, overwrite=True)
+        assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 0, 255, 255]
 
 
 def test_bands_of_a_folder_are_chosen_by_number_or_label_and_zero_is_a_value(tmp_path: Path) -> None:
