@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from landcover.errors import BandError, OtherBandsError, SceneError, counted
@@ -323,7 +324,7 @@ class _Scaling:
 
 def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> np.ndarray:
     """Pixels in a few small squares of each band, spread over the scene, without those that it masks; float64, 1-D."""
-    squares = []
+    squares: list[np.ndarray] = []
     with rasterio.Env(**gdal_options()), ExitStack() as stack:
         for path in dict.fromkeys(b.path for b in bands):
             file = open_file(path, stack)
@@ -336,15 +337,20 @@ def _sample(bands: tuple[BandSource, ...], places: int = 4, side: int = 64) -> n
                 window = Window(max(col, 0), max(row, 0), side, side).intersection(
                     Window(0, 0, file.width, file.height)
                 )
-                squares.append(_read(file, path, indexes, window).compressed().astype(float))
+                squares.extend(_read(file, path, index, window).compressed().astype(float) for index in indexes)
     return np.concatenate(squares)
 
 
-def _read(file: rasterio.DatasetReader, path: str, indexes: list[int], window: Window) -> np.ma.MaskedArray:
+def _read(file: rasterio.DatasetReader, path: str, index: int, window: Window) -> np.ma.MaskedArray:
     try:
-        return file.read(indexes, window=window, masked=True)
+        return file.read(index, window=window, masked=True)
     except RasterioError as e:
         raise SceneError(f"{path} cannot be read: {e.__cause__ or e}; the file may be cut short") from e
+
+
+def share_type(file: rasterio.DatasetReader | WarpedVRT, bands: Sequence[int]) -> bool:
+    """Whether bands of a file have one data type; rasterio reads no others at once, which virtual rasters may have."""
+    return len({file.dtypes[band - 1] for band in bands}) == 1
 
 
 def view_of(bands: Sequence[tuple[rasterio.DatasetReader, int, float | None]]) -> str:

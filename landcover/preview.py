@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning
 from rasterio.vrt import WarpedVRT
 
-from landcover.bands import Choice, check_place, listing, resolve_bands, view_of
+from landcover.bands import Choice, check_place, listing, resolve_bands, share_type, view_of
 from landcover.classmap import check_values, count_values, filled, open_map, open_raster
 from landcover.errors import BandError, ConfigError, OtherBandsError, OutputError, SceneError, nearest
 from landcover.outputs import check_destination, disk_errors, publish, work_folder
@@ -220,8 +220,9 @@ def scene_picture(
     how = Resampling.average if shape[0] < dataset.height else Resampling.nearest
     masks = masking_bands(dataset)
     masked = bool(masks) or MaskFlags.alpha not in dataset.mask_flag_enums[0]  # by what else the file has
-    read = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=masked)
-    values = np.ma.asarray(read.astype("float32"))
+    together = [indexes] if share_type(dataset, indexes) else [[i] for i in indexes]
+    read = [dataset.read(b, out_shape=(len(b), *shape), resampling=how, masked=masked) for b in together]
+    values = np.ma.concatenate([pixels.astype("float32") for pixels in read])
     known = ~np.ma.getmaskarray(values) & np.isfinite(values.data)
     for i in set(masks) - set(indexes):  # to GDAL it is a mask only beside one or three bands
         known &= dataset.read(i, out_shape=shape, resampling=how) > 0

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from landcover.bands import Band, Choice, check_place, counts_alpha, resolve_bands, view_of
+from landcover.bands import Band, Choice, check_place, counts_alpha, resolve_bands, share_type, view_of
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
@@ -161,8 +161,11 @@ class OnGrid:
         if self.views:
             for band, pixels in zip(bands, out, strict=True):
                 self.views[band].read(1, window=window, out=pixels)
-        else:
+        elif share_type(self.file, bands):
             self.file.read(bands, window=window, out=out)
+        else:
+            for band, pixels in zip(bands, out, strict=True):
+                self.file.read(band, window=window, out=pixels)
 
 
 class SceneReader:

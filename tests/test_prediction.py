@@ -22,6 +22,7 @@ from shapely import Polygon
 
 import landcover
 from landcover import journal
+from landcover.bands import view_of
 from landcover.errors import BandError, ConfigError, SceneError, StaleError
 from landcover.grid import TILE_SIZE, Box
 from landcover.journal import kept_engines
@@ -31,7 +32,7 @@ from landcover.planning import PANEL_BYTES, Options, Plan, make_plan
 from landcover.prediction import join_parts, map_part, map_scene, predict
 from landcover.regions import Area, box_of_bounds, parse_bbox, read_area
 from tests.commands import landcover as run
-from tests.scenes import UTM, digital_numbers, direct_map, read_map, write_scene
+from tests.scenes import SCALE, UTM, digital_numbers, direct_map, read_map, write_scene
 
 
 @st.composite
@@ -755,6 +756,19 @@ def test_data_types(tmp_path: Path, pointwise: Model, dtype: str) -> None:
         how |= {"engine": engine}
         got = read_map(predict(scene, tmp_path / "map.tif", **how))
         np.testing.assert_array_equal(got, direct_map(pointwise, pixels, np.ones((40, 40), bool), scale=1 / 255))
+
+
+def test_bands_of_one_file_may_be_of_several_data_types(tmp_path: Path, pointwise: Model) -> None:
+    """As in a virtual raster of files that came from elsewhere; each keeps its nodata."""
+    pixels, valid = digital_numbers(40, 50).astype(int), np.ones((40, 50), bool)
+    pixels[0, :7], valid[:7] = -1, False
+    red = write_scene(tmp_path / "red.tif", pixels[:1].astype(np.int16), names=("red",), nodata=-1)
+    nir = write_scene(tmp_path / "nir.tif", pixels[1:].astype(np.uint16), names=("nir",), nodata=65535)
+    with rasterio.open(red) as one, rasterio.open(nir) as other:
+        (tmp_path / "scene.vrt").write_text(view_of([(one, 1, -1), (other, 1, 65535)]))
+    bands = {"bands": {"red": 1, "nir": 2}, "scale": SCALE}
+    out = predict(tmp_path / "scene.vrt", tmp_path / "map.tif", model=pointwise, allow_untrained=True, **bands)
+    np.testing.assert_array_equal(read_map(out), direct_map(pointwise, pixels, valid))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures: the right colours in the right place, no larger than asked for, and no file after an error."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFont
 from typer.testing import CliRunner
 
+from landcover.bands import view_of
 from landcover.cli import preview as command
 from landcover.errors import BandError, ConfigError, LandcoverError, MapError, OutputError, SceneError
 from landcover.preview import draw_legend, preview, stretch
@@ -135,6 +137,19 @@ def test_a_scene_shows_the_bands_that_are_asked_for(tmp_path: Path) -> None:
         bands = {"red": red, "green": "1", "blue": blue}
         preview(tmp_path / "s.tif", tmp_path / "s.png", bands=bands, overwrite=True)
         assert pixels(tmp_path / "s.png")[-1, -1].tolist() == [0, 0, 255, 255]
+
+
+def test_bands_of_several_data_types_are_shown(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 200, (3, 20, 30))
+    stack = write_scene(tmp_path / "stack.tif", values.astype(np.uint16))
+    preview(stack, tmp_path / "stack.png")
+    types = ("uint8", "int16", "float32")
+    files = [write_scene(tmp_path / f"{t}.tif", v[None].astype(t)) for t, v in zip(types, values, strict=True)]
+    with ExitStack() as opened:
+        mixed = view_of([(opened.enter_context(rasterio.open(file)), 1, None) for file in files])
+    (tmp_path / "mixed.vrt").write_text(mixed)
+    preview(tmp_path / "mixed.vrt", tmp_path / "mixed.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "mixed.png"), pixels(tmp_path / "stack.png"))
 
 
 def test_bands_of_a_folder_are_chosen_by_number_or_label_and_zero_is_a_value(tmp_path: Path) -> None:

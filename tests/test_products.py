@@ -22,7 +22,7 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from landcover.bands import Band, Choice, resolve_bands
+from landcover.bands import Band, Choice, resolve_bands, view_of
 from landcover.errors import BandError, OtherBandsError, SceneError
 from landcover.grid import Box
 from landcover.models import Model
@@ -882,6 +882,17 @@ def test_percent_is_not_taken_for_ten_thousandths(tmp_path: Path) -> None:
     with pytest.raises(BandError, match=r"if they are percent, give --scale 0\.01 --offset 0"):
         told(path, Choice("sentinel2-l2a"))
     assert [(b.scale, b.offset) for b in told(path, Choice("sentinel2-l2a", scale=0.01, offset=0.0))] == [(0.01, 0)] * 2
+
+
+def test_an_offset_is_proven_by_bands_of_several_data_types(tmp_path: Path) -> None:
+    pixels = np.full((2, 64, 64), 100, np.uint16)
+    pixels[:, 32:] = 3000
+    red = write_scene(tmp_path / "red.tif", pixels[:1], names=(), scaled=False)
+    nir = write_scene(tmp_path / "nir.tif", pixels[1:].astype(np.int16), names=(), scaled=False)
+    with rasterio.open(red) as one, rasterio.open(nir) as other:
+        (tmp_path / "s2.vrt").write_text(view_of([(one, 1, None), (other, 1, None)]))
+    choice = Choice("sentinel2-l2a", {"red": 1, "nir": 2})
+    assert [b.offset for b in told(tmp_path / "s2.vrt", choice)] == [0, 0]
 
 
 def test_an_offset_that_the_scene_says_is_taken(tmp_path: Path) -> None:
