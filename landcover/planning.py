@@ -298,7 +298,7 @@ class Plan:
                 scene.height,
                 scene.width,
                 str(scene.transform.to_gdal()),
-                [_identity(path) for path in scene.paths],
+                [_identity(path) for path in scene.files],
             ],
             "bands": [[b.source.index, b.scale, b.offset, str(b.nodata)] for b in scene.bands],
             "alpha is a band": scene.spectral_alpha,

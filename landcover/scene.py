@@ -23,7 +23,7 @@ from landcover.bands import Band, Choice, check_place, counts_alpha, resolve_ban
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, gdal_cache, gdal_options, is_local, open_file, read_product
+from landcover.products import Product, gdal_cache, gdal_options, open_file, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
@@ -47,6 +47,7 @@ class Scene:
         height, width: in pixels, of the finest of the bands.
         transform, crs: as in rasterio; crs None if there is none.
         dtype: of the digital numbers as they are read.
+        files: that its pixels lie in, those behind a virtual raster and masks beside it too.
         blocks: of each file, height and width of a block, width of the file, and bytes of a pixel in all its bands.
         spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
         datetime: when it was taken, in UTC; None where the product does not tell it.
@@ -59,6 +60,7 @@ class Scene:
     transform: Affine
     crs: CRS | None
     dtype: str
+    files: tuple[str, ...]
     blocks: tuple[tuple[int, int, int, int], ...]
     spectral_alpha: bool = False
     datetime: dt.datetime | None = None
@@ -340,6 +342,7 @@ def open_scene(
             transform=finest.transform,
             crs=finest.crs,
             dtype=dtype if dtype in _AS_STORED else "float32",
+            files=tuple(dict.fromkeys(name for b in bands for name in _files(files[b.source.path]))),
             blocks=tuple(_blocks(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
             datetime=product.datetime,
@@ -410,9 +413,16 @@ def _covered(scene: Scene, view: WarpedVRT) -> tuple[np.ndarray, np.ndarray]:
     return (rows > row0) & (rows < row1), (cols > col0) & (cols < col1)
 
 
+def _files(file: rasterio.DatasetReader) -> list[str]:
+    """What a file is read from, without the statistics and overviews of other programs; of a server, its address."""
+    if _REMOTE.search(file.name):
+        return [file.name]
+    return [name for name in file.files if not name.endswith((".aux.xml", ".ovr"))] or [file.name]
+
+
 def scene_files(source: str) -> list[Path]:
-    """The files of this machine that a scene is made of, those of bands that nobody wants too."""
-    paths = [path for path in dict.fromkeys(band.path for band in read_product(source).bands) if is_local(path)]
+    """The files that a scene is made of, those of bands that nobody wants too, but none of a server."""
+    paths = {band.path for band in read_product(source).bands if not _REMOTE.search(band.path)}
     with ExitStack() as stack:
         return [Path(file) for path in paths for file in open_file(path, stack).files]
 

@@ -44,7 +44,8 @@ def test_output_is_a_band_of_the_input(tmp_path: Path, predict: Refuse) -> None:
 def test_output_is_behind_a_virtual_raster(tmp_path: Path, scene: Path, predict: Refuse) -> None:
     before = scene.read_bytes()
     rasterio.shutil.copy(scene, tmp_path / "view.vrt", driver="VRT")
-    assert "is an input of this run" in predict(tmp_path / "view.vrt", "--overwrite", out=scene)
+    for source in (tmp_path / "view.vrt", f"vrt://{scene}?bands=2,1", f"file://{scene}", f"GTIFF_DIR:1:{scene}"):
+        assert "is an input of this run" in predict(source, "--overwrite", out=scene)
     assert scene.read_bytes() == before
 
 

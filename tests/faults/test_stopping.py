@@ -315,12 +315,13 @@ def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> Non
 
 
 @pytest.mark.parametrize("part", [False, True])
+@pytest.mark.parametrize("source", ["{}", "file://{}", "vrt://{}?bands=1,2"])
 def test_a_scene_that_changes_while_it_is_mapped_leaves_no_map(
-    tmp_path: Path, scene: Path, pointwise: Model, part: bool
+    tmp_path: Path, scene: Path, pointwise: Model, part: bool, source: str
 ) -> None:
     own = tmp_path / "scene.tif"
     shutil.copy(scene, own)
-    plan = make_plan(Options(own, tmp_path / "map.tif", pointwise, **HOW))
+    plan = make_plan(Options(source.format(own), tmp_path / "map.tif", pointwise, **HOW))
     how = map_part(plan.parts(4, tmp_path)[0]) if part else map_scene(plan)
     for _ in range(20):
         next(how)
