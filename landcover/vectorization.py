@@ -357,7 +357,7 @@ def _as_asked(table: pyarrow.Table, how: VectorOptions, cut: bool) -> pyarrow.Ta
         table = _with_shapes(table, shapely.point_on_surface(_shapes(table)))
     if how.crs is not None:
         table = _moved(table, how.crs, cut=cut)
-    if how.connect == 8 or cut:
+    if (how.connect == 8 or cut) and not how.points:
         several = [g if g.geom_type == "MultiPolygon" else shapely.multipolygons([g]) for g in _shapes(table)]
         table = _with_shapes(table, np.array(several, object))
     return table

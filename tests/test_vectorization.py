@@ -859,9 +859,10 @@ def test_dissolved_classes_are_the_same_ground(scene: Path, suffix: str) -> None
         assert row.mean_confidence == pytest.approx(known.mean())
 
 
-def test_points_lie_in_their_polygons(scene: Path) -> None:
-    vectorize(scene, scene.with_name("polygons.gpkg"))
-    vectorize(scene, scene.with_name("points.gpkg"), points=True)
+@pytest.mark.parametrize("connect", [4, 8])
+def test_points_lie_in_their_polygons(scene: Path, connect: int) -> None:
+    vectorize(scene, scene.with_name("polygons.gpkg"), connect=connect)
+    vectorize(scene, scene.with_name("points.gpkg"), connect=connect, points=True)
     polygons, points = read(scene.with_name("polygons.gpkg")), read(scene.with_name("points.gpkg"))
     assert set(points.geometry.geom_type) == {"Point"}
     assert shapely.contains_properly(polygons.geometry.to_numpy(), points.geometry.to_numpy()).all()
