@@ -157,7 +157,7 @@ def assess(
                 f"{dataset.name} has no CRS, so its pixels have no area; assign one with rio edit-info --crs"
             )
         if Path(reference).suffix.lower() in _VECTORS:
-            points = _read_points(Path(reference), column, known, dataset)
+            points = _read_points(str(reference), column, known, dataset)
             return _by_points(dataset, known, points, level)
         if column is not None:
             raise ConfigError(
@@ -200,7 +200,7 @@ class _Strata(NamedTuple):
     hectares: np.ndarray
 
 
-def _read_points(path: Path, column: str | None, legend: Legend, dataset: rasterio.DatasetReader) -> _Points:
+def _read_points(path: str, column: str | None, legend: Legend, dataset: rasterio.DatasetReader) -> _Points:
     from geopandas import GeoDataFrame
 
     name = f"the reference {path}"

@@ -1,6 +1,7 @@
 """Accuracy and areas: estimates against published figures, the truth and closed formulas; points drawn as promised."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import geopandas
@@ -442,6 +443,17 @@ def test_ids_and_names_in_any_crs(tmp_path: Path) -> None:
         table.to_file(tmp_path / f"{name}.geojson")
         found = assess(path, tmp_path / f"{name}.geojson")
         assert (found.compared, found.overall.value) == (60, 1)
+
+
+def test_points_may_lie_in_an_archive_named_from_the_root(tmp_path: Path) -> None:
+    """Which GDAL writes with two slashes in a row."""
+    write_map(tmp_path / "map.tif", blotches(0))
+    sample(tmp_path / "map.tif", tmp_path / "points.gpkg")
+    labelled(tmp_path / "points.gpkg", mistaken(blotches(0), 1)).to_file(tmp_path / "labels.gpkg")
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w") as archive:
+        archive.write(tmp_path / "labels.gpkg", "labels.gpkg")
+    found = assess(tmp_path / "map.tif", f"/vsizip/{tmp_path}/labels.zip/labels.gpkg")
+    assert found == assess(tmp_path / "map.tif", tmp_path / "labels.gpkg")
 
 
 def test_a_raster_is_compared_pixel_by_pixel(tmp_path: Path) -> None:
