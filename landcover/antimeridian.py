@@ -17,20 +17,24 @@ from shapely.geometry.base import BaseGeometry
 _LEAST_DEGREES = 1e-7
 """A hundredth of a metre: parts that are not wider only touch the antimeridian, but for rounding."""
 
+_EXACT = 2.0**40
+"""Parts of a degree: longitudes in whole ones lose no digit in turns of 360, so that an outline meets itself again."""
+
 
 def lonlat_parts(shapes: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     """Polygons or multipolygons (n,) in longitude and latitude, between -180 and 180.
 
-    Those that cross the antimeridian become multipolygons of parts on either side of it. What crosses the meridian of
-    Greenwich too, in a projection, has no such parts, and is left as PROJ has it.
+    Those that cross the antimeridian become multipolygons of parts on either side of it. What lies around a pole
+    reaches up to it.
 
     Args:
-        shapes: in `crs`, none around a pole; where that is geographic, longitudes may be below -180 or above 180.
+        shapes: in `crs`; where that is geographic, longitudes may be below -180 or above 180.
         crs: of the shapes.
         there: the geographic CRS to bring them to, in degrees.
     """
     polygons, of = shapely.get_parts(shapes, return_index=True)
-    moved = _collected(_moved(polygons, crs, there), of, shapes)
+    pieces, polygon = shapely.get_parts(_moved(polygons, crs, there), return_index=True)
+    moved = _collected(pieces, of[polygon], shapes)
     bounds = shapely.bounds(moved)
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
         parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
@@ -59,7 +63,7 @@ def as_counted(shapes: np.ndarray, transform: Affine, size: tuple[int, int]) -> 
     low, _, high, _ = shapely.bounds(shapes).reshape(-1, 4).T
     reaching = [
         shapely.transform(shapes[(low + turn < max(lons)) & (high + turn > min(lons))], partial(np.add, (turn, 0)))
-        for turn in (0, -360, 360)
+        for turn in (0, -360, 360, -720, 720)
     ]
     return found if len(found := np.concatenate(reaching)) else shapes
 
@@ -100,14 +104,17 @@ def _going_on(polygon: BaseGeometry) -> BaseGeometry:
 def make_whole(lon: np.ndarray, lat: np.ndarray) -> BaseGeometry:
     """The polygon within a closed outline in degrees, (n,) each, whose longitudes go on beyond ±180 where they jump.
 
-    An outline around a pole is led to it and along it.
+    An outline around a pole is led to it and along it, from where it is nearest, so that it is not crossed on the way.
     """
-    going_on = np.unwrap(lon, period=360)
-    ring = np.column_stack([going_on, lat])
-    if abs(going_on[-1] - going_on[0]) > 180:
-        pole = math.copysign(90, lat.mean())
-        ring = np.vstack([ring, [[going_on[-1], pole], [going_on[0], pole], ring[0]]])
-    return shapely.make_valid(shapely.Polygon(ring))
+    pole = math.copysign(90, lat.mean())
+    nearest = np.argmax(lat * pole)
+    lon, lat = (np.append(np.roll(v[:-1], -nearest), v[nearest]) for v in (lon, lat))
+    turned = 360 * np.append(0, np.cumsum(np.round(np.diff(lon) / 360)))
+    if turned[-1] == 0:
+        return shapely.make_valid(shapely.Polygon(np.column_stack([lon - turned, lat])))
+    lon = np.round(lon * _EXACT) / _EXACT - turned
+    there = [[lon[-1], pole], [lon[0], pole], [lon[0], lat[0]]]
+    return shapely.make_valid(shapely.Polygon(np.vstack([np.column_stack([lon, lat]), there])))
 
 
 def turns(whole: BaseGeometry) -> list[BaseGeometry]:
@@ -143,7 +150,7 @@ def torn(before: np.ndarray, after: np.ndarray, move: Callable[[np.ndarray], np.
 
 
 def _moved(polygons: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
-    """Polygons in longitude and latitude, in one piece: longitudes go on above 180 where they have to."""
+    """Polygons in longitude and latitude, in one piece: longitudes go on beyond ±180 where they have to."""
     transformer = Transformer.from_crs(crs, there, always_xy=True)
 
     def move(points: np.ndarray) -> np.ndarray:
@@ -163,6 +170,7 @@ def _moved(polygons: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     turned = shapely.transform(lonlat[apart], turn)
     whole = ~torn(polygons[apart], turned, lambda points: turn(move(points)))
     lonlat[apart[whole]] = turned[whole]
+    lonlat[apart[~whole]] = in_one_piece(lonlat[apart[~whole]])
     return lonlat
 
 

@@ -58,9 +58,7 @@ def box(west: float, south: float, east: float, north: float) -> BaseGeometry:
 
 
 def may_cross_antimeridian(ground: Ground) -> bool:
-    """Whether a raster comes near the antimeridian, or counts longitudes beyond it, and does not lie around a pole."""
-    if not ground.crs.is_geographic and _holds_pole(ground):
-        return False
+    """Whether a raster comes near the antimeridian, or counts longitudes beyond it, or lies around a pole."""
     corners = [ground.transform @ (col, row) for col in (0, ground.width) for row in (0, ground.height)]
     if ground.crs.is_geographic and max(abs(x) for x, _ in corners) > _NEAR_DEGREES:
         return True
@@ -68,7 +66,8 @@ def may_cross_antimeridian(ground: Ground) -> bool:
     return outline is None or max(map(abs, outline.bounds[::2])) > _NEAR_DEGREES
 
 
-def _holds_pole(ground: Ground) -> bool:
+def holds_pole(ground: Ground) -> bool:
+    """Whether a raster in a projection lies around a pole."""
     for lat in (-90, 90):
         x, y = ground.to_lonlat.transform(0, lat, direction="INVERSE")
         col, row = ~ground.transform @ (x, y)

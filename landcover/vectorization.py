@@ -22,7 +22,7 @@ from landcover.antimeridian import lonlat_parts, torn
 from landcover.classmap import CONFIDENCE_NODATA, check_values, count_values, open_map, open_raster, restripped, strips
 from landcover.errors import ConfigError, MapError, OutputError
 from landcover.features import BOUNDS, KNOWN, Maker, bounds_column, geometry_field, measure, numbers, told_crs
-from landcover.footprints import may_cross_antimeridian
+from landcover.footprints import holds_pole, may_cross_antimeridian
 from landcover.grid import Box
 from landcover.ground import Ground
 from landcover.outlines import STRIP_ROWS, Patches, Simplification, trace
@@ -394,7 +394,9 @@ def _is_cut(source: _Source, how: VectorOptions) -> bool:
     if how.crs is None or how.points or source.ground is None or source.ground.crs.is_geographic:
         return False
     there = CRS.from_user_input(how.crs)
-    return there.is_geographic and there.axis_info[0].unit_name == "degree" and may_cross_antimeridian(source.ground)
+    if not there.is_geographic or there.axis_info[0].unit_name != "degree" or holds_pole(source.ground):
+        return False
+    return may_cross_antimeridian(source.ground)
 
 
 def _is_lonlat(crs: str) -> bool:

@@ -209,14 +209,18 @@ def test_zones_in_metres_are_not_torn_at_the_antimeridian(tmp_path: Path, west: 
 @pytest.mark.parametrize("west", [-180, 0])
 @pytest.mark.parametrize(("crs", "top"), [("EPSG:3413", 90), ("EPSG:3031", -60)])
 def test_zones_around_a_pole_hold_it(tmp_path: Path, crs: str, top: int, west: int) -> None:
-    """Around it in the middle, aside, with it in a hole, with a hole aside, beside it, and in two parts."""
+    """Around it in the middle, aside, with it in a hole, with a hole aside, beside it, in two parts, and wound."""
     write_map(tmp_path / "m.tif", checkers(60, 360), crs="EPSG:4326", transform=Affine(1, 0, west, 0, -0.5, top))
     disc, aside = shapely.Point(0, 0).buffer(5e5), shapely.Point(3e5, 2e5).buffer(8e5)
     ring = shapely.Point(0, 0).buffer(1.2e6).difference(disc)
     holes = [shapely.Point(x * 1e5, y * 1e5).buffer(7e4) for x, y in np.random.default_rng(0).uniform(-2, 2, (9, 2))]
     far = shapely.Point(1.5e6, 1.5e6).buffer(2e5)
     pierced = aside.difference(shapely.union_all(holes))
-    zones = [disc, aside, ring, pierced, far, shapely.multipolygons([disc, far])]
+    turn = np.linspace(0, 5.5, 60)
+    spiral = shapely.LineString((1.2e6 - 2e4 * turn)[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1))
+    wound = shapely.union_all([disc, spiral.buffer(1e5), shapely.LineString([(0, 0), (1.2e6, 0)]).buffer(1e5)])
+    starts = [np.roll(shapely.get_coordinates(wound.exterior)[:-1], n, axis=0) for n in range(0, 120, 15)]
+    zones = [disc, aside, ring, pierced, far, shapely.multipolygons([disc, far]), *map(shapely.Polygon, starts)]
     geopandas.GeoSeries(zones, crs=crs).to_file(tmp_path / "z.gpkg")
     row, col = np.indices((60, 360))
     x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(west + col + 0.5, top - (row + 0.5) / 2)

@@ -477,6 +477,21 @@ def test_geojson_of_a_map_around_a_pole(tmp_path: Path) -> None:
     _is_as_geojson_wants_it(read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson").path))
 
 
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}, {"connect": 8}], ids=["", "dissolve", "connect"])
+@pytest.mark.parametrize(("crs", "seed"), [("EPSG:3413", 0), ("EPSG:6931", 0), ("EPSG:6932", 1)])
+def test_geojson_around_a_pole_holds_every_pixel_once(tmp_path: Path, crs: str, seed: int, how: dict) -> None:
+    """Wherever the antimeridian lies. Long edges close to the pole are bent: some pixels are a neighbour's."""
+    ids, transform = blotches(seed), Affine(500, 0, -30_210, 0, -500, 30_770)
+    write_map(tmp_path / "m.tif", ids, crs=crs, transform=transform)
+    table = read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson", **how).path)
+    _is_as_geojson_wants_it(table)
+    row, col = (n.ravel() for n in np.indices(ids.shape))
+    lonlat = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform(*(transform @ (col + 0.5, row + 0.5)))
+    pixels, polygons = shapely.STRtree(table.geometry).query(shapely.points(*lonlat), predicate="within")
+    assert sorted(pixels) == list(range(ids.size))
+    assert np.mean(ids.ravel()[pixels] != table.class_id.to_numpy()[polygons]) < 0.02
+
+
 def _is_as_geojson_wants_it(table: geopandas.GeoDataFrame) -> None:
     assert table.geometry.is_valid.all()
     parts = shapely.get_parts(table.geometry)
