@@ -22,6 +22,9 @@ from landcover.specs import Legend
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+_ASIDE = 1e-6
+"""Of a pixel, to the right and down, for GDAL counts a centre that lies on a level edge as on both sides."""
+
 
 @dataclass(frozen=True)
 class ClassArea:
@@ -183,7 +186,7 @@ def _pixels_inside(
     bottom, right = min(size[0], math.ceil(row.max()) - start), min(size[1], math.ceil(col.max()))
     if bottom <= top or right <= left:
         return None, nowhere
-    x, y = coordinates(transform, left, start + top)
+    x, y = coordinates(transform, left + _ASIDE, start + top + _ASIDE)
     place = Affine(transform.a, transform.b, x, transform.d, transform.e, y)
     inside = rasterize([(shape, 1)], out_shape=(bottom - top, right - left), transform=place, dtype="uint8")
     return inside.astype(bool), (slice(top, bottom), slice(left, right))

@@ -206,6 +206,17 @@ def test_zones_in_metres_are_not_torn_at_the_antimeridian(tmp_path: Path, west: 
     assert counted.hectares == pytest.approx(share * zone.area / 1e4, rel=0.01)
 
 
+@pytest.mark.parametrize("aside", [0, 15])
+def test_zones_side_by_side_share_out_the_pixels(tmp_path: Path, aside: int) -> None:
+    """Also where their borders run through centres of pixels, as those of a grid in whole kilometres do on Landsat."""
+    write_map(tmp_path / "m.tif", checkers(40, 50), crs=UTM, transform=Affine(30, 0, 6000, 0, -30, 9000))
+    squares = [shapely.box(x, y, x + 600, y + 600) for x in range(5400, 7800, 600) for y in range(7200, 9600, 600)]
+    geopandas.GeoSeries(squares, crs=UTM).translate(aside, aside).to_file(tmp_path / "z.gpkg")
+    whole, *zones = stats(tmp_path / "m.tif", zones=tmp_path / "z.gpkg")
+    for k, counted in enumerate(whole.classes):
+        assert sum(zone.classes[k].pixels for zone in zones) == counted.pixels
+
+
 @pytest.mark.parametrize("west", [-180, 0])
 @pytest.mark.parametrize(("crs", "top"), [("EPSG:3413", 90), ("EPSG:3031", -60)])
 def test_zones_around_a_pole_hold_it(tmp_path: Path, crs: str, top: int, west: int) -> None:
