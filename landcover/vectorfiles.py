@@ -91,6 +91,8 @@ def write_layer(
         if geopackage and kind != "Point":
             add_style(made, legend)
         made.rename(done / out.name)
+        if out.suffix == ".shp":
+            out.unlink(missing_ok=True)  # its parts come one after the other, and must not be taken for its own
         for stale in _companions(out):
             if not (done / stale.name).exists():
                 stale.unlink(missing_ok=True)

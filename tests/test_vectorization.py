@@ -633,6 +633,23 @@ def test_a_geopackage_with_a_long_name_is_written(scene: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+@pytest.mark.parametrize("moved", range(5))
+def test_a_stopped_overwrite_mixes_no_shapefiles(scene: Path, monkeypatch: pytest.MonkeyPatch, moved: int) -> None:
+    """However many of its parts have been moved: without its .shp no program opens the others as a layer of shapes."""
+    out = scene.with_name("out.shp")
+    vectorize(scene, out)
+    moves = iter(range(10))
+
+    def stop(_: int) -> None:
+        if next(moves) == moved:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(scene, out, classes=["water"], overwrite=True)
+    assert not out.exists()
+
+
 def test_a_new_geopackage_does_not_inherit_a_journal(scene: Path) -> None:
     stale = scene.with_name("out.gpkg-wal")
     stale.write_bytes(b"pages of a database that is gone")
