@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import typer
 from affine import Affine
 from hypothesis import given
