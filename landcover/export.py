@@ -96,6 +96,7 @@ def export_model(
             with warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")  # of what torch means to change in its exporters
                 _WRITERS[format_](network, model, written)
+                apart = _apart(network, _READERS[format_](written), chips)
         except ConfigError:
             raise
         except OSError as e:
@@ -103,14 +104,17 @@ def export_model(
         except Exception as e:
             reason = str(e).strip().splitlines() or [type(e).__name__]
             raise ModelError(f"{model.spec.name} cannot be exported to {format_}: {reason[0]}") from e
-        run = _READERS[format_](written)
-        with torch.inference_mode():
-            apart = max(float(np.abs(run(chip) - network(torch.from_numpy(chip)).numpy()).max()) for chip in chips)
         if not apart <= _TOLERANCE:
             raise ModelError(f"as {format_}, the scores of {model.spec.name} are off by up to {apart:.2g}; not written")
         with disk_errors(out):
             publish(folder, out)
     return apart
+
+
+def _apart(network: nn.Module, run: Callable[[np.ndarray], np.ndarray], chips: list[np.ndarray]) -> float:
+    """How far a score of a graph lies from the network's at the most."""
+    with torch.inference_mode():
+        return max(float(np.abs(run(chip) - network(torch.from_numpy(chip)).numpy()).max()) for chip in chips)
 
 
 def facts(model: Model) -> dict[str, str]:

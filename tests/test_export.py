@@ -66,6 +66,20 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
     assert not any(tmp_path.iterdir())
 
 
+def test_a_graph_that_refuses_chips_which_its_network_scores_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torch.export's of networks that pool to a few numbers do, whose sizes it takes for fixed."""
+    from landcover import export
+
+    def refuse(_chip: np.ndarray) -> np.ndarray:
+        raise AssertionError("Guard failed: 1 + width // 16 != 1")
+
+    monkeypatch.setitem(export._READERS, "pt2", lambda _path: refuse)
+    arguments = ("models", "export", "landcover-6band", "--format", "pt2", "-o", tmp_path / "m.pt2")
+    assert "cannot be exported to pt2: Guard failed" in refused(capsys, tmp_path, *arguments)
+
+
 def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def export(*options: str | Path) -> str:
         return refused(capsys, tmp_path, "models", "export", "landcover-6band", *options)
