@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -164,6 +165,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError) as e:  # whose own words advise to load it unsafely
+        raise ConfigError(
+            f"the encoder's weights {path} cannot be read as plain tensors: the file is damaged, or holds a whole "
+            "network, which can carry code and is not loaded; save the network's state_dict() alone"
+        ) from e
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ConfigError(f"the encoder's weights {path} cannot be read as plain tensors: {reason}") from e
