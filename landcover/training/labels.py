@@ -50,6 +50,7 @@ class Labels:
 
     Attributes:
         where: they come from, for messages.
+        legend: the classes that they are counted by.
         explained: the recipe says what labels stand for.
         of_text: what a text means, 0 for ignore, k for the legend's k-th class.
         of_number: what a number means, by its text.
@@ -57,6 +58,7 @@ class Labels:
     """
 
     where: str
+    legend: Legend
     explained: bool
     of_text: dict[str, int]
     of_number: dict[str, int]
@@ -76,7 +78,8 @@ class Labels:
         else:
             meant = {str(id_): k for id_, k in numbers.items()}
         meant = {"0": 0, **meant}
-        return cls(where, bool(source.classes), names | meant if source.classes else meant | names, meant)
+        of_text = names | meant if source.classes else meant | names
+        return cls(where, legend, bool(source.classes), of_text, meant)
 
     def number(self, value: Any) -> int:
         """The class number of one value."""
@@ -109,15 +112,18 @@ class Labels:
         """
         if self.unknown:
             found = ", ".join(f"{v!r} ({n:,} ×)" for v, n in self.unknown.most_common(8))
-            example = f'"{next(iter(self.unknown))}" = "{IGNORE}"'
+            first = next(iter(self.unknown))
+            alike = (n for n in self.legend.names if n.casefold() == first.strip().casefold())
+            example = f'"{first}" = "{next(alike, IGNORE)}"'
+            classes = ", ".join(f"{c.id} {c.name}" for c in self.legend.classes)
             if self.explained:
                 raise SamplesError(
                     f"{self.where} holds labels that the source's classes do not name: {found}; add what they stand "
                     f"for, as {example}"
                 )
             raise SamplesError(
-                f"{self.where} holds labels that the legend does not know: {found}; say what they stand for in the "
-                f"source's classes, as {{ {example} }}, and there what every other number does"
+                f"{self.where} holds labels that the legend does not know: {found}; it knows {classes}. Say what they "
+                f"stand for in the source's classes, as {{ {example} }}, and there what every other number does"
             )
 
 

@@ -106,7 +106,7 @@ def test_labels_outside_the_legend_are_listed_with_their_counts(tmp_path: Path, 
     labels = np.full((64, 64), 3, np.uint8)
     labels[:10, :10], labels[20, 20] = 9, 8
     write_labels(tmp_path / "labels.tif", labels)
-    assert "does not know: '9' (100 ×), '8' (1 ×)" in train()
+    assert "does not know: '9' (100 ×), '8' (1 ×); it knows 3 bright, 7 dark. Say" in train()
 
 
 def test_polygons_of_an_unknown_class(tmp_path: Path, recipe: Path, train: Train) -> None:
@@ -114,7 +114,8 @@ def test_polygons_of_an_unknown_class(tmp_path: Path, recipe: Path, train: Train
     shape = [box(left, top - 80, left + 80, top)]
     geopandas.GeoDataFrame({"class": ["Bright"]}, geometry=shape, crs="EPSG:32633").to_file(tmp_path / "p.gpkg")
     change(recipe, "labels.tif", "p.gpkg")
-    assert "does not know: 'Bright'" in train()
+    assert "does not know: 'Bright'" in (said := train())
+    assert '{ "Bright" = "bright" }' in said  # and not "ignore", which would throw them away
 
 
 @pytest.mark.parametrize("column", ["class", "c" * 300])
@@ -222,6 +223,18 @@ def test_weights_that_carry_code(
     torch.save({"weights": Malice()}, tmp_path / "w.pth")
     assert "cannot be read as plain tensors" in train()
     assert "code was run" not in capsys.readouterr().out
+
+
+def test_nobody_is_advised_to_load_weights_that_may_carry_code(tmp_path: Path, recipe: Path, train: Train) -> None:
+    """As PyTorch advises, which knows no other way."""
+    change(change(recipe, 'architecture = "unet"', ENCODER), "hyperparameters = { width = 4, depth = 2 }", ARGUMENTS)
+    torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "w.pth")
+    whole = train()
+    content = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(content[: len(content) // 2])
+    for said in (whole, train()):
+        assert "save the network's state_dict() alone" in said
+        assert "torch.load" not in said
 
 
 def test_weights_of_another_encoder(tmp_path: Path, recipe: Path, train: Train) -> None:
