@@ -319,7 +319,7 @@ def _card_from_spec(spec: ModelSpec, sha256: str, size: int, parameters: int) ->
             "mlm:name": spec.name,
             "mlm:architecture": spec.architecture,
             **({"mlm:hyperparameters": spec.hyperparameters} if spec.hyperparameters else {}),  # no empty ones in MLM
-            "mlm:framework": "pytorch",
+            "mlm:framework": "PyTorch",
             "mlm:tasks": _TASKS,
             "mlm:pretrained": spec.trained,
             "mlm:total_parameters": parameters,
@@ -364,7 +364,9 @@ def _card_of_output(spec: ModelSpec) -> dict[str, Any]:
         "name": "class scores",
         "tasks": _TASKS,
         "result": _array("classes", len(classes)),
-        "classification:classes": [{"value": c.id, "name": c.name, "color_hint": c.color[1:].upper()} for c in classes],
+        "classification:classes": [
+            {"value": c.id, "name": c.name, "description": c.name, "color_hint": c.color[1:].upper()} for c in classes
+        ],
     }
 
 

@@ -59,9 +59,14 @@ def test_the_embedded_models_are_small() -> None:
 
 @pytest.mark.parametrize("name", [*embedded_models(), "pointwise"])
 def test_a_card_says_what_the_schema_of_mlm_asks_for(pointwise: Model, name: str) -> None:
-    """The bands of its input are told as those of the item too, and no hyperparameters where there are none."""
+    """The bands of its input are told as those of the item too, and no hyperparameters where there are none.
+
+    Its classes are those of the classification extension v1.1, which asks for a description; v2 asks for a name.
+    """
     folder = pointwise.folder if name == "pointwise" else EMBEDDED / name
     told = json.loads((folder / CARD).read_text())["properties"]
+    for described in told["mlm:output"][0]["classification:classes"]:
+        assert described.keys() == {"value", "name", "description", "color_hint"}
     assert [band["name"] for band in told["bands"]] == told["mlm:input"][0]["bands"]
     assert told.get("mlm:hyperparameters") != {}
 
