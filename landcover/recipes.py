@@ -20,9 +20,9 @@ def _source_from_folder(name: str, info: ValidationInfo) -> str:
 
 
 def _name_or_from_folder(name: str, info: ValidationInfo) -> str:
-    """A name that is known elsewhere, or a path counted from the recipe's folder if there is such a file."""
+    """A name that is known elsewhere, or a path counted from the recipe's folder if it is that of a file."""
     path = str(_from_folder(Path(name), info))
-    return path if os.path.isfile(path) else name  # noqa: PTH113 - False for names that are too long
+    return path if name.endswith(".toml") or os.path.isfile(path) else name  # noqa: PTH113 - False for names that are too long
 
 
 def _model_from_folder(name: str, info: ValidationInfo) -> str:
@@ -330,6 +330,13 @@ class Recipe(Spec):
         """The recipe with what suits a model that has learned already, where it does not say otherwise."""
         gentle = {k: v for k, v in GENTLE.items() if k not in self.loop.model_fields_set}
         return self.model_copy(update={"loop": self.loop.model_copy(update=gentle)})
+
+    @field_validator("sources", "tests", mode="before")
+    @classmethod
+    def _as_many(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict):
+            raise ValueError(f"there may be several; write [[{info.field_name}]], in two pairs of brackets")
+        return value
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Recipe":

@@ -64,7 +64,9 @@ def test_a_recipe_that_is_not_toml(recipe: Path, train: Train) -> None:
         ('name = "lesson"', "", "name: it is missing; add it"),
         ("size = 32", "size = 33", "not a multiple of the network's stride, 4"),
         ('architecture = "unet"', 'architecture = "unett"', "did you mean 'unet"),
-        ('legend = "two.toml"', 'legend = "three.toml"', "neither a known name nor a TOML file"),
+        ('legend = "two.toml"', 'legend = "three.toml"', "three.toml' is neither a known name nor a TOML file"),
+        ("[[sources]]", "[sources]", "sources: there may be several; write [[sources]]"),
+        ("[loop]", "[tests]\ntitle = 'other'\n[loop]", "write [[tests]]"),
         ('bands = ["red", "nir"]', "", "names no bands"),
         ('bands = ["red", "nir"]', 'bands = ["red", "swir16"]', "'swir16'"),
         ('labels = "labels.tif"', "", "scene.tif has no labels; name them, or a [teacher]"),
@@ -95,6 +97,12 @@ def test_what_a_recipe_cannot_say(recipe: Path, train: Train, before: str, after
     if "cannot be normalised" in said:
         change(recipe, "batch = 4", "batch = 1")
     assert said in train()
+
+
+def test_a_recipe_that_was_moved_says_where_it_looks(tmp_path: Path, recipe: Path, train: Train) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    moved = recipe.replace(tmp_path / "elsewhere" / recipe.name)
+    assert f"legend '{tmp_path}/elsewhere/two.toml' is neither a known name nor a TOML file" in train(config=moved)
 
 
 def test_more_memory_than_there_is(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
