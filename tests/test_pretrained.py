@@ -216,6 +216,7 @@ def test_importing_writes_a_model_that_says_it_all(tmp_path: Path, capsys: pytes
         (("--classes", "a,b,c", "--gsd", "20,10"), "range from the finest"),
         (("--classes", "a,a,b"), "occurs twice"),
         (("--classes", "a,b,"), "make no legend"),
+        (("--classes", "a,b,c", "--bands", "nir=4"), "takes names alone here"),
         ((), "by either --classes or --legend"),
         (("--classes", "a,b,c", "--legend", "default"), "by either --classes or --legend"),
     ],

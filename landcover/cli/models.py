@@ -101,7 +101,7 @@ def init(
     init_model(
         out,
         architecture=architecture,
-        bands=_names(bands),
+        bands=_band_names(bands),
         classes=_names(classes),
         seed=seed,
         hyperparameters=_arguments(set_ or []),
@@ -144,7 +144,7 @@ def import_(
     made = import_model(
         folder,
         out,
-        _names(bands),
+        _band_names(bands),
         _legend(legend, classes),
         mean=_numbers("--mean", mean),
         stddev=_numbers("--stddev", stddev),
@@ -184,6 +184,17 @@ def export(
 
 def _names(texts: list[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in ",".join(texts).split(","))
+
+
+def _band_names(texts: list[str]) -> tuple[str, ...]:
+    """Names of bands, without the numbers that other commands take with them."""
+    from landcover.errors import ConfigError
+
+    names = _names(texts)
+    if any("=" in name for name in names):
+        bare = ",".join(name.partition("=")[0] for name in names)
+        raise ConfigError(f"--bands takes names alone here, in the order of the network's channels, as --bands {bare}")
+    return names
 
 
 def _legend(legend: str | None, classes: list[str] | None) -> "Legend":
