@@ -702,6 +702,53 @@ def test_what_no_batch_has_made_is_not_written_over(
     assert batch(capsys, scenes, out, pointwise, *gathered).code == 0, "of a batch of which nothing is known any more"
 
 
+def test_what_is_the_users_own_is_not_written_over_in_a_folder_that_a_batch_has_used(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+) -> None:
+    """What a batch itself has made there is, in every format, also where it was killed before it could note so."""
+    out = tmp_path / "out"
+    assert batch(capsys, scenes, out, pointwise).code == 0
+    for name in ("mosaic.tif", "polygons.gpkg"):
+        (out / name).write_text("of the user")
+        for more in (["--dry-run"], []):
+            refused = batch(capsys, scenes, out, pointwise, "--merge-polygons", *more)
+            assert refused.code == 3
+            assert f"Error: {out / name} exists already, and no batch made it" in refused.err
+        assert (out / name).read_text() == "of the user"
+        (out / name).unlink()
+
+    def killed(*args: Any) -> None:
+        make(*args)
+        raise KeyboardInterrupt
+
+    make = gathering._polygons
+    monkeypatch.setattr(gathering, "_polygons", killed)
+    assert batch(capsys, scenes, out, pointwise, "--merge-polygons").code == 130
+    monkeypatch.setattr(gathering, "_polygons", make)
+    for more in ([], ["--format", "fgb"], ["--min-area", "1ha"]):
+        assert batch(capsys, scenes, out, pointwise, "--merge-polygons", *more).code == 0
+
+
+def test_from_another_folder_nothing_is_made_again(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert batch(capsys, Path("scenes"), Path("out"), pointwise, "--mosaic", "later").code == 0
+    monkeypatch.chdir(scenes)
+    again = batch(capsys, Path(), Path("../out"), pointwise, "--mosaic", "later")
+    assert "3 done before" in again.err
+    assert "Making" not in again.err
+    assert json.loads((tmp_path / "out/run.json").read_bytes())["outputs"]["mosaic"] == ["../out/mosaic.tif"]
+
+
 def test_results_that_lie_among_scenes_are_left_out(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -964,8 +1011,7 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
         raise MapError("a map is broken")
 
     out = tmp_path / "out"
-    assert batch(capsys, scenes / "one.tif", out, pointwise).code == 0
-    shutil.copy(SAMPLES / "landsat7_labels.tif", out / "mosaic.tif")
+    assert batch(capsys, scenes / "one.tif", out, pointwise, "--mosaic", "later").code == 0
     monkeypatch.setattr(gathering, "_mosaic", fail)
     result = batch(capsys, scenes / "two.tif", out, pointwise, "--merge-polygons")
     assert f"the mosaic could not be made: a map is broken; {out / 'mosaic.tif'} is of an earlier run" in result.err

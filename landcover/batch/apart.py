@@ -3,13 +3,13 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from landcover.batch.jobs import Job
 from landcover.batch.options import BatchOptions
-from landcover.batch.state import FOLDER, Record
+from landcover.batch.state import FOLDER, known_files
 from landcover.catalog import Entry, is_searched
 from landcover.errors import CatalogError, LandcoverError, NoSceneError, OutputError, listed
 from landcover.products import is_local
@@ -62,15 +62,15 @@ def without_results(flaws: Flaws, options: BatchOptions, *, others: bool) -> Fla
     return [(entry, flaw) for entry, flaw in flaws if not isinstance(flaw, NoSceneError)]
 
 
-def check_folder(options: BatchOptions, known: Mapping[str, Record]) -> None:
-    """Refuse to write over files that no batch has made, where none has written into the folder yet.
+def check_folder(options: BatchOptions) -> None:
+    """Refuse to write over files that no batch has made.
 
     Raises:
-        OutputError: the folder has a file of the name of one that is made of all maps.
+        OutputError: the folder has such a file of the name of one that is made of all maps.
     """
-    if options.overwrite or known or _is_report(options.out / _REPORT):
+    if options.overwrite:
         return
-    for name in sorted(_gathered(options)):
+    for name in sorted(_gathered(options) - known_files(options.out) - _reported(options.out / _REPORT)):
         if (options.out / name).exists():
             raise OutputError(
                 f"{options.out / name} exists already, and no batch made it; give another folder with --out, or add "
@@ -107,11 +107,15 @@ def _gathered(options: BatchOptions) -> set[str]:
     return {_REPORT, "catalog.json", "mosaic.vrt"} | mosaic | polygons
 
 
-def _is_report(path: Path) -> bool:
+def _reported(report: Path) -> set[str]:
+    """Names of what a batch tells that it has made of all maps, its report too; nothing where no batch wrote that."""
     try:
-        return "landcover" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+        content = json.loads(report.read_bytes())
+        if "landcover" not in content:
+            return set()
+        return {report.name, *(Path(file).name for files in content["outputs"].values() for file in files)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 def _only_results(options: BatchOptions) -> str:

@@ -81,15 +81,16 @@ def gather(options: BatchOptions, done: list[Record], state: State) -> Generator
             gathered.miss(product, f"without the {product.of} there are no {product.what} of all maps")
             continue
         digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
-        made = state.made(product.what, digest)
+        made = state.made(product.out, digest)
         if made is None:
             yield Told(f"Making the {product.what} of {counted(len(done), 'map')}")
+            state.save_making(product.out)
             try:
                 made = yield from product.make()
             except LandcoverError as e:
                 gathered.miss(product, f"the {product.what} could not be made: {e}")
                 continue
-            state.save_made(product.what, digest, made)
+            state.save_made(product.out, digest, made)
         gathered.outputs[product.what] = made.files
         gathered.notes += made.notes
     return gathered

@@ -119,7 +119,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
     if left and options.scheduler is None:
         check_device(options)
     check_apart(options, [job for _, job in left])
-    check_folder(options, known)
+    check_folder(options)
     if options.only_failed:
         left = left[: options.choose.get("limit")]
     jobs, flaws = _sized(left)

@@ -89,20 +89,32 @@ class State:
             rows = map(astuple, records)
             self._connection.executemany(f"INSERT OR REPLACE INTO scenes ({_COLUMNS}) VALUES ({_PLACES})", rows)
 
-    def made(self, what: str, digest: str) -> Made | None:
+    def made(self, out: Path, digest: str) -> Made | None:
         """What was made of all maps together, if of the same maps, and is still there; None if not."""
         with self._told():
             found = self._connection.execute(
-                "SELECT files, notes FROM made WHERE what = ? AND digest = ?", (what, digest)
+                "SELECT files, notes FROM made WHERE what = ? AND digest = ?", (out.name, digest)
             ).fetchone()
-        made = Made(*map(json.loads, found)) if found else None
-        return made if made and all(Path(file).exists() for file in made.files) else None
+        if not found:
+            return None
+        files = [out.with_name(Path(file).name) for file in json.loads(found[0])]  # wherever the folder is now
+        return Made([str(f) for f in files], json.loads(found[1])) if all(f.exists() for f in files) else None
 
-    def save_made(self, what: str, digest: str, made: Made) -> None:
+    def save_making(self, out: Path) -> None:
+        """Keep that a file is about to be made of all maps together, so that it is known for one that was."""
+        self.save_made(out, "", Made([], []))
+
+    def save_made(self, out: Path, digest: str, made: Made) -> None:
         """Keep what was made of all maps together."""
         with self._told(), self._connection:
-            row = (what, digest, json.dumps(made.files), json.dumps(made.notes))
+            row = (out.name, digest, json.dumps(made.files), json.dumps(made.notes))
             self._connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
+
+    def files_made(self) -> set[str]:
+        """Names of all that was made of all maps together, in this run or before, or was begun."""
+        with self._told():
+            rows = self._connection.execute("SELECT what, files FROM made").fetchall()
+        return {name for what, files in rows for name in (what, *(Path(f).name for f in json.loads(files)))}
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -165,11 +177,24 @@ def _withdraw(out: Path, made: list[Path]) -> None:
 
 def known_records(out: Path) -> dict[str, Record]:
     """What is known of a batch's folder, to look at; nothing if there is none."""
+    with _look_at(out) as state:
+        return state.records() if state else {}
+
+
+def known_files(out: Path) -> set[str]:
+    """As `State.files_made`, to look at; nothing if nothing is known."""
+    with _look_at(out) as state:
+        return state.files_made() if state else set()
+
+
+@contextmanager
+def _look_at(out: Path) -> Iterator[State | None]:
     path = out / FOLDER / _FILE
     if not path.exists():
-        return {}
+        yield None
+        return
     with closing(_connect(path)) as connection:
-        return State(connection, path).records()
+        yield State(connection, path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
