@@ -830,6 +830,19 @@ def planned(scene: Path, out: Path, model: Model, **options) -> Job:
     return plan_batch(BatchOptions(str(scene), out, str(model.folder), mapping, **options), {}).jobs[0]
 
 
+def test_the_area_of_interest_of_a_scene_may_be_in_an_archive_or_at_an_address(
+    tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """A signature in the address changes, and the area does not."""
+    digests = []
+    for area in ("/vsizip//data/a.zip/a.shp", "https://example.org/a.gpkg?key=1", "https://example.org/a.gpkg?key=2"):
+        (tmp_path / "scenes.csv").write_text(f"path,aoi\nscenes/one.tif,{area}\n")
+        job = planned(tmp_path / "scenes.csv", tmp_path / "out", pointwise)
+        assert job.mapping["aoi"] == area
+        digests.append(job.map_digest)
+    assert digests[0] != digests[1] == digests[2]
+
+
 def test_a_map_that_is_gone_is_made_again_where_only_polygons_are_asked_for(
     tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

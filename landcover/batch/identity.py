@@ -30,7 +30,7 @@ def sensor_content(sensor: str | None) -> dict[str, str]:
 
 def identity(entry: Entry) -> list[Any]:
     """What tells a scene from another, or from itself before it was changed."""
-    aoi = [_facts(Path(entry.aoi))] if entry.aoi else []
+    aoi = [_facts(Path(entry.aoi))] if entry.aoi and is_local(entry.aoi) else []
     if entry.source and not is_local(entry.source):
         return [entry.source.partition("?")[0], *aoi]  # a signed address changes, the scene does not
     path = Path(entry.source)

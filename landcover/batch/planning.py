@@ -225,8 +225,8 @@ class _Same:
         mapping = {k: v for k, v in self._mapping.items() if k not in unless} | own
         self._check_bands(mapping, own)
         when = entry.datetime.isoformat() if entry.datetime else None
-        sensor = self._content(mapping.get("sensor"))
-        mapped = digest(__version__, self._needs.digests, identity(entry), mapping | sensor, options.confidence)
+        how = unsigned(mapping | self._content(mapping.get("sensor")))
+        mapped = digest(__version__, self._needs.digests, identity(entry), how, options.confidence)
         source = entry.source or str(Path(self._out) / FOLDER / "items" / f"{entry.name}.json")
         return Job(
             batch=self._batch,
