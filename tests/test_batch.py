@@ -773,6 +773,17 @@ def test_results_that_lie_among_scenes_are_left_out(
     assert f"Wrote {tmp_path / 'scenes.parquet'}: {len(SIZES)} scenes; " in built.err
 
 
+def test_a_catalog_of_maps_is_none_of_scenes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    maps = tmp_path / "maps"
+    assert batch(capsys, scenes, maps, pointwise).code == 0
+    for document in (maps / "catalog.json", maps / "two" / "two.json"):
+        result = batch(capsys, document, tmp_path / "again", pointwise)
+        assert result.code == 3
+        assert f"{maps}/two/two.json is of a map that landcover made; give the scenes" in result.err
+
+
 def test_only_maps_of_a_batch_are_taken_for_them(tmp_path: Path, scenes: Path, pointwise: Model) -> None:
     """What lies beside a log, or is called mosaic, may be a scene all the same."""
     shutil.copy(scenes / "one.tif", scenes / "mosaic_west.tif")

@@ -9,7 +9,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from landcover.catalog.entry import Entry, Held
-from landcover.errors import SceneError
+from landcover.errors import NoSceneError, SceneError
 from landcover.products import check_item, item_datetime, item_size, raster_hrefs
 
 _ENCODER = json.JSONEncoder()
@@ -28,11 +28,13 @@ def item_entry(
         footprint: where it is told beside the Item.
 
     Raises:
-        SceneError: it is no Item, has no id, or assets that may not be opened.
+        SceneError: it is no Item, has no id, or assets that may not be opened, or tells of a map.
     """
     item = check_item(item, label)
     if not isinstance(item.get("id"), str):
         raise SceneError(f"{label} is a STAC Item without an id; repair it")
+    if _is_made(item):
+        raise NoSceneError(f"{label} is of a map that landcover made; give the scenes, not their maps")
     raster_hrefs(item, held.base if held else source)
     return Entry(
         source=source,
@@ -43,6 +45,12 @@ def item_entry(
         held=held,
         properties=shared(item.get("properties") or {}) | {"id": item["id"], "collection": item.get("collection")},
     )
+
+
+def _is_made(item: dict[str, Any]) -> bool:
+    """Whether an Item describes a result."""
+    software = (item.get("properties") or {}).get("processing:software")
+    return isinstance(software, dict) and "landcover" in software and "map" in item["assets"]
 
 
 def read_footprint(geometry: Any) -> BaseGeometry | None:
