@@ -239,6 +239,18 @@ def test_a_choice_that_leaves_no_scene_is_refused_by_name(
     assert f"of 3 scenes in {scenes} none is chosen by {told};" in result.err
 
 
+def test_a_time_span_that_leaves_none_tells_once_of_scenes_of_unknown_time(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    scenes: Path,
+    pointwise: Model,
+) -> None:
+    assert batch(capsys, scenes, tmp_path / "out", pointwise, "--datetime", "1999").code == 3
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("--datetime leaves out 3 scenes of unknown time")
+
+
 def test_scenes_that_failed_are_asked_for_where_there_are_none(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

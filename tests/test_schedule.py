@@ -261,6 +261,21 @@ def test_an_outcome_that_is_lost_with_its_worker_is_asked_for_again() -> None:
     assert [task.attempt for task in asked] == [0, 0]
 
 
+@pytest.mark.parametrize(("models", "told"), [(("a", "a"), True), (("a", "b"), False)])
+def test_engines_are_compared_where_the_model_is_the_same(models: tuple[str, str], told: bool) -> None:
+    """One worker computes with one model in bf16 and with another in f32, and there is nothing to tell."""
+    how = {"one": ("bf16", models[0]), "two": ("f32", models[1])}
+
+    def answer(task: Task) -> Outcome:
+        engine, model = how[task.job.name]
+        return replace(DONE, engine=engine, model=model)
+
+    events = list(Schedule(Cluster(answer), [job("one"), job("two")], 0).run())
+    notes = [e.text for e in events if isinstance(e, Told) and e.text]
+    sentence = "workers compute with bf16 and f32: maps of the same land may differ a little between them"
+    assert notes == ([sentence] if told else [])
+
+
 def test_a_scheduler_that_is_gone_is_told() -> None:
     cluster = Cluster(lambda task: replace(DONE), status="closed")
     with pytest.raises(BatchError, match="the scheduler is gone"):

@@ -147,7 +147,7 @@ class Outcome:
         pixels: mapped now, nodata included; 0 if it was done before.
         error: a sentence.
         notes: what the person should know.
-        engine: what it was computed with; "" if nothing was.
+        model, engine: what it was computed with; "" if nothing was.
         lasting: it failed for what the scene is, so that to try again is of no use.
     """
 
@@ -158,5 +158,6 @@ class Outcome:
     pixels: int = 0
     error: str = ""
     notes: tuple[str, ...] = ()
+    model: str = ""
     engine: str = ""
     lasting: bool = False

@@ -138,7 +138,7 @@ def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
     chosen = choose(scenes, **{**options.choose, "limit": limit})
     if not chosen:
         asked = {k: v for k, v in options.choose.items() if v is not None and k != "limit"}
-        alone = {k: v for k, v in asked.items() if not choose(scenes, **{k: v})}
+        alone = {k: v for k, v in asked.items() if len(asked) > 1 and not choose(scenes, **{k: v})}
         by = " and ".join(f"--{k} {_typed(v)}" for k, v in (alone or asked).items())
         raise CatalogError(
             f"of {counted(len(scenes), 'scene')} in {options.catalog} none is chosen by {by}; "

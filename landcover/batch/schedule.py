@@ -89,7 +89,7 @@ class Schedule:
         self._avoided: dict[str, str] = {}
         self._dropped: set[str] = set()
         self._missing: set[str] = set()  # what workers without landcover said
-        self._engines: set[str] = set()
+        self._engines: dict[str, set[str]] = {}
         self._lonely = False
         self._device = jobs[0].needs.device if jobs else "auto"
         self._there: set[str] = set()
@@ -274,7 +274,7 @@ class Schedule:
     def _judge(self, task: Task, outcome: Outcome) -> Iterator[Finished | Told]:
         if outcome.state == "done":
             self._seconds.append(outcome.seconds)
-            yield from self._compare(outcome.engine)
+            yield from self._compare(outcome)
             self._busy_since.pop(task.name, None)
             yield Finished(task, outcome)
             if task.part is not None:
@@ -293,12 +293,13 @@ class Schedule:
             self._drop_parts(task.job)
             yield Finished(task, outcome)
 
-    def _compare(self, engine: str) -> Iterator[Told]:
-        """Tell when workers do not compute alike."""
-        if engine and engine not in self._engines:
-            self._engines.add(engine)
-            if len(self._engines) > 1:
-                kinds = " and ".join(sorted(self._engines))
+    def _compare(self, outcome: Outcome) -> Iterator[Told]:
+        """Tell when workers do not compute alike; of two models, each may have an engine of its own."""
+        engines = self._engines.setdefault(outcome.model, set())
+        if outcome.engine and outcome.engine not in engines:
+            engines.add(outcome.engine)
+            if len(engines) > 1:
+                kinds = " and ".join(sorted(engines))
                 yield Told(f"workers compute with {kinds}: maps of the same land may differ a little between them")
 
     def _drop_parts(self, job: Job) -> None:

@@ -239,8 +239,8 @@ def _map(task: Task) -> Outcome:
         _follow(task, join_parts(plan, plan.parts(job.part_rows, job.parts_folder)), tell=False)
         return Outcome("done", notes=notes)
     _gone_on_from(task, plan, map_scene)
-    region = plan.grid.region
-    return Outcome("done", pixels=region.height * region.width, notes=notes, engine=_name(plan.choice))
+    pixels, model = plan.grid.region.height * plan.grid.region.width, plan.model.spec.name
+    return Outcome("done", pixels=pixels, notes=notes, model=model, engine=_name(plan.choice))
 
 
 def _name(choice: EngineChoice) -> str:
@@ -262,8 +262,8 @@ def _map_part(task: Task) -> Outcome:
         return Outcome("done")
     _log.info("Mapping %s, rows %d to %d", task.name, part.grid.region.row0, part.grid.region.row1)
     _gone_on_from(task, part, map_part)
-    region = part.grid.region
-    return Outcome("done", pixels=region.height * region.width, engine=_name(part.choice))
+    pixels, model = part.grid.region.height * part.grid.region.width, part.model.spec.name
+    return Outcome("done", pixels=pixels, model=model, engine=_name(part.choice))
 
 
 def _gone_on_from(task: Task, plan: Plan, how: Any) -> None:
