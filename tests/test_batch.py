@@ -785,6 +785,21 @@ def test_results_that_lie_among_scenes_are_left_out(
     assert f"Wrote {tmp_path / 'scenes.parquet'}: {len(SIZES)} scenes; " in built.err
 
 
+def test_what_earlier_runs_made_of_other_maps_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
+) -> None:
+    """A mosaic does not follow the scenes in a run that is not asked for it."""
+    out = tmp_path / "out"
+    assert batch(capsys, scenes, out, pointwise, "--merge-polygons").code == 0
+    told = f"Note: {out}/mosaic.tif and {out}/polygons.gpkg are of an earlier run, and not of the maps of this one"
+    assert told not in batch(capsys, scenes, out, pointwise).err, "the maps are the same"
+    write_scene(scenes / "four.tif", digital_numbers(40, 40, seed=4))
+    assert told in batch(capsys, scenes, out, pointwise).err
+    mosaic = batch(capsys, scenes, out, pointwise, "--mosaic", "later").err
+    assert f"Note: {out}/polygons.gpkg is of an earlier run" in mosaic
+    assert "of an earlier run" not in batch(capsys, scenes, out, pointwise, "--merge-polygons").err
+
+
 def test_a_catalog_of_maps_is_none_of_scenes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, scenes: Path, pointwise: Model
 ) -> None:

@@ -75,12 +75,13 @@ def gather(options: BatchOptions, done: list[Record], state: State) -> Generator
     """
     gathered = Gathered(notes=_left_behind(options, done, state))
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
-    maps = [[record.name, record.digest, record.finished] for record in done]
-    for product in _products(options, [_job(options, record) for record in done]):
+    maps = _digest([[record.name, record.digest, record.finished] for record in done])
+    products = list(_products(options, [_job(options, record) for record in done]))
+    for product in products:
         if product.of and product.of not in gathered.outputs:
             gathered.miss(product, f"without the {product.of} there are no {product.what} of all maps")
             continue
-        digest = hashlib.sha256(json.dumps([maps, product.options], default=str).encode()).hexdigest()
+        digest = maps + _digest(product.options)
         made = state.made(product.out, digest)
         if made is None:
             yield Told(f"Making the {product.what} of {counted(len(done), 'map')}")
@@ -93,7 +94,17 @@ def gather(options: BatchOptions, done: list[Record], state: State) -> Generator
             state.save_made(product.out, digest, made)
         gathered.outputs[product.what] = made.files
         gathered.notes += made.notes
+    others = {options.out / name for name in state.made_of_others(maps)} - {product.out for product in products}
+    if products and (found := sorted(str(path) for path in others if path.exists())):
+        gathered.notes.append(
+            f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} of an earlier run, and not of the maps of "
+            "this one; --mosaic and --merge-polygons make them anew"
+        )
     return gathered
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
 
 
 def _left_behind(options: BatchOptions, done: list[Record], state: State) -> list[str]:

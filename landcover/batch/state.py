@@ -110,6 +110,12 @@ class State:
             row = (out.name, digest, json.dumps(made.files), json.dumps(made.notes))
             self._connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", row)
 
+    def made_of_others(self, maps: str) -> set[str]:
+        """Names of what was made of other maps, so that its digest does not begin with that of these."""
+        with self._told():
+            rows = self._connection.execute("SELECT what FROM made WHERE instr(digest, ?) != 1", (maps,)).fetchall()
+        return {name for (name,) in rows}
+
     def files_made(self) -> set[str]:
         """Names of all that was made of all maps together, in this run or before, or was begun."""
         with self._told():
