@@ -1,6 +1,6 @@
 """Refine the embedded model with twenty polygons on one sample scene, and score both maps on the others.
 
-    python benchmarks/refine.py [--picture docs/images/refined.webp]
+    python benchmarks/refine.py [--teacher 0.1] [--picture docs/images/refined.webp]
 
 The labels of the Landsat scene of Raleigh are 29 places. Twenty are learned from, five of each class where there are so
 many; the others are held back. Everything runs through the command line, as a user would.
@@ -30,11 +30,17 @@ scene = "{scene}"
 labels = "learned.gpkg"
 column = "class_name"
 """
+TEACHER = """
+[teacher]
+models = ["landcover-6band"]
+weight = {weight}
+"""
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--polygons", type=int, default=20)
+    p.add_argument("--teacher", type=float, help="learn the embedded model's opinion too, with this weight")
     p.add_argument("--picture", type=Path, help="draw the scene and both maps here")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -43,7 +49,8 @@ def main() -> None:
         places = geopandas.read_file(folder / "places.gpkg", layer="landcover")
         learned = choose(places, a.polygons)
         places[learned].to_file(folder / "learned.gpkg")
-        (folder / "recipe.toml").write_text(RECIPE.format(scene=SCENE))
+        teacher = TEACHER.format(weight=a.teacher) if a.teacher else ""
+        (folder / "recipe.toml").write_text(RECIPE.format(scene=SCENE) + teacher)
         taken = run("train", folder / "recipe.toml", "--init", "landcover-6band", "-o", folder / "raleigh")
         print(f"{learned.sum()} polygons, trained in {taken.wall:.0f} s")
         print("| map | pixels | accuracy | macro-F1 | forest | water | urban | other |\n|---|" + "---:|" * 7)
