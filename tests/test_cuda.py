@@ -1,5 +1,8 @@
 """What is done on a CUDA card, done on one that is not there (tests/card.py)."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +13,9 @@ import torch
 from safetensors.numpy import load_file
 
 from landcover.classmap import SCORE_SCALE
-from landcover.models import init_model
+from landcover.models import Model, init_model
 from landcover.planning import Options, make_plan
-from landcover.prediction import map_scene
+from landcover.prediction import map_scene, predict
 from landcover.training import plan_training, train
 from tests.card import CARD, Card, OnCard, Stream
 from tests.lessons import write_lesson
@@ -22,15 +25,23 @@ Mapped = Callable[..., np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def mapped(tmp_path_factory: pytest.TempPathFactory) -> Mapped:
-    """Maps a small scene with an untrained network of segmentation-models-pytorch."""
-    folder = tmp_path_factory.mktemp("mapped")
-    scene = write_scene(folder / "scene.tif", np.repeat(np.repeat(digital_numbers(15, 20), 16, 1), 16, 2))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An untrained network of segmentation-models-pytorch."""
     slim = {"encoder_name": "mobilenet_v2", "decoder_channels": [16, 8, 8, 4, 4]}
-    bands, classes = ("red", "nir"), ("a", "b", "c")
-    model = init_model(
-        folder / "model", architecture="smp-unet", bands=bands, classes=classes, hyperparameters=slim, seed=2
-    )
+    bands, classes, out = ("red", "nir"), ("a", "b", "c"), tmp_path_factory.mktemp("model") / "m"
+    return init_model(out, architecture="smp-unet", bands=bands, classes=classes, hyperparameters=slim, seed=2)
+
+
+def blocks(path: Path, seed: int = 0) -> Path:
+    """A scene of 240 × 320 pixels in blocks of 16 × 16."""
+    return write_scene(path, np.repeat(np.repeat(digital_numbers(15, 20, seed=seed), 16, 1), 16, 2))
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Mapped:
+    """Maps a small scene."""
+    folder = tmp_path_factory.mktemp("mapped")
+    scene = blocks(folder / "scene.tif")
 
     def run(device: str, precision: str = "f32", sums: str = "device", **layers: Path) -> np.ndarray:
         how = {"engine": "torch", "device": device, "precision": precision, "tile_size": 128, "overlap": 32}
@@ -89,6 +100,44 @@ def test_a_network_learns_on_a_card_what_it_learns_on_the_cpu(tmp_path: Path) ->
         np.testing.assert_allclose(cuda[name], weights, rtol=1e-4, atol=1e-6)
     assert card.operations > 1000
     assert card.faults == []
+
+
+TWO_CARDS = """
+import os, pathlib
+from landcover import engines
+
+def cuda_devices():
+    return 2 if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is None else len(visible.split(","))
+
+def open_engine(*args, opened=engines.open_engine):
+    from tests.card import Card
+    if not cards:
+        cards.append(Card().__enter__())
+    pathlib.Path({folder!r}, "card" + os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+    return opened(*args)
+
+cards = []
+engines.cuda_devices, engines.open_engine = cuda_devices, open_engine
+engines.choice.cuda_devices = cuda_devices
+"""
+"""What every process runs as it starts: there are two cards, of which it sees those that it is to see."""
+
+
+def test_each_worker_of_a_batch_has_a_card(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TWO_CARDS.format(folder=str(tmp_path)))
+    (tmp_path / "scenes").mkdir()
+    for i in range(4):
+        blocks(tmp_path / "scenes" / f"{i}.tif", seed=i)
+    how = ["--device", "cuda", "--precision", "f32", "--model", str(model.folder), "--allow-untrained"]
+    command = [sys.executable, "-m", "landcover", "batch", str(tmp_path / "scenes"), "-o", str(tmp_path / "maps"), *how]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    subprocess.run(command, check=True, env={**environment, "PYTHONPATH": path})
+    assert {file.name for file in tmp_path.glob("card*")} == {"card0", "card1"}
+    for i in range(4):
+        scene, alone = tmp_path / "scenes" / f"{i}.tif", tmp_path / "alone.tif"
+        predict(scene, alone, model=model, engine="torch", device="cpu", allow_untrained=True, overwrite=True)
+        np.testing.assert_array_equal(read_map(tmp_path / "maps" / f"{i}" / f"{i}_map.tif"), read_map(alone))
 
 
 @pytest.mark.parametrize(
