@@ -47,7 +47,7 @@ class Scene:
         height, width: in pixels, of the finest of the bands.
         transform, crs: as in rasterio; crs None if there is none.
         dtype: of the digital numbers as they are read.
-        files: that its pixels lie in, those behind a virtual raster and masks beside it too.
+        files: what its bands are called, and what these are read from, behind virtual rasters and masks beside it too.
         blocks: of each file, height and width of a block, width of the file, and bytes of a pixel in all its bands.
         spectral_alpha: a band flagged as alpha is a spectral band, not a mask.
         datetime: when it was taken, in UTC; None where the product does not tell it.
@@ -342,7 +342,7 @@ def open_scene(
             transform=finest.transform,
             crs=finest.crs,
             dtype=dtype if dtype in _AS_STORED else "float32",
-            files=tuple(dict.fromkeys(name for b in bands for name in _files(files[b.source.path]))),
+            files=tuple(dict.fromkeys(n for path in dict.fromkeys(b.source.path for b in bands) for n in _files(path))),
             blocks=tuple(_blocks(f) for f in files.values()),
             spectral_alpha=_alpha_is_spectral(product, bands, files, choice),
             datetime=product.datetime,
@@ -413,18 +413,25 @@ def _covered(scene: Scene, view: WarpedVRT) -> tuple[np.ndarray, np.ndarray]:
     return (rows > row0) & (rows < row1), (cols > col0) & (cols < col1)
 
 
-def _files(file: rasterio.DatasetReader) -> list[str]:
-    """What a file is read from, without the statistics and overviews of other programs; of a server, its address."""
-    if _REMOTE.search(file.name):
-        return [file.name]
-    return [name for name in file.files if not name.endswith((".aux.xml", ".ovr"))] or [file.name]
+def _files(path: str) -> list[str]:
+    """A raster, as it is called, and what it is read from, behind virtual rasters too; of a server, its address.
+
+    Statistics and overviews, which other programs write beside it, are none of it.
+    """
+    found: dict[str, None] = {}
+    left = [path]
+    while left:
+        name = left.pop()
+        if name not in found and not _REMOTE.search(name) and (name == path or name.lower().endswith(".vrt")):
+            with ExitStack() as stack:
+                left += open_file(name, stack).files
+        found[name] = None
+    return [name for name in found if not name.endswith((".aux.xml", ".ovr"))]
 
 
 def scene_files(source: str) -> list[Path]:
     """The files that a scene is made of, those of bands that nobody wants too, but none of a server."""
-    paths = {band.path for band in read_product(source).bands if not _REMOTE.search(band.path)}
-    with ExitStack() as stack:
-        return [Path(file) for path in paths for file in open_file(path, stack).files]
+    return [Path(file) for path in {band.path for band in read_product(source).bands} for file in _files(path)]
 
 
 def _alpha_is_spectral(

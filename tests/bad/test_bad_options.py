@@ -43,8 +43,9 @@ def test_output_is_a_band_of_the_input(tmp_path: Path, predict: Refuse) -> None:
 
 def test_output_is_behind_a_virtual_raster(tmp_path: Path, scene: Path, predict: Refuse) -> None:
     before = scene.read_bytes()
-    rasterio.shutil.copy(scene, tmp_path / "view.vrt", driver="VRT")
-    for source in (tmp_path / "view.vrt", f"vrt://{scene}?bands=2,1", f"file://{scene}", f"GTIFF_DIR:1:{scene}"):
+    rasterio.shutil.copy(scene, view := tmp_path / "view.vrt", driver="VRT")
+    (of_view := tmp_path / "of_view.vrt").write_text(view.read_text().replace(scene.name, view.name))
+    for source in (view, of_view, f"vrt://{scene}?bands=2,1", f"file://{scene}", f"GTIFF_DIR:1:{scene}"):
         assert "is an input of this run" in predict(source, "--overwrite", out=scene)
     assert scene.read_bytes() == before
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
+import rasterio.shutil
 import shapely
 
 from landcover import journal, planning, prediction
@@ -314,21 +315,34 @@ def test_a_scene_that_changed_is_refused(stopped: Path, pointwise: Model) -> Non
     assert (stopped / "map.tif").read_bytes() == (stopped / "fresh.tif").read_bytes()
 
 
+def test_another_page_of_a_file_is_another_scene(tmp_path: Path, pointwise: Model) -> None:
+    pages = write_scene(tmp_path / "pages.tif", digital_numbers(40, 40))
+    other = write_scene(tmp_path / "other.tif", digital_numbers(40, 40, seed=9))
+    rasterio.shutil.copy(other, pages, driver="GTiff", APPEND_SUBDATASET=True)
+    plans = [make_plan(Options(f"GTIFF_DIR:{i}:{pages}", tmp_path / "map.tif", pointwise, **HOW)) for i in (1, 2)]
+    assert plans[0].facts["scene"] != plans[1].facts["scene"]
+
+
 @pytest.mark.parametrize("part", [False, True])
-@pytest.mark.parametrize("source", ["{}", "file://{}", "vrt://{}?bands=1,2"])
+@pytest.mark.parametrize(
+    "source", ["{}/scene.tif", "file://{}/scene.tif", "vrt://{}/scene.tif?bands=1,2", "{}/of_view.vrt"]
+)
 def test_a_scene_that_changes_while_it_is_mapped_leaves_no_map(
     tmp_path: Path, scene: Path, pointwise: Model, part: bool, source: str
 ) -> None:
     own = tmp_path / "scene.tif"
     shutil.copy(scene, own)
-    plan = make_plan(Options(source.format(own), tmp_path / "map.tif", pointwise, **HOW))
+    rasterio.shutil.copy(own, view := tmp_path / "view.vrt", driver="VRT")
+    (tmp_path / "of_view.vrt").write_text(view.read_text().replace("scene.tif", "view.vrt"))
+    before = tree(tmp_path)
+    plan = make_plan(Options(source.format(tmp_path), tmp_path / "map.tif", pointwise, **HOW))
     how = map_part(plan.parts(4, tmp_path)[0]) if part else map_scene(plan)
     for _ in range(20):
         next(how)
     write_scene(own, digital_numbers(700, 700, seed=9))
     with pytest.raises(SceneError, match="changed while it was mapped"):
         list(how)
-    assert tree(tmp_path) == {"scene.tif"}
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
