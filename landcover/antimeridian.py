@@ -18,7 +18,7 @@ _LEAST_DEGREES = 1e-7
 """A hundredth of a metre: parts that are not wider only touch the antimeridian, but for rounding."""
 
 _EXACT = 2.0**40
-"""Parts of a degree: longitudes in whole ones lose no digit in turns of 360, so that an outline meets itself again."""
+"""Parts of a degree that longitudes are rounded to, for then 360 more or less loses no digit, and outlines close."""
 
 
 def lonlat_parts(shapes: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
