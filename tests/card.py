@@ -53,10 +53,9 @@ class Stream:
 
 
 class Memory:
-    """What a tensor and its views share: the stream that owns it, and the last use by each stream."""
+    """What a tensor and its views share: the last use by each stream."""
 
-    def __init__(self, owner: Stream) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
         self.written: Clock = {}
         self.used: Clock = {}
         self.recorded: set[Stream] = set()
@@ -228,7 +227,7 @@ class Card(TorchDispatchMode):
         key = here.untyped_storage()._cdata
         memory = self._memories.get(key)
         if memory is None:
-            memory = self._memories[key] = Memory(stream)
+            memory = self._memories[key] = Memory()
             memory.written[stream] = memory.used[stream] = count
             weakref.finalize(memory, self._given_back, stream, memory.used, memory.recorded)
         return OnCard(here, memory)
