@@ -707,7 +707,10 @@ def test_what_no_batch_has_made_is_not_written_over(
     for more in (["--dry-run"], []):
         refused = batch(capsys, scenes, out, pointwise, *gathered, *more)
         assert refused.code == 3
-        assert f"Error: {out / name} exists already, and no batch made it; give another folder" in refused.err
+        assert (
+            f"Error: {out / name} exists already, and no batch is known to have made it; give another folder"
+            in refused.err
+        )
     assert (out / name).read_text() == '{"of": "someone else"}'
     assert batch(capsys, scenes, out, pointwise, *gathered, "--overwrite").code == 0
     shutil.rmtree(out / FOLDER)
@@ -729,7 +732,7 @@ def test_what_is_the_users_own_is_not_written_over_in_a_folder_that_a_batch_has_
         for more in (["--dry-run"], []):
             refused = batch(capsys, scenes, out, pointwise, "--merge-polygons", *more)
             assert refused.code == 3
-            assert f"Error: {out / name} exists already, and no batch made it" in refused.err
+            assert f"Error: {out / name} exists already, and no batch is known to have made it" in refused.err
         assert (out / name).read_text() == "of the user"
         (out / name).unlink()
 

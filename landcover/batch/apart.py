@@ -73,8 +73,8 @@ def check_folder(options: BatchOptions) -> None:
     for name in sorted(_gathered(options) - known_files(options.out) - _reported(options.out / _REPORT)):
         if (options.out / name).exists():
             raise OutputError(
-                f"{options.out / name} exists already, and no batch made it; give another folder with --out, or add "
-                "--overwrite to replace it"
+                f"{options.out / name} exists already, and no batch is known to have made it; give another folder with "
+                "--out, or add --overwrite to replace it"
             )
 
 
