@@ -91,7 +91,8 @@ def test_links_lead_to_files() -> None:
 def test_the_recipes_of_the_docs_are_recipes() -> None:
     listed = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"), re.DOTALL)
     read = [Recipe.model_validate({"name": "any"} | tomllib.loads(text)) for text in listed]
-    assert [len(recipe.sources) for recipe in read] == [1, 4]
+    assert [len(recipe.sources) for recipe in read] == [1, 1, 4]
+    assert [recipe.teacher is not None for recipe in read] == [False, True, False]
 
 
 def test_python_tells_what_the_package_offers(tmp_path: Path) -> None:
