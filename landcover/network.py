@@ -6,9 +6,11 @@ References:
 """
 
 import copy
+import difflib
 import inspect
 import re
 import weakref
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -94,8 +96,10 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
     """
     try:
         if architecture == "pointwise":
-            return nn.Conv2d(bands, classes, 1, **_only(hyperparameters, "bias", "groups"))
+            _check_arguments(architecture, hyperparameters, ("bias", "groups"))
+            return nn.Conv2d(bands, classes, 1, **hyperparameters)
         if architecture == "unet":
+            _check_arguments(architecture, hyperparameters, ("width", "depth", "skips"))
             return UNet(bands, classes, **hyperparameters)
         return _build_smp(architecture, bands, classes, hyperparameters)
     except (TypeError, ValueError, LookupError, OSError, RuntimeError, AttributeError, AssertionError) as e:
@@ -120,11 +124,22 @@ def architectures() -> tuple[str, ...]:
     return ("unet", "pointwise", *(name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "unet"), "smp-unet")
 
 
-def _only(arguments: dict[str, Any], *known: str) -> dict[str, Any]:
-    """The arguments, which must be among those that are known."""
-    if other := arguments.keys() - set(known):
-        raise TypeError(f"it has no argument '{min(other)}'")
-    return arguments
+def _check_arguments(architecture: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+    """Refuse arguments that an architecture does not have."""
+    for name in given:
+        if name not in known:
+            raise ModelError(f"the architecture '{architecture}' has no argument '{name}': {nearest(name, known)}")
+
+
+def _check_encoder(name: str, known: Collection[str]) -> None:
+    """Refuse an encoder that is not there; those of timm, whose names begin with tu- or timm-, are looked up later."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", name):
+        raise ModelError(f"the encoder '{name}' would be fetched from elsewhere; name one that the libraries hold")
+    if name not in known and not name.startswith(("tu-", "timm-")):
+        close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0))
+        raise ModelError(
+            f"the encoder '{name}' is not known; the nearest are {close}; segmentation-models-pytorch lists them all"
+        )
 
 
 def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dict[str, Any]) -> nn.Module:
@@ -132,9 +147,8 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
 
     if architecture not in architectures():
         raise ModelError(f"architecture '{architecture}' is not known: {nearest(architecture, architectures())}")
-    encoder = str(hyperparameters.get("encoder_name", ""))
-    if not re.fullmatch(r"[A-Za-z0-9._-]*", encoder):
-        raise ModelError(f"the encoder '{encoder}' would be fetched from elsewhere; name one that the libraries hold")
+    if "encoder_name" in hyperparameters:
+        _check_encoder(str(hyperparameters["encoder_name"]), smp.encoders.encoders)
     fixed = {"in_channels": bands, "classes": classes, "activation": None, "encoder_weights": None, "aux_params": None}
     for name in fixed.keys() & hyperparameters.keys():
         if hyperparameters[name] != fixed[name]:
@@ -142,9 +156,7 @@ def _build_smp(architecture: str, bands: int, classes: int, hyperparameters: dic
     model = smp.MODEL_ARCHITECTURES_MAPPING[architecture.removeprefix("smp-")]
     takes = inspect.signature(model).parameters.values()
     known = tuple(p.name for p in takes if p.kind is not inspect.Parameter.VAR_KEYWORD)
-    for name in hyperparameters:
-        if name not in known:  # it would be handed on to timm, which opens files that arguments name
-            raise ModelError(f"the architecture '{architecture}' has no argument '{name}': {nearest(name, known)}")
+    _check_arguments(architecture, hyperparameters, known)  # else timm gets them, which opens files that they name
     usual = {"dynamic_img_size": True} if architecture == "dpt" else {}  # any window, not the 224 pixels of a ViT alone
     return model(**{**usual, **hyperparameters, **fixed})
 

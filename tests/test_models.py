@@ -247,6 +247,22 @@ def test_the_classic_unet_halves_and_doubles(depth: int) -> None:
     assert without(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "said"),
+    [
+        ("unet", {"widht": 8}, "'unet' has no argument 'widht': did you mean 'width'"),
+        ("fpn", {"encoder_nam": "resnet18"}, "'fpn' has no argument 'encoder_nam': did you mean 'encoder_name'"),
+        ("fpn", {"encoder_name": "mobilenetv2"}, "'mobilenetv2' is not known; the nearest are mobilenet_v2, "),
+    ],
+)
+def test_a_misspelt_argument_or_encoder_is_told_the_nearest_ones(
+    architecture: str, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ModelError, match=said) as error:
+        build_network(architecture, 2, 2, arguments)
+    assert len(str(error.value)) < 400
+
+
 def test_moving_the_scene_by_the_stride_moves_the_scores() -> None:
     """The law behind aligned windows: the network commutes with shifts by its total stride, away from borders."""
     torch.manual_seed(0)
@@ -362,7 +378,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "unknown argument": (
         lambda c: c["properties"].update({"mlm:hyperparameters": {"wings": 2}}),
-        "cannot be built with",
+        "'pointwise' has no argument 'wings': known are: bias, groups",
     ),
     "a file to unpickle": (
         lambda c: c["properties"].update(
