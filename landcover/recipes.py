@@ -1,5 +1,6 @@
 """Training recipes: where samples come from, how they are split by place, and how a network learns from them."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -179,6 +180,15 @@ class NetworkRecipe(Spec):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     encoder_weights: str | None = None
     freeze_encoder: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arguments_in_their_place(cls, value: Any) -> Any:
+        for name in ("encoder_name", "encoder_depth", "width", "depth"):
+            if isinstance(value, dict) and name in value:
+                example = f"{{ {name} = {json.dumps(value[name], default=str)} }}"
+                raise ValueError(f"{name} is an argument of the architecture; write hyperparameters = {example}")
+        return value
 
     @field_validator("encoder_weights")
     @classmethod

@@ -287,6 +287,10 @@ def _said(finding: ErrorDetails) -> str:
     if finding["type"] == "string_type":
         value = finding["input"]
         return f"{value} is no text; write it in quotes" if isinstance(value, int | float | date) else "it is no text"
+    if finding["type"] == "tuple_type":
+        return f"{finding['input']!r} is no list; write it in square brackets, with commas between"
+    if finding["type"] in ("dict_type", "model_type"):
+        return "it is no table; write { key = value }, or its name once in single brackets and its keys below"
     if finding["type"] == "string_pattern_mismatch":  # of a colour
         return f"{finding['input']!r} is no colour; write it as '#1b7837'"
     message, value = finding["msg"].removeprefix("Value error, "), finding["input"]

@@ -21,7 +21,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from landcover.antimeridian import as_counted
-from landcover.errors import SamplesError, SceneError
+from landcover.errors import ConfigError, SamplesError, SceneError, nearest
 from landcover.grid import Box
 from landcover.products import open_file
 from landcover.recipes import SceneSource, Source
@@ -74,6 +74,12 @@ class Labels:
         numbers = {id_: k for k, id_ in enumerate(legend.ids, 1)}
         names = {name: k for k, name in enumerate(legend.names, 1)}
         if source.classes:
+            known = (*names, *map(str, numbers), IGNORE)
+            if wrong := [name for name in source.classes.values() if name not in known]:
+                raise ConfigError(
+                    f"the classes that the recipe gives for {where} name '{wrong[0]}', which is no class of the legend "
+                    f"'{legend.name}': {nearest(wrong[0], (*names, IGNORE))}"
+                )
             meant = {v: 0 if n == IGNORE else numbers[legend.id_of(n)] for v, n in source.classes.items()}
         else:
             meant = {str(id_): k for id_, k in numbers.items()}

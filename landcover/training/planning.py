@@ -223,6 +223,12 @@ def _check_honoured(recipe: Recipe, spec: ModelSpec, lineage: Lineage) -> None:
         raise ConfigError(
             f"[network] {min(given)} cannot be chosen where {lineage.base.spec.name} is refined; leave it out"
         )
+    varied = [k for k in ("turbid", "waters", "lakes") if getattr(recipe.augmentation, k)]
+    if varied and "water" not in spec.legend.names:
+        raise ConfigError(
+            f"augmentation.{varied[0]} varies the class 'water', and the legend has {', '.join(spec.legend.names)}; "
+            "leave it out, or call the class of water so"
+        )
     for teacher in lineage.teachers:
         if teacher.spec.legend.names != spec.legend.names:
             raise ConfigError(

@@ -168,5 +168,6 @@ def _check_brightness(origins: list[dict[str, Any]], number: int, medians: list[
         scene = next(o["scene"] for o in origins if o["source"] == number)
         raise SamplesError(
             f"source {number + 1} ({scene}) has a median reflectance of {median:.4g}, which cannot be: "
-            "its scale or offset is wrong; reflectance = number * scale + offset lies between 0 and 1"
+            "its scale or offset is wrong; reflectance = number * scale + offset lies between 0 and 1. Numbers of "
+            "another kind, as decibels, have to be brought there by them too"
         )
