@@ -20,6 +20,10 @@ _BRIGHTEST = 3.0
 """Half the pixels of a source cannot be brighter than this reflectance, unless its scale is wrong."""
 _DARKEST = 1e-4
 """Nor can half the pixels of every chip of a source be darker than this."""
+_FILL = -0.5
+"""No pixel has less reflectance in all bands, even where too much haze was taken off: it is fill."""
+_ODD = 0.01
+"""So large a share of a chip's pixels may be far too bright or dark in all bands."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: 
         for number, piece in pieces:
             if not piece.valid.any():
                 continue
+            _check_chip(piece)
             for name, dtype in _ARRAYS.items():
                 pixels = getattr(piece, name)
                 chip = np.zeros((*pixels.shape[:-2], size, size), dtype)
@@ -155,6 +160,19 @@ def _write(pieces: Iterator[tuple[int, Piece]], folder: Path, bands: int, size: 
     publish_text(folder / _INDEX, json.dumps(origins))
 
 
+def _check_chip(piece: Piece) -> None:
+    """Refuse a chip that is scaled otherwise than its source says, or whose missing pixels are taken for valid ones."""
+    pixels = piece.reflectance[:, piece.valid]
+    odd = (pixels > _BRIGHTEST).all(axis=0) | (pixels < _FILL).all(axis=0)
+    if odd.mean() > _ODD:
+        example = float(np.median(pixels[0, odd]))
+        raise SamplesError(
+            f"{piece.scene} has pixels whose reflectance is {example:.4g}, which cannot be: its scale "
+            "or offset is wrong, or missing pixels are not declared as nodata; reflectance = number * scale + offset "
+            "lies between 0 and 1, and numbers of another kind, as decibels, have to be brought there by them too"
+        )
+
+
 def _check_brightness(origins: list[dict[str, Any]], number: int, medians: list[float]) -> None:
     """Refuse a source whose numbers cannot be reflectance, so that sources of mixed scaling are noticed.
 
@@ -168,6 +186,5 @@ def _check_brightness(origins: list[dict[str, Any]], number: int, medians: list[
         scene = next(o["scene"] for o in origins if o["source"] == number)
         raise SamplesError(
             f"source {number + 1} ({scene}) has a median reflectance of {median:.4g}, which cannot be: "
-            "its scale or offset is wrong; reflectance = number * scale + offset lies between 0 and 1. Numbers of "
-            "another kind, as decibels, have to be brought there by them too"
+            "its scale or offset is wrong; reflectance = number * scale + offset lies between 0 and 1"
         )

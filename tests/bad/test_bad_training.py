@@ -202,6 +202,27 @@ def test_a_scene_of_nothing_but_nan(tmp_path: Path, train: Train) -> None:
     assert "labels no valid pixel" in train()
 
 
+@pytest.mark.parametrize("fill", [-9999, 65535])
+def test_missing_pixels_that_are_not_declared(tmp_path: Path, recipe: Path, train: Train, fill: int) -> None:
+    """They would count in the mean and the spread by which the network sees all others."""
+    pixels = np.full((2, 64, 64), 1500, np.int32)
+    pixels[:, :10, :10] = fill
+    write_scene(tmp_path / "scene.tif", pixels)
+    assert f"whose reflectance is {fill / 10_000:.4g}, which cannot be" in (said := train())
+    assert "missing pixels are not declared as nodata" in said
+
+
+def test_one_chip_of_many_that_is_scaled_otherwise(tmp_path: Path, recipe: Path, train: Train) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for k in range(5):
+        pixels = np.full((2, 32, 32), 0.2 if k else 2000, np.float32)
+        write_scene(tmp_path / "images" / f"{k}.tif", pixels, scaled=False)
+        write_labels(tmp_path / "labels" / f"{k}.tif", np.full((32, 32), 3, np.uint8))
+    change(recipe, SCENE, 'kind = "chips"\nimages = "images"\nlabels = "labels"\nscale = 1\n')
+    assert "images/0.tif has pixels whose reflectance is 2000, which cannot be" in train()
+
+
 def test_more_folds_than_places(recipe: Path, train: Train) -> None:
     assert "fewer places than 9 folds" in train("--folds", "9")
     assert "2 folds or more" in train("--folds", "1")
