@@ -430,7 +430,7 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
                 f"{path} asks for the {what} {value!r}, which is not run; remove it or fold it into the network"
             )
     _check_array(path, "input", given.get("input") or {}, len(given["bands"]))
-    _check_array(path, "output", result.get("result") or {}, None)
+    _check_array(path, "output", result.get("result") or {}, len(result["classification:classes"]))
     for band in given["bands"]:
         if isinstance(band, dict) and band.keys() & {"format", "expression"}:
             raise ModelError(f"{path} computes the band '{band.get('name')}' by an expression, which is not evaluated")
@@ -445,7 +445,7 @@ def _refuse_what_cannot_be_honoured(p: dict, given: dict, result: dict, path: Pa
             )
 
 
-def _check_array(path: Path, what: str, told: dict, channels: int | None) -> None:
+def _check_array(path: Path, what: str, told: dict, channels: int) -> None:
     """Refuse arrays that are not float32 (batch, channels, height, width), as far as the card tells."""
     first, second, *rest = told.get("dim_order", ("batch", "bands", "height", "width"))
     number = told.get("shape", (-1, -1, -1, -1))[1]
@@ -455,8 +455,9 @@ def _check_array(path: Path, what: str, told: dict, channels: int | None) -> Non
         )
     if told.get("data_type", "float32") != "float32":
         raise ModelError(f"{path}: the {what} is of {told['data_type']!r}; only float32 is understood")
-    if channels is not None and number not in (-1, channels):
-        raise ModelError(f"{path}: the {what} has {number!r} channels, and {channels} bands")
+    if number not in (-1, channels):
+        named = "bands" if what == "input" else "classes"
+        raise ModelError(f"{path}: the {what} has {number!r} channels, and {channels} {named}")
 
 
 def named_classes(classes: tuple[str, ...], name: str = "classes") -> Legend:

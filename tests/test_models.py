@@ -458,6 +458,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["properties"]["mlm:input"][0]["input"]["shape"].__setitem__(1, 7),
         "the input has 7 channels, and 2 bands",
     ),
+    "fewer scores than classes": (
+        lambda c: c["properties"]["mlm:output"][0]["result"]["shape"].__setitem__(1, 1),
+        "the output has 1 channels, and 3 classes",
+    ),
     "no shape": (
         lambda c: c["properties"]["mlm:input"][0]["input"].update({"shape": []}),
         "is not a model card",
