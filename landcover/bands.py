@@ -124,6 +124,8 @@ def _find_band(product: Product, name: str, mapped: str | int | None, sensor: Se
         if hits:
             return _only(hits, name, product), why
     hits = [b for b in product.bands if b.common_name == name]
+    if not hits:  # such as 'vv', which is no band of an optical sensor
+        hits = [b for b in product.bands if b.label and not b.common_name and band_key(b.label) == band_key(name)]
     if not hits:
         if sensor and name not in sensor.band_names:
             raise OtherBandsError(

@@ -23,6 +23,9 @@ from landcover.errors import ModelError, nearest
 from landcover.processors import own_threads
 from landcover.scaling import scale
 
+_LARGEST = 2**16
+"""No argument of an architecture is larger: sizes would overflow before weights are found not to fit."""
+
 
 class DoubleConv(nn.Sequential):
     """Two 3×3 convolutions, each with batch normalisation and ReLU; (N, in, H, W) → (N, out, H, W)."""
@@ -94,6 +97,8 @@ def build_network(architecture: str, bands: int, classes: int, hyperparameters: 
     Raises:
         ModelError: the architecture, its encoder or an argument is not known.
     """
+    if (largest := max((n for n in tree_leaves(hyperparameters) if isinstance(n, int)), default=0)) > _LARGEST:
+        raise ModelError(f"the architecture '{architecture}' is given {largest:,}, more than networks have of anything")
     try:
         if architecture == "pointwise":
             _check_arguments(architecture, hyperparameters, ("bias", "groups"))

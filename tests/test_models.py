@@ -404,8 +404,12 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "cannot be built with",
     ),
     "huge width": (
-        lambda c: c["properties"].update({"mlm:architecture": "unet", "mlm:hyperparameters": {"width": 10**7}}),
+        lambda c: c["properties"].update({"mlm:architecture": "unet", "mlm:hyperparameters": {"width": 2**16}}),
         "disagree",
+    ),
+    "a width at which sizes overflow": (
+        lambda c: c["properties"].update({"mlm:architecture": "unet", "mlm:hyperparameters": {"width": 10**9}}),
+        "is given 1,000,000,000, more than networks have",
     ),
     "no scaling": (
         lambda c: c["properties"]["mlm:input"][0].update({"value_scaling": None}),

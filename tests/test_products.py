@@ -93,6 +93,18 @@ def test_descriptions_are_labels_and_perhaps_common_names(tmp_path: Path) -> Non
     assert product.sensor is None
 
 
+def test_a_band_is_found_by_the_very_name_that_the_model_has_for_it(tmp_path: Path) -> None:
+    """Of radar, say, which no sensor knows; but what is known to be one band is never another."""
+    product = read_product(str(described(tmp_path / "a.tif", "VV", "vh", "Red")))
+    found = resolve_bands(product, ("vh", "vv"), Choice(scale=1, offset=0))
+    assert [b.source.index for b in found] == [2, 1]
+    with pytest.raises(BandError, match="no band that is known to be 'hh'; it holds 3 bands"):
+        resolve_bands(product, ("hh",), Choice(scale=1, offset=0))
+    twice = read_product(str(described(tmp_path / "b.tif", "VV", "vv")))
+    with pytest.raises(BandError, match="more than one band 'vv'"):
+        resolve_bands(twice, ("vv",), Choice(scale=1, offset=0))
+
+
 def test_colours_name_bands_but_alpha_does_not(tmp_path: Path) -> None:
     path = raster(tmp_path / "naip.tif", 4, "uint8", photometric="RGB")
     with rasterio.open(path, "r+") as file:
