@@ -114,7 +114,7 @@ class _UnwrittenError(Exception):
 def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: dict[str, str]) -> None:
     """Let GDAL take the tables as a stream of Arrow batches; it is looked at afterwards whether all of them arrived."""
     import pyogrio  # here, as it imports geopandas, which GeoParquet does without
-    from pyogrio.errors import DataLayerError, DataSourceError
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
     driver = FORMATS[path.suffix.lower()]
     tables = iter(_up_to_some(tables))
@@ -140,7 +140,7 @@ def _write_gdal(tables: Iterator[pyarrow.Table], path: Path, kind: str, facts: d
                 layer_options=options,
             )
         arrived = _arrived(path, driver, given.rows)
-    except (DataSourceError, DataLayerError, pyarrow.ArrowException, RuntimeError) as e:
+    except (DataSourceError, DataLayerError, FeatureError, pyarrow.ArrowException, RuntimeError) as e:
         if given.failure is not None:
             raise given.failure from None
         raise _UnwrittenError(str(e)) from e
@@ -235,11 +235,20 @@ def _arrived(path: Path, driver: str, rows: int) -> bool:
     if driver == "GeoJSON":
         with path.open("rb") as f:
             f.seek(max(0, path.stat().st_size - 16))
-            return f.read().rstrip().endswith(b"}")
+            return b"".join(f.read().split()).endswith((b"}]}", b"[]}"))
     import pyogrio
 
-    arrived = pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] == rows
-    return arrived and (driver != "GPKG" or _is_indexed(path))
+    if pyogrio.read_info(path, layer=0, force_feature_count=True)["features"] != rows:
+        return False
+    return _is_indexed(path) if driver == "GPKG" else rows == 0 or _has_row(path, rows - 1)
+
+
+def _has_row(path: Path, row: int) -> bool:
+    """Whether a row is in a file that was counted by its header; GDAL does not say where the end of one was lost."""
+    import pyogrio
+
+    _, _, shapes, columns = pyogrio.raw.read(path, fids=[row])
+    return shapes[0] is not None and not np.isnan(columns[0][0])
 
 
 def _is_indexed(path: Path) -> bool:

@@ -762,13 +762,17 @@ def test_bad_inputs_are_told_in_one_sentence_and_leave_nothing(tmp_path: Path) -
         assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before, name
 
 
+@pytest.mark.parametrize("lacks", [None, 4])
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str) -> None:
+def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str, lacks: int | None) -> None:
+    """Full from the beginning, or at the very end, where the last bytes that GDAL holds back are lost."""
     out = scene.with_name(f"out{suffix}")
-    vectorize(scene, out, classes=["water"])
+    vectorize(scene, out)
+    most = 2000 if lacks is None else out.stat().st_size - lacks
+    vectorize(scene, out, classes=["water"], overwrite=True)
     before = {p.name: p.read_bytes() for p in scene.parent.iterdir()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
         with pytest.raises(OutputError, match="cannot be written"):
             vectorize(scene, out, overwrite=True)
