@@ -44,6 +44,7 @@ COLUMNS = (REFERENCE, "class_name", "class", "label", "class_id")
 """Columns that may hold the reference class, where none is named: the first of them that is there."""
 
 _VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".geoparquet", ".shp", ".gml", ".kml", ".sqlite"}
+_TABLES = {".csv", ".tsv", ".txt", ".xlsx"}
 _FAR = 1 << 40
 """Pixels; farther away from a map no place is told from another."""
 
@@ -151,12 +152,18 @@ def assess(
         raise ConfigError(f"--level {level:g} is no level of confidence; write for example 0.95")
     if is_local(str(reference)) and not Path(reference).exists():
         raise ConfigError(f"the reference {reference} does not exist; give labelled points, or a raster of classes")
+    suffix = Path(reference).suffix.lower()
+    if suffix in _TABLES:
+        raise ConfigError(
+            f"the reference {reference} is a table that does not tell in which CRS its places are; make points of it, "
+            "in QGIS for example, and give them as .gpkg"
+        )
     with open_map(map_path, legend) as (dataset, known):
         if dataset.crs is None:
             raise MapError(
                 f"{dataset.name} has no CRS, so its pixels have no area; assign one with rio edit-info --crs"
             )
-        if Path(reference).suffix.lower() in _VECTORS:
+        if suffix in _VECTORS:
             points = _read_points(str(reference), column, known, dataset)
             return _by_points(dataset, known, points, level)
         if column is not None:

@@ -535,6 +535,8 @@ def test_more_that_cannot_be_assessed(tmp_path: Path, capsys: pytest.CaptureFixt
         return refused(capsys, tmp_path, "assess", *args)
 
     assert "does not exist" in said(path, "-r", tmp_path / "none.gpkg")
+    (tmp_path / "points.csv").write_text("x,y,reference\n500055,4999955,forest\n")
+    assert "a table that does not tell in which CRS" in said(path, "-r", tmp_path / "points.csv")
     assert "did you mean 'reference'" in said(path, "-r", points, "--column", "referense")
     assert "and so a raster; leave it out" in said(path, "-r", path, "--column", "reference")
     assert "no level of confidence" in said(path, "-r", points, "--level", "95")
