@@ -31,7 +31,7 @@ class Scales(NamedTuple):
     quarter of the way from knot 1 to knot 2. They are float64, in metres.
 
     Attributes:
-        area: of the pixels left of each column, in a row, (knots, width + 1), m².
+        area: of the pixels left of each column, in a row, (knots, width + 1), m²; nan amid pixels off the earth.
         down: length of the edge of a pixel at each column, from a row to the next, (knots, width + 1).
         skew: how far the sides of each pixel are from a right angle, as their scalar product, (knots, width), m².
         row_place: (rows,).
@@ -227,8 +227,12 @@ def _all_equal(degrees: np.ndarray) -> bool:
 
 
 def _summed(values: np.ndarray) -> np.ndarray:
-    """Sums along rows, from 0 on."""
-    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    """Sums along rows, from 0 on, over what is off the earth as over nothing; nan amid it, and not beyond it."""
+    lost = ~np.isfinite(values)
+    sums = np.pad(np.cumsum(np.where(lost, 0, values), axis=1), ((0, 0), (1, 0)))
+    left, right = (np.pad(lost, ((0, 0), side), constant_values=True) for side in ((1, 0), (0, 1)))
+    sums[left & right] = np.nan
+    return sums
 
 
 def _knots(first: int, last: int, step: int, end: int) -> np.ndarray:

@@ -946,6 +946,30 @@ def test_what_is_not_known_is_null_and_not_nan(tmp_path: Path, how: dict) -> Non
     assert table["area_m2"].null_count == table["perimeter_m"].null_count == (0 if crs else len(table))
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("ESRI:54009", Affine(1e5, 0, -1.8e7, 0, -1e5, 9.05e6)),
+        ("+proj=geos +h=35785831 +lon_0=-75 +sweep=x +ellps=GRS80", Affine(6e4, 0, -1.08e7, 0, -6e4, 5.4e6)),
+    ],
+)
+def test_patches_on_the_earth_are_measured_where_rows_begin_and_end_off_it(
+    tmp_path: Path, crs: str, transform: Affine
+) -> None:
+    """The world in Mollweide's ellipse, and the disc that a geostationary satellite sees."""
+    ids = np.zeros((181, 360), np.uint8)
+    ids[40:140, 120:240] = np.random.default_rng(0).integers(1, 5, (100, 120))
+    path, out = write_map(tmp_path / "map.tif", ids, crs=crs, transform=transform), tmp_path / "out.gpkg"
+    counted = {c.class_name: c.hectares for c in stats(path)[0].classes}
+    assert {c.class_name: c.hectares for c in vectorize(path, out).classes} == pytest.approx(counted)
+    traced = read(out)
+    with rasterio.open(path) as dataset:
+        _, perimeters = measure(traced.geometry.to_numpy(), Ground.of(dataset))
+    assert traced.perimeter_m.to_numpy() == pytest.approx(perimeters, rel=1e-4)
+    merged = vectorize(path, out, min_area=traced.area_m2.max() / 3, overwrite=True)
+    assert merged.polygons < len(traced) / 2
+
+
 def test_an_area_beside_the_map_is_told(scene: Path) -> None:
     geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=UTM).to_file(scene.with_name("far.gpkg"))
     summary = vectorize(scene, scene.with_name("out.gpkg"), aoi=scene.with_name("far.gpkg"))
