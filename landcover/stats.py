@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.features import rasterize
 
 from landcover.antimeridian import as_counted
-from landcover.classmap import MAP_NODATA, check_values, open_map, strips
+from landcover.classmap import MAP_NODATA, check_areas, check_values, open_map, strips
 from landcover.errors import ConfigError, MapError, listed, nearest
 from landcover.ground import Ground, coordinates
 from landcover.products import is_local
@@ -43,7 +43,7 @@ class AreaTable:
     Attributes:
         zone: the zone's name; None for the whole map.
         classes: in the order of the legend.
-        nodata_pixels, nodata_hectares: land without a class.
+        nodata_pixels, nodata_hectares: land without a class; nan hectares where some of it lies off the earth.
     """
 
     zone: str | None
@@ -68,7 +68,8 @@ class AreaTable:
             [c.class_name, f"{c.pixels:,}", f"{c.hectares:,.2f}", f"{100 * c.hectares / total:.2f}" if total else "–"]
             for c in self.classes
         ]
-        return [*rows, ["nodata", f"{self.nodata_pixels:,}", f"{self.nodata_hectares:,.2f}", ""]]
+        nodata = "–" if math.isnan(self.nodata_hectares) else f"{self.nodata_hectares:,.2f}"
+        return [*rows, ["nodata", f"{self.nodata_pixels:,}", nodata, ""]]
 
 
 def stats(
@@ -89,7 +90,8 @@ def stats(
         legend: a legend, its name or its file, for maps that carry none.
 
     Raises:
-        MapError: the map cannot be read as one, has no CRS, or holds values that are not in the legend.
+        MapError: the map cannot be read as one, has no CRS, holds values that are not in the legend, or classes off the
+            earth.
         ConfigError: the legend or the zones cannot be used.
     """
     if zone_name is not None and zones is None:
@@ -111,6 +113,7 @@ def stats(
                 if inside is not None:
                     _count(block[at][inside], areas[at][inside], pixels[i], square[i])
     check_values(pixels[0], known, str(map_path))
+    check_areas(square[0, list(known.ids)], known, str(map_path))
     return tuple(_table(zone, known, p, s / 1e4) for zone, p, s in zip([None, *names], pixels, square, strict=True))
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ class VectorOptions:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """The polygons of one class; hectares is None where the map has no CRS."""
+    """The polygons of one class; hectares is None where the map has no CRS, or where some lie off the earth."""
 
     class_id: int
     class_name: str
@@ -180,8 +181,10 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         tables: Iterator[pyarrow.Table] = (_as_asked(table, how, cut) for table in made)
         if how.dissolve:
             tables = iter([_dissolved(pyarrow.concat_tables(list(tables)))])
-        if FORMATS[out.suffix.lower()] == "GeoJSON" and not how.points and _may_cross(source.ground):
-            tables = map(_cut, tables)
+        if FORMATS[out.suffix.lower()] == "GeoJSON" and source.ground is not None:
+            tables = map(partial(_on_earth, name=source.dataset.name), tables)
+            if not how.points and may_cross_antimeridian(source.ground):
+                tables = map(_cut, tables)
         several = how.dissolve or how.connect == 8 or cut
         kind = "Point" if how.points else "MultiPolygon" if several else "Polygon"
         given = (t.drop_columns(KNOWN) for t in tally.counted(tables))
@@ -375,9 +378,10 @@ def _moved(table: pyarrow.Table, crs: str, *, cut: bool) -> pyarrow.Table:
         return np.stack(transformer.transform(*points.T), axis=1)
 
     before = _shapes(table)
-    moved = shapely.transform(before, move)
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
+    points = move(shapely.get_coordinates(before))
+    if not np.isfinite(points).all():
         raise ConfigError(f"the map reaches beyond what --crs {crs} can show; leave it out to keep the map's CRS")
+    moved = shapely.set_coordinates(before.copy(), points)
     apart = np.flatnonzero(torn(before, moved, move))
     parts = lonlat_parts(before[apart], here, there) if cut else moved[apart]
     if shapely.equals_identical(parts, moved[apart]).any():
@@ -403,8 +407,11 @@ def _is_lonlat(crs: str) -> bool:
     return CRS.from_user_input(crs).equals("EPSG:4326", ignore_axis_order=True)
 
 
-def _may_cross(ground: Ground | None) -> bool:
-    return ground is not None and may_cross_antimeridian(ground)
+def _on_earth(table: pyarrow.Table, name: str) -> pyarrow.Table:
+    """The same table; what is off the earth has no area, and no longitude and latitude."""
+    if table["area_m2"].null_count:
+        raise MapError(f"{name} has pixels that lie off the earth, where GeoJSON has no place; cut them off")
+    return table
 
 
 def _cut(table: pyarrow.Table) -> pyarrow.Table:
@@ -423,7 +430,8 @@ def _dissolved(table: pyarrow.Table) -> pyarrow.Table:
         part = table.filter(pyarrow.compute.equal(table["class_id"], number))
         known = part[KNOWN].to_numpy()
         row = {"class_id": number, "class_name": part["class_name"][0].as_py(), KNOWN: known.sum()}
-        row |= {name: pyarrow.compute.sum(part[name]).as_py() for name in ("area_m2", "perimeter_m")}
+        sums = {name: pyarrow.compute.sum(part[name], skip_nulls=False) for name in ("area_m2", "perimeter_m")}
+        row |= {name: total.as_py() for name, total in sums.items()}
         if "mean_confidence" in part.column_names:
             row["mean_confidence"] = (
                 np.nansum(part["mean_confidence"].to_numpy() * known) / known.sum() if known.any() else None
@@ -490,13 +498,17 @@ class _Tally:
             self._polygons += np.bincount(ids, minlength=256)
             if self._source.ground is not None:
                 self._square_metres += np.bincount(ids, numbers(table["area_m2"]), minlength=256)
+                if table["area_m2"].null_count:
+                    lost = table.filter(pyarrow.compute.is_null(table["area_m2"]))
+                    self._square_metres[numbers(lost["class_id"])] = np.nan
             yield table
 
     def summary(self, out: Path, how: VectorOptions) -> VectorSummary:
         source = self._source
         has_crs = source.ground is not None
+        told = np.isfinite(self._square_metres) & has_crs
         rows = tuple(
-            ClassCount(c.id, c.name, int(self._polygons[c.id]), self._square_metres[c.id] / 1e4 if has_crs else None)
+            ClassCount(c.id, c.name, int(self._polygons[c.id]), self._square_metres[c.id] / 1e4 if told[c.id] else None)
             for c in source.legend.classes
             if c.id in source.wanted
         )
@@ -508,6 +520,8 @@ class _Tally:
             notes.append("the map holds none of the classes asked for, so the layer is empty")
         if not has_crs:
             notes.append("the map has no CRS, so area_m2 and perimeter_m are null")
+        elif not told.all():
+            notes.append("some polygons reach off the earth, so their area_m2 and the hectares of their class are null")
         if FORMATS[out.suffix.lower()] == "GeoJSON" and how.crs is not None and not _is_lonlat(how.crs):
             notes.append(
                 f"GeoJSON is longitude and latitude on WGS 84 (RFC 7946), not --crs {how.crs}; for that write another "

@@ -412,6 +412,21 @@ def test_no_area_is_told_of_a_map_that_lies_on_no_map(tmp_path: Path, capsys: py
     assert "which no map can be in" in refused(capsys, tmp_path, "stats", path)
 
 
+def test_land_off_the_earth_has_no_area_and_nodata_there_takes_none_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A map of the world in Mollweide's ellipse, with classes in its middle alone, and everywhere."""
+    ids = np.zeros((181, 360), np.uint8)
+    ids[80:100, 170:190] = 1
+    place = Affine(1e5, 0, -1.8e7, 0, -1e5, 9.05e6)
+    path = write_map(tmp_path / "map.tif", ids, crs="ESRI:54009", transform=place)
+    (table,) = stats(path)
+    assert table.hectares == pytest.approx(400 * 1e6, rel=0.01)
+    assert "nan" not in run(capsys, "stats", path).out
+    whole = write_map(tmp_path / "whole.tif", np.ones_like(ids), crs="ESRI:54009", transform=place)
+    assert "pixels of 'forest' that lie off the earth" in refused(capsys, tmp_path, "stats", whole)
+
+
 def test_strips_and_zones_are_measured_at_their_latitude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From 70° to 10° north: pixels of the last rows are almost three times as large as those of the first."""
     place = Affine(0.05, 0, 10, 0, -0.05, 70)

@@ -970,6 +970,24 @@ def test_patches_on_the_earth_are_measured_where_rows_begin_and_end_off_it(
     assert merged.polygons < len(traced) / 2
 
 
+@pytest.mark.parametrize("how", [{}, {"dissolve": True}, {"fill_holes": True, "smooth": True}])
+def test_what_lies_off_the_earth_has_no_area(tmp_path: Path, how: dict) -> None:
+    """The corners of a map of the world in Mollweide's ellipse."""
+    ids = np.ones((91, 180), np.uint8)
+    ids[40:50, 80:90] = 2
+    place = Affine(2e5, 0, -1.8e7, 0, -2e5, 9.1e6)
+    path, out = write_map(tmp_path / "map.tif", ids, crs="ESRI:54009", transform=place), tmp_path / "out.gpkg"
+    forest, water = vectorize(path, out, classes=["forest", "water"], **how).classes
+    assert forest.hectares is None
+    assert water.hectares == pytest.approx(4e12 / 1e4, rel=0.1)
+    assert read(out).set_index("class_name").area_m2.isna().to_dict() == {"forest": True, "water": False}
+    with pytest.raises(MapError, match="off the earth, where GeoJSON has no place"):
+        vectorize(path, tmp_path / "out.geojson", **how)
+    for crs in ("EPSG:4326", "EPSG:3995"):
+        with pytest.raises(ConfigError, match="reaches beyond what --crs"):
+            vectorize(path, out, crs=crs, overwrite=True, **how)
+
+
 def test_an_area_beside_the_map_is_told(scene: Path) -> None:
     geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=UTM).to_file(scene.with_name("far.gpkg"))
     summary = vectorize(scene, scene.with_name("out.gpkg"), aoi=scene.with_name("far.gpkg"))
