@@ -333,6 +333,7 @@ def test_a_state_that_cannot_be_read_is_told_and_can_be_deleted(
         (["--scheduler", "nowhere.json"], "neither an address"),
         (["--scheduler", "nowhere.json", "--workers", "2"], "give one of them"),
         (["--limit", "-1"], "limit"),
+        (["--limit", "-1", "--only-failed"], "--limit must be at least 1"),
         (["--where", "cloudy < 20"], "cloudy"),
         (["--bbox", "1,2,3"], "bbox"),
     ],
@@ -780,6 +781,12 @@ def test_results_that_lie_among_scenes_are_left_out(
         assert {scene["name"] for scene in json.loads(plan.out)["largest"]} == set(SIZES)
         assert caplog.messages[-1].startswith("Left out, for landcover made them: ")
         assert str(scenes / "one_map.tif") in caplog.messages[-1]
+    (scenes / "cut.tif").write_bytes((scenes / "one.tif").read_bytes()[:500])
+    for limit, chosen in {1: set(), 2: {"one"}, 3: {"one", "sub/three"}, 9: set(SIZES)}.items():
+        plan = batch(capsys, scenes, scenes / "second", pointwise, "--dry-run", "--json", "--limit", str(limit))
+        told = json.loads(plan.out)
+        assert {scene["name"] for scene in told["largest"]} == chosen, "a scene that cannot be read counts, maps do not"
+        assert [record["name"] for record in told["broken"]] == ["cut"]
     nothing = batch(capsys, scenes / "first", tmp_path / "out", pointwise)
     assert nothing.code == 3
     assert f"landcover made all that is chosen of {scenes / 'first'} ({scenes / 'first'}" in nothing.err

@@ -66,6 +66,8 @@ class BatchOptions:
             raise ConfigError(f"--workers must be at least 1, not {self.workers}")
         if self.workers is not None and self.scheduler is not None:
             raise ConfigError("--workers starts workers on this machine, --scheduler joins a cluster; give one of them")
+        if (limit := self.choose.get("limit")) is not None and limit < 1:
+            raise ConfigError(f"--limit must be at least 1, not {limit}")
         if self.retries < 0:
             raise ConfigError(f"--retries must be 0 or more, not {self.retries}")
         if self.part_rows is not None and self.part_rows < 0:

@@ -24,13 +24,14 @@ from landcover.batch.identity import digest, identity, sensor_content, unsigned
 from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.state import FOLDER, Record
-from landcover.catalog import Entry, choose, measure, read_catalog
+from landcover.catalog import Entry, choose, is_searched, measure, read_catalog
 from landcover.errors import (
     BandError,
     BatchError,
     CatalogError,
     ConfigError,
     LandcoverError,
+    NoSceneError,
     SceneError,
     counted,
     listed,
@@ -134,8 +135,7 @@ def plan_batch(options: BatchOptions, known: dict[str, Record]) -> BatchPlan:
 
 def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
     """The scenes that satisfy every condition; with `only_failed` the limit is for later, when it is known which."""
-    limit = None if options.only_failed else options.choose.get("limit")
-    chosen = choose(scenes, **{**options.choose, "limit": limit})
+    chosen = choose(scenes, **{**options.choose, "limit": None})
     if not chosen:
         asked = {k: v for k, v in options.choose.items() if v is not None and k != "limit"}
         alone = {k: v for k, v in asked.items() if len(asked) > 1 and not choose(scenes, **{k: v})}
@@ -144,7 +144,18 @@ def _chosen(scenes: list[Entry], options: BatchOptions) -> list[Entry]:
             f"of {counted(len(scenes), 'scene')} in {options.catalog} none is chosen by {by}; "
             "`landcover catalog list` shows what there is"
         )
-    return chosen
+    limit = None if options.only_failed else options.choose.get("limit")
+    return chosen[:limit] if limit is None or not is_searched(options.catalog) else _first(chosen, limit)
+
+
+def _first(chosen: list[Entry], limit: int) -> list[Entry]:
+    """The first so many scenes, and what landcover made that lies among them, which is no scene."""
+    first: list[Entry] = []
+    while limit and len(first) < len(chosen):
+        some = chosen[len(first) : len(first) + limit]
+        limit -= sum(not isinstance(found, NoSceneError) for found in _measured(some))
+        first += some
+    return first
 
 
 def _typed(value: Any) -> str:
