@@ -147,7 +147,14 @@ class VectorSummary:
         return sum(c.polygons for c in self.classes)
 
 
-def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> VectorSummary:
+def vectorize(
+    map_path: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    watch: Callable[[int], None] = lambda rows: None,
+    **options: Any,
+) -> VectorSummary:
     """Turn a class map into polygons, to use it in a GIS.
 
     Neighbouring polygons share their borders vertex by vertex, so that no gap opens between them when they are
@@ -163,6 +170,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
         map_path: a class map, uint8, 0 = nodata.
         out: the file; its suffix gives the format (.gpkg .geojson .json .fgb .parquet .geoparquet .shp).
         overwrite: replace `out`.
+        watch: is told of so many more rows as they are read, each twice with `min_area`; what it raises ends the work.
         options: the attributes of `landcover.vectorization.VectorOptions`, such as `min_area` and `simplify`.
 
     Raises:
@@ -174,7 +182,7 @@ def vectorize(map_path: str | Path, out: str | Path, *, overwrite: bool = False,
     check_layer(out, overwrite=overwrite)
     if out.resolve() in {Path(read).resolve() for read in (map_path, how.aoi, how.confidence) if read is not None}:
         raise OutputError(f"{out} is an input of this run; choose another name for the output")
-    with _open(map_path, how) as source, ExitStack() as stack:
+    with _open(map_path, how, watch) as source, ExitStack() as stack:
         facts, cut = _facts(source, how), _is_cut(source, how)  # before another thread reads the dataset
         made = stack.enter_context(read_ahead(_features(source, how), depth=1))
         tally = _Tally(source)
@@ -232,6 +240,7 @@ class _Source:
         wanted: class ids that are to be written.
         ground: where it lies; None without a CRS.
         counts: how often each value was seen, int64 (256,), as it is read.
+        watch: is told of rows that were read.
     """
 
     dataset: rasterio.DatasetReader
@@ -239,15 +248,18 @@ class _Source:
     wanted: tuple[int, ...]
     ground: Ground | None
     counts: np.ndarray
+    watch: Callable[[int], None]
 
 
 @contextmanager
-def _open(map_path: str | Path, how: VectorOptions) -> Iterator[_Source]:
+def _open(
+    map_path: str | Path, how: VectorOptions, watch: Callable[[int], None] = lambda rows: None
+) -> Iterator[_Source]:
     with open_map(map_path, how.legend) as (dataset, legend):
         wanted = tuple(legend.id_of(name) for name in how.classes) if how.classes is not None else legend.ids
         if how.crs is not None and dataset.crs is None:
             raise ConfigError(f"--crs {how.crs} is given, but the map has no CRS; leave it out")
-        yield _Source(dataset, legend, wanted, _ground(dataset, how), np.zeros(256, np.int64))
+        yield _Source(dataset, legend, wanted, _ground(dataset, how), np.zeros(256, np.int64), watch)
 
 
 def _facts(source: _Source, how: VectorOptions) -> dict[str, str]:
@@ -351,6 +363,7 @@ def _checked(source: _Source, area: Area | None) -> Iterator[tuple[int, np.ndarr
             ids = np.where(area.mask(Box(row, row + len(ids), 0, dataset.width)), ids, 0).astype(np.uint8)
             counts = count_values(ids, source.legend)
         source.counts[:] += counts
+        source.watch(len(ids))
         yield row, ids
 
 

@@ -6,6 +6,8 @@ import pickle
 import re
 import shutil
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -1128,13 +1130,31 @@ def test_the_size_of_a_mosaic_is_told_before_it_is_made_and_which_map_makes_it_s
     folder.mkdir()
     for i, (name, place) in enumerate({"a": (0, 0), "far": (900, 2950), "b": (50, 0), "c": (100, 0)}.items()):
         write_scene(folder / f"{name}.tif", digital_numbers(50, 50, seed=i), transform=UTM @ Affine.translation(*place))
-    large = batch(capsys, folder, out, pointwise, "--mosaic", "later")
+    large = batch(capsys, folder, out, pointwise, "--mosaic", "later", "--merge-polygons")
     told = f"has 3,000 × 950 pixels, of which the maps fill less than a hundredth; {map_of(out, 'far')} lies farthest"
     assert large.code == 0, large
-    assert large.err.index(told) < large.err.index("Mosaic: 100 %")
+    told_of = [large.err.index(each) for each in (told, "Mosaic: 100 %", "Polygons: 100 %")]
+    assert told_of == sorted(told_of)
     assert "--bbox" in large.err
     small = batch(capsys, folder, out, pointwise, "--mosaic", "later", "--where", "name <> 'far'")
     assert "The mosaic has 50 × 150 pixels\n" in small.err
+
+
+def test_polygons_of_all_maps_are_no_longer_made_when_the_batch_is_closed(
+    tmp_path: Path, scenes: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def vectorize(*args: Any, watch: Callable[[int], None], **options: Any) -> None:
+        for _ in range(10**6):
+            watch(1)
+        made.append("to the end")
+
+    monkeypatch.setattr("landcover.vectorization.vectorize", vectorize)
+    options = BatchOptions(str(scenes), tmp_path / "out", str(pointwise.folder), HOW, workers=1, merged={})
+    with closing(run_batch(options)) as events:
+        assert any(event == Told("Polygons: 10 %") for event in events)
+    assert not made
 
 
 def test_what_is_made_of_all_maps_follows_them_and_the_options(

@@ -781,6 +781,22 @@ def test_a_full_disk_is_an_error_and_the_old_file_stays(scene: Path, suffix: str
     assert {p.name: p.read_bytes() for p in scene.parent.iterdir()} == before
 
 
+def test_who_watches_is_told_of_every_row_and_can_end_the_work(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.tif", np.tile(blotches(1), (6, 1)))
+    told: list[int] = []
+    vectorize(path, tmp_path / "p.gpkg", watch=told.append)
+    assert sum(told) == 720
+    vectorize(path, tmp_path / "p.gpkg", watch=told.append, min_area=1000, overwrite=True)
+    assert sum(told) == 720 + 2 * 720, "to know what is small, the map is read once more"
+
+    def end(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(path, tmp_path / "none.gpkg", watch=end)
+    assert not list(tmp_path.glob("*none*"))
+
+
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".fgb"])
 def test_killed_in_the_middle_it_leaves_nothing_under_its_name(tmp_path: Path, suffix: str) -> None:
     """Killed at ten moments while it writes; then it runs through, over what the killed ones left."""

@@ -3,9 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,9 +18,11 @@ from landcover.batch.jobs import Job, Needs
 from landcover.batch.options import BatchOptions
 from landcover.batch.schedule import Told
 from landcover.batch.state import Made, Record, State
+from landcover.classmap import open_raster
 from landcover.errors import LandcoverError, counted, listed
 from landcover.items import write_catalog
 from landcover.mosaic import Mosaic, fill_mosaic, plan_mosaic, write_vrt
+from landcover.pipeline import StoppedError
 
 _SPARSE = 100
 """How many times as large as its maps a mosaic may be and nothing is said of it."""
@@ -136,7 +142,7 @@ def _products(options: BatchOptions, jobs: list[Job]) -> Iterator[_Product]:
     if options.merged is not None:
         polygons = out / f"polygons{options.suffix}"
         asked = [options.mosaic, options.merged, options.suffix]
-        joined = partial(_at_once, _polygons, mosaic, polygons, options.merged)
+        joined = partial(_polygons, mosaic, polygons, options.merged)
         yield _Product("polygons", polygons, asked, joined, True, of="mosaic")
 
 
@@ -168,13 +174,18 @@ def _virtual(maps: list[Path], out: Path) -> Made:
 def _mosaic(jobs: list[Job], out: Path, confidences: list[Path] | None) -> Making:
     plan = plan_mosaic([job.map for job in jobs], out, confidences=confidences)
     yield Told(f"The mosaic has {plan.grid.height:,} × {plan.grid.width:,} pixels{_sparse(plan)}")
+    yield from _tenths("Mosaic", fill_mosaic(plan, overwrite=True), plan.pixels)
+    return _made(out, notes=() if confidences else _untimed(jobs, plan))
+
+
+def _tenths(label: str, done: Iterable[int], total: int) -> Iterator[Told]:
+    """Tell each tenth of what is being done."""
     told = 0
-    for pixels in fill_mosaic(plan, overwrite=True):
-        tenths = pixels * 10 // plan.pixels
+    for count in done:
+        tenths = count * 10 // total
         if tenths > told:
             told = tenths
-            yield Told(f"Mosaic: {tenths * 10} %")
-    return _made(out, notes=() if confidences else _untimed(jobs, plan))
+            yield Told(f"{label}: {tenths * 10} %")
 
 
 def _untimed(jobs: list[Job], plan: Mosaic) -> list[str]:
@@ -200,11 +211,28 @@ def _sparse(plan: Mosaic) -> str:
     )
 
 
-def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Made:
-    """Polygons of the mosaic, so that none is cut where scenes meet."""
+def _polygons(mosaic: Path, out: Path, vectors: dict[str, Any]) -> Making:
+    """Polygons of the mosaic, so that none is cut where scenes meet; made in a thread, which tells how far it is."""
     from landcover.vectorization import vectorize
 
-    return _made(vectorize(mosaic, out, overwrite=True, **vectors).path)
+    with open_raster(mosaic) as file:
+        rows = file.height * (2 if vectors.get("min_area") else 1)
+    read: SimpleQueue[int | None] = SimpleQueue()
+    stop = Event()
+
+    def watch(count: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+        read.put(count)
+
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(vectorize, mosaic, out, overwrite=True, watch=watch, **vectors)
+        made.add_done_callback(lambda _: read.put(None))
+        try:
+            yield from _tenths("Polygons", accumulate(iter(read.get, None)), rows)
+        finally:
+            stop.set()
+    return _made(made.result().path)
 
 
 def _job(options: BatchOptions, record: Record) -> Job:
