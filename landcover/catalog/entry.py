@@ -31,6 +31,7 @@ _TAKEN = {"catalog.json", "run.json", "mosaic.tif", "mosaic.vrt"}
 """What a batch writes beside the folders of its scenes."""
 
 _SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{1,7}$")
+_CUTTING = re.compile("[#?;%]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
-def without_suffix(name: str) -> str:
-    """A file's name without what looks like a suffix; `.v2.0` does not."""
-    return _SUFFIX.sub("", name)
+def name_of(path: str) -> str:
+    """What a scene is called after its file: without what looks like a suffix (not `.v2.0`), and what cuts hrefs."""
+    return _CUTTING.sub("_", _SUFFIX.sub("", path))
 
 
 def absolute(path: str | Path) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from landcover.catalog.entry import Entry, absolute, without_suffix
+from landcover.catalog.entry import Entry, absolute, name_of
 from landcover.catalog.trees import read_json
 from landcover.products import SUFFIXES, is_local, is_product
 
@@ -54,13 +54,13 @@ def single_entry(source: str) -> Entry:
         path = absolute(source)
         return _named_from(path, str(Path(path).parent))
     name = source.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return Entry(source, without_suffix(name) or "scene")
+    return Entry(source, name_of(name) or "scene")
 
 
 def _named_from(path: str, root: str) -> Entry:
     """An entry whose name is its place below a folder."""
     place = Path(path).name if path == root else Path(path).relative_to(root).as_posix()
-    return Entry(path, without_suffix(place))
+    return Entry(path, name_of(place))
 
 
 def _scenes_below(root: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ import shapely
 from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
-from landcover.catalog.entry import Entry, Held, absolute, make_entries, without_suffix
+from landcover.catalog.entry import Entry, Held, absolute, make_entries, name_of
 from landcover.catalog.features import item_entry, plausible, shared
 from landcover.errors import CatalogError, nearest
 from landcover.products import is_local, parse_datetime
@@ -269,7 +269,7 @@ def _default_name(written: str) -> str:
     """The path below the table's folder, or the file's name alone where it lies elsewhere."""
     written = written.partition("?")[0] if not is_local(written) else os.path.normpath(written).replace(os.sep, "/")
     below = is_local(written) and not written.startswith(("/", "..")) and written[1:2] != ":"
-    return without_suffix(written if below else written.rstrip("/").rpartition("/")[2])
+    return name_of(written if below else written.rstrip("/").rpartition("/")[2])
 
 
 def _text(values: dict[str, Any], name: str, where: str) -> str | None:
