@@ -1122,6 +1122,24 @@ def test_maps_that_are_no_longer_in_the_catalog_are_told(
     assert "earlier runs" not in batch(capsys, scenes, out, pointwise).err
 
 
+def test_polygons_and_confidence_of_an_earlier_map_are_told_beside_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
+) -> None:
+    """They are left, and told as long as they lie there: first all, then those that were not made anew."""
+    out = tmp_path / "out"
+    both, names = ["--vectorize", "--confidence"], ("two_polygons.gpkg", "two_confidence.tif")
+    catalog = scenes / "two.tif"
+    assert "older than" not in batch(capsys, catalog, out, pointwise, *both).err
+    assert "older than" not in batch(capsys, catalog, out, pointwise, "--confidence").err, "the map was kept"
+    for _ in range(2):
+        told = batch(capsys, catalog, out, pointwise, "--scale", "3e-4").err
+        assert all(str(out / "two" / name) in told.split("older than the maps beside them")[1] for name in names)
+    fewer = batch(capsys, catalog, out, pointwise, "--scale", "3e-4", "--vectorize").err
+    assert "two_confidence.tif; --confidence" in fewer
+    assert "two_polygons" not in fewer
+    assert "older than" not in batch(capsys, catalog, out, pointwise, "--scale", "3e-4", *both).err
+
+
 def test_the_size_of_a_mosaic_is_told_before_it_is_made_and_which_map_makes_it_so_large(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
 ) -> None:

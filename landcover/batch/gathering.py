@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -23,6 +24,7 @@ from landcover.errors import LandcoverError, counted, listed
 from landcover.items import write_catalog
 from landcover.mosaic import Mosaic, fill_mosaic, plan_mosaic, write_vrt
 from landcover.pipeline import StoppedError
+from landcover.vectorfiles import FORMATS
 
 _SPARSE = 100
 """How many times as large as its maps a mosaic may be and nothing is said of it."""
@@ -82,7 +84,9 @@ def gather(options: BatchOptions, done: list[Record], state: State) -> Generator
     gathered = Gathered(notes=_left_behind(options, done, state))
     done = sorted(done, key=lambda record: (record.datetime, record.name))  # the later lie above the earlier
     maps = _digest([[record.name, record.digest, record.finished] for record in done])
-    products = list(_products(options, [_job(options, record) for record in done]))
+    jobs = [_job(options, record) for record in done]
+    gathered.notes += _outdated(jobs)
+    products = list(_products(options, jobs))
     for product in products:
         if product.of and product.of not in gathered.outputs:
             gathered.miss(product, f"without the {product.of} there are no {product.what} of all maps")
@@ -126,6 +130,23 @@ def _left_behind(options: BatchOptions, done: list[Record], state: State) -> lis
         f"{counted(count, 'map')} of earlier runs {'is' if count == 1 else 'are'} not in the catalog, the mosaics and "
         "the report, being of scenes that were not chosen now or that the catalog no longer has, or of other "
         "options; a run that chooses all scenes has the maps of all of them"
+    ]
+
+
+def _outdated(jobs: list[Job]) -> list[str]:
+    """A note of what lies beside maps, was not asked for now, and is older than they are."""
+    endings = {"_confidence.tif", *(f"_polygons{suffix}" for suffix in FORMATS)}
+    older: list[Path] = []
+    for job in jobs:
+        beside = {job.path(ending) for ending in endings} - set(job.outputs.values())
+        with suppress(OSError):  # a map that is gone is told where it is read
+            made = job.map.stat().st_mtime_ns
+            older += sorted(p for p in beside.intersection(job.folder.iterdir()) if p.stat().st_mtime_ns < made)
+    if not older:
+        return []
+    return [
+        f"older than the maps beside them, and not of these, are {listed([str(path) for path in older])}; --confidence "
+        "and --vectorize make them anew, or remove them"
     ]
 
 
