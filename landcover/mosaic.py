@@ -390,10 +390,12 @@ def _told(legend: Legend) -> str:
 
 
 def _grid(maps: Sequence[_Map], crs: CRS) -> _Grid:
-    """The grid of most of the maps that lie in a CRS, as large as all of them."""
+    """The grid, by size and place of its pixels, of most of the maps that lie in a CRS, as large as all of them."""
     own = [m for m in maps if m.crs == crs and not m.flaw]
     a, e = _most_common([m.resolution for m in own]) if own else _new_resolution(maps[0], crs)
-    first = next((m.transform for m in own if m.resolution == (a, e)), Affine(a, 0, 0, 0, e, 0))
+    same = [m.transform for m in own if m.resolution == (a, e)] or [Affine(a, 0, 0, 0, e, 0)]
+    shifts = [[round(start / step % 1, 3) % 1 for start, step in ((t.c, t.a), (t.f, t.e))] for t in same]
+    first = same[shifts.index(_most_common(shifts))]
     bounds = np.array([_bounds_in(crs, m) for m in maps])
     left, bottom = bounds[:, :2].min(axis=0).tolist()
     right, top = bounds[:, 2:].max(axis=0).tolist()

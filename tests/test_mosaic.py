@@ -118,6 +118,21 @@ def test_a_map_off_the_grid_is_resampled_to_the_nearest_pixel(tmp_path: Path) ->
     assert (read_map(write_vrt(maps, tmp_path / "m.vrt")[0][0]) == merged).mean() > 0.97
 
 
+def test_the_grid_is_that_of_most_maps_not_of_the_first(tmp_path: Path) -> None:
+    """The first one lies off it by parts of pixels; the others keep every pixel, in both kinds of mosaic."""
+    write_map(tmp_path / "off.tif", classes(9, 9), transform=at(0.4, 0.3))
+    parts = [(20, 0, classes(12, 10, seed=1)), (15, 30, classes(8, 11, seed=2))]
+    maps = [write_map(tmp_path / f"{i}.tif", ids, transform=at(r, c)) for i, (r, c, ids) in enumerate(parts)]
+    merge([tmp_path / "off.tif", *maps], tmp_path / "mosaic.tif")
+    write_vrt([tmp_path / "off.tif", *maps], tmp_path / "mosaic.vrt")
+    for name in ("mosaic.tif", "mosaic.vrt"):
+        with rasterio.open(tmp_path / name) as file:
+            for row, col, ids in parts:
+                window = file.window(*rasterio.transform.array_bounds(*ids.shape, at(row, col)))
+                assert np.allclose(window.flatten(), np.round(window.flatten()), atol=1e-6), "no pixel is moved"
+                assert np.array_equal(file.read(1, window=window.round_offsets()), ids)
+
+
 def test_maps_of_several_crs_make_one_mosaic_and_several_virtual_ones(tmp_path: Path) -> None:
     home = [write_map(tmp_path / f"{i}.tif", classes(60, 50, i) + 1, transform=at(0, 50 * i)) for i in range(2)]
     ids = np.full((20, 20), 3, np.uint8)
