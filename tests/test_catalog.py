@@ -597,10 +597,13 @@ def test_what_the_catalog_says_is_kept(tmp_path: Path) -> None:
     assert look(Entry(str(path), "a")).datetime == dt.datetime(2022, 7, 1, 10, 10, 41, tzinfo=UTC)
 
 
-def test_a_scene_without_a_place_has_no_footprint(tmp_path: Path) -> None:
+def test_a_scene_without_a_place_has_no_footprint_and_where_one_is_asked_for_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_scene(tmp_path / "a.tif", digital_numbers(6, 5), crs=None)
     assert look(Entry(str(path), "a")).footprint is None
     assert choose([Entry(str(path), "a")], bbox=(0, 0, 1, 1)) == []
+    assert caplog.messages == ["--bbox and --aoi leave out 1 scene of unknown place: a"]
 
 
 def test_an_item_held_by_the_catalog_is_looked_at(tmp_path: Path) -> None:

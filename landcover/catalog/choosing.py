@@ -142,6 +142,10 @@ def _touching(entries: list[Entry], places: list[list[BaseGeometry]]) -> list[En
     """The entries that touch each of the places, or may do so for all that is known."""
     looked = survey(e for e in entries if e.footprint is None)
     known = [e if e.footprint is not None else _known(next(looked)) for e in entries]
+    if silent := [e.name for e in known if e is not None and e.footprint is None]:
+        _log.warning(
+            "--bbox and --aoi leave out %s of unknown place: %s", counted(len(silent), "scene"), listed(silent)
+        )
     footprints = np.array([None if e is None else e.footprint for e in known], object)
     taken = np.array([e is None for e in known], bool)
     near = np.ones(len(entries), bool)
