@@ -1122,6 +1122,16 @@ def test_maps_that_are_no_longer_in_the_catalog_are_told(
     assert "earlier runs" not in batch(capsys, scenes, out, pointwise).err
 
 
+def test_a_scene_without_a_place_that_is_allowed_gets_polygons_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pointwise: Model
+) -> None:
+    scene = write_scene(tmp_path / "a.tif", digital_numbers(40, 30), crs=None)
+    result = batch(capsys, scene, tmp_path / "out", pointwise, "--allow-no-crs", "--vectorize")
+    assert result.code == 0, result
+    assert "a: the map has no CRS, so area_m2 and perimeter_m are null" in result.err
+    assert len(geopandas.read_file(tmp_path / "out/a/a_polygons.gpkg", layer="landcover"))
+
+
 def test_polygons_and_confidence_of_an_earlier_map_are_told_beside_the_new_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
 ) -> None:

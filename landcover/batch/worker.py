@@ -305,7 +305,8 @@ def _make_polygons(job: Job) -> tuple[str, ...]:
     from landcover.vectorization import vectorize
 
     confidence = job.outputs.get("confidence")  # where there is one, polygons tell its mean
-    return vectorize(job.map, job.polygons, overwrite=True, confidence=confidence, **job.vectors or {}).notes
+    how = {"allow_no_crs": job.mapping.get("allow_no_crs", False)} | (job.vectors or {})
+    return vectorize(job.map, job.polygons, overwrite=True, confidence=confidence, **how).notes
 
 
 def _item(job: Job) -> dict[str, Any]:
