@@ -1145,7 +1145,7 @@ def test_polygons_and_confidence_of_an_earlier_map_are_told_beside_the_new_one(
         told = batch(capsys, catalog, out, pointwise, "--scale", "3e-4").err
         assert all(str(out / "two" / name) in told.split("older than the maps beside them")[1] for name in names)
     fewer = batch(capsys, catalog, out, pointwise, "--scale", "3e-4", "--vectorize").err
-    assert "two_confidence.tif; --confidence" in fewer
+    assert "two_confidence.tif; remove" in fewer
     assert "two_polygons" not in fewer
     assert "older than" not in batch(capsys, catalog, out, pointwise, "--scale", "3e-4", *both).err
 

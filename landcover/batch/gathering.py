@@ -145,8 +145,8 @@ def _outdated(jobs: list[Job]) -> list[str]:
     if not older:
         return []
     return [
-        f"older than the maps beside them, and not of these, are {listed([str(path) for path in older])}; --confidence "
-        "and --vectorize make them anew, or remove them"
+        f"older than the maps beside them, and not of these, are {listed([str(path) for path in older])}; "
+        "remove them, or make them anew with --confidence, or with --vectorize and their --format"
     ]
 
 
