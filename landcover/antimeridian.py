@@ -34,10 +34,12 @@ def lonlat_parts(shapes: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     """
     polygons, of = shapely.get_parts(shapes, return_index=True)
     pieces, polygon = shapely.get_parts(_moved(polygons, crs, there), return_index=True)
-    moved = _collected(pieces, of[polygon], shapes)
+    moved = _at_the_antimeridian(_collected(pieces, of[polygon], shapes))
     bounds = shapely.bounds(moved)
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
-        parts = shapely.get_parts(shapely.union_all(turns(moved[i])))  # a whole turn meets itself again
+        parts = shapely.get_parts(
+            shapely.union_all(turns(shapely.make_valid(moved[i])))
+        )  # a whole turn meets itself again
         moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else _together(parts)
     return moved
 
@@ -172,6 +174,14 @@ def _moved(polygons: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     lonlat[apart[whole]] = turned[whole]
     lonlat[apart[~whole]] = in_one_piece(lonlat[apart[~whole]])
     return lonlat
+
+
+def _at_the_antimeridian(shapes: np.ndarray) -> np.ndarray:
+    """Shapes whose points lie on the antimeridian where they are next to it, so that no part is thinner than digits."""
+    points = shapely.get_coordinates(shapes)
+    there = 360 * np.round((points[:, 0] - 180) / 360) + 180
+    points[:, 0] = np.where(np.abs(points[:, 0] - there) < _LEAST_DEGREES, there, points[:, 0])
+    return shapely.set_coordinates(shapes, points)
 
 
 def _collected(parts: np.ndarray, of: np.ndarray, shapes: np.ndarray) -> np.ndarray:

@@ -412,6 +412,7 @@ WORLD = 2 * 20037508.342789244
         ("EPSG:32760", Affine(500, 0, 808_000, 0, -500, 8_100_000), None),
         ("EPSG:32601", Affine(500, 0, 170_000, 0, -500, 2_100_000), None),
         ("EPSG:3857", Affine(500, 0, WORLD / 2 - 30_000, 0, -500, -1_800_000), WORLD),
+        ("EPSG:3857", Affine(500, 0, 20037508.34 - 30_000, 0, -500, -1_800_000), WORLD),  # an edge 3 mm beside it
         ("EPSG:4326", Affine(1 / 60, 0, 179, 0, -1 / 60, -16), 360),
         ("EPSG:4269", Affine(1 / 60, 0, -181, 0, -1 / 60, 55), 360),
         ("EPSG:4326", Affine(1 / 60, 0, 359, 0, -1 / 60, 50), 360),
@@ -490,6 +491,13 @@ def test_geojson_around_a_pole_holds_every_pixel_once(tmp_path: Path, crs: str, 
     pixels, polygons = shapely.STRtree(table.geometry).query(shapely.points(*lonlat), predicate="within")
     assert sorted(pixels) == list(range(ids.size))
     assert np.mean(ids.ravel()[pixels] != table.class_id.to_numpy()[polygons]) < 0.02
+
+
+def test_geojson_of_coarse_pixels_beside_a_pole(tmp_path: Path) -> None:
+    """Their edges are as long as the way to it, so that outlines cross themselves in degrees."""
+    ids = blotches(0)[:37, :40].copy()
+    write_map(tmp_path / "m.tif", ids, crs="EPSG:3413", transform=Affine(25_000, 0, -1_000_000, 0, -25_000, 1_125_000))
+    _is_as_geojson_wants_it(read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson").path))
 
 
 def _is_as_geojson_wants_it(table: geopandas.GeoDataFrame) -> None:
