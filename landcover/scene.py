@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.errors import RasterioError
@@ -23,7 +24,7 @@ from landcover.bands import Band, Choice, check_place, counts_alpha, resolve_ban
 from landcover.errors import PlaceError, SceneError
 from landcover.grid import Box
 from landcover.ground import ground_resolution
-from landcover.products import Product, gdal_cache, gdal_options, open_file, read_product
+from landcover.products import Product, gdal_cache, gdal_options, header_errors, open_file, read_product
 from landcover.specs import load_sensor
 
 _AS_STORED = ("uint8", "int16", "uint16", "float32")
@@ -96,8 +97,9 @@ class Scene:
 
     def open_file(self, path: str, stack: ExitStack) -> "OnGrid":
         """Open one file for as long as `stack` lasts: the file itself, or views of it on the scene's grid."""
-        file = open_file(path, stack)
-        return OnGrid(self._on_grid(file, stack), self._views_of_bands(file, stack))
+        with header_errors(path):
+            file = open_file(path, stack)
+            return OnGrid(self._on_grid(file, stack), self._views_of_bands(file, stack))
 
     def _views_of_bands(self, file: rasterio.DatasetReader, stack: ExitStack) -> dict[int, WarpedVRT]:
         """A view of each band that is wanted of a coarser file of several that may miss pixels; else nothing.
@@ -270,7 +272,7 @@ class SceneReader:
                     self._files[path] = self._scene.open_file(path, self._stacks[path])
                 self._files[path].read(bands, window, out)
                 return _read_mask(self._files[path].file, bands, window, self._scene.spectral_alpha)
-            except (RasterioError, SceneError) as e:
+            except (RasterioError, CPLE_BaseError, SceneError) as e:
                 if attempt == again:
                     rows = f"{window.row_off}–{window.row_off + window.height}"
                     reason = "its server may be out of reach" if remote else "the file may be cut short"
@@ -325,7 +327,7 @@ def open_scene(
     choice = choice or Choice()
     product = read_product(source)
     bands = resolve_bands(product, wanted, choice)
-    with rasterio.Env(**gdal_options()), ExitStack() as stack:
+    with rasterio.Env(**gdal_options()), header_errors(source), ExitStack() as stack:
         files = {path: open_file(path, stack) for path in {b.source.path for b in bands}}
         finest = min((files[b.source.path] for b in bands), key=lambda f: abs(f.transform.determinant))
         if not allow_no_crs and (lacking := without_place(source, finest)):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -90,7 +91,7 @@ def raster_bands(path: str) -> tuple[BandSource, ...]:
             _check_file(Path(path))
         except OSError as e:
             raise SceneError(f"{path[:200]} cannot be read: {e.strerror}; check its name and its permissions") from e
-    with rasterio.Env(**gdal_options()), ExitStack() as stack:
+    with rasterio.Env(**gdal_options()), header_errors(path), ExitStack() as stack:
         file = open_file(path, stack)
         _check_content(file, path)
         described = any(file.descriptions)
@@ -106,6 +107,19 @@ def open_file(path: str, stack: ExitStack) -> rasterio.DatasetReader:
             return stack.enter_context(rasterio.open(path))
     except RasterioError as e:
         raise SceneError(f"{path} cannot be opened as a raster: {e}") from e
+
+
+@contextmanager
+def header_errors(path: str) -> Iterator[None]:
+    """Say of an error that GDAL meets in what a raster tells of itself, which it may read long after opening it.
+
+    Raises:
+        SceneError: in place of GDAL's own, which rasterio passes on as it is.
+    """
+    try:
+        yield
+    except CPLE_BaseError as e:
+        raise SceneError(f"{path} cannot be read: {e}; its server may be out of reach, or the file cut short") from e
 
 
 def only_band(path: Path, label: str) -> BandSource:

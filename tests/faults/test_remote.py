@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import rasterio.shutil
+from rasterio._err import CPLE_FileIOError
 
 from landcover.errors import SceneError
 from landcover.models import Model
 from landcover.prediction import predict
+from landcover.products import raster
+from landcover.scene import open_scene
 from tests.commands import tree
 from tests.faults.runs import command
 from tests.scenes import digital_numbers, write_scene
@@ -136,6 +139,17 @@ def test_a_lasting_trouble_is_a_clear_error(tmp_path: Path, server: Server, poin
         predict(server.url, tmp_path / "map.tif", model=pointwise, **HOW)
     assert not (tmp_path / "map.tif").exists()
     assert not [t for t in threading.enumerate() if t.name in ("read-ahead", "write-behind")]
+
+
+def test_a_server_that_is_lost_while_a_header_is_read_is_told(monkeypatch: pytest.MonkeyPatch, scene: Path) -> None:
+    """GDAL reads what a band is for only when it is asked, and rasterio passes its error on as it is."""
+
+    def lost(*_: object) -> None:
+        raise CPLE_FileIOError(0, 0, "Cannot read 126451001 bytes")
+
+    monkeypatch.setattr(raster, "_band", lost)
+    with pytest.raises(SceneError, match=r"scene\.tif cannot be read: Cannot read 126451001 bytes; its server may be"):
+        open_scene(str(scene), ("red", "nir"))
 
 
 def test_a_server_that_never_answers_does_not_keep_an_interrupted_run(
