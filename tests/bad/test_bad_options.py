@@ -251,7 +251,7 @@ def test_a_model_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureF
         (("--bands", "red,red"), "occurs twice"),
         (("--classes", "a,a"), "occurs twice"),
         (("--set", "width"), "is not NAME=VALUE"),
-        (("--set", "wings=2"), "cannot be built with"),
+        (("--set", "wings=2"), "has no argument 'wings'"),
         (("--set", "width=-1"), "width must be at least 1"),
         (("--set", "depth=0"), "depth between 1 and 12"),
         (("--seed", "99999999999999999999"), "is not a number of 64 bits"),
