@@ -163,7 +163,8 @@ def shared(bands: Sequence[Band]) -> str:
 
 
 def _is_unnamed(product: Product) -> bool:
-    return not any(b.label for b in product.bands)  # colours are GDAL's guess
+    """True where no band is described, or each by its number in the file, as programs do; colours are GDAL's guess."""
+    return all(band_key(b.label) in ("", f"band{b.index}") for b in product.bands)
 
 
 def _usual_layouts(product: Product, sensor: Sensor) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:

@@ -23,6 +23,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     """
     check_name(path, OutputError)
     with disk_errors(path):
+        path.with_name(f".{path.name}.aux.xml").exists()  # fails where the names of what is made beside it are too long
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the name of a file in it")
         if path.exists() and not overwrite:

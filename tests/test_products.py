@@ -961,6 +961,18 @@ def test_the_sensor_that_is_named_goes_before_the_scene(tmp_path: Path) -> None:
     assert {(b.scale, b.offset) for b in told(path, Choice("landsat-c2-l2"))} == {(0.0000275, -0.2)}
 
 
+def test_numbers_for_names_are_no_names(tmp_path: Path) -> None:
+    """Programs write "Band 1", "Band 2" …: of four bands, in the usual order, the second is green, not B2."""
+    labels = [f"Band {i}" for i in range(1, 5)]
+    product = read_product(str(described(tmp_path / "a.tif", *labels)))
+    plain = read_product(str(raster(tmp_path / "b.tif", 4)))
+    for scene in (product, plain):
+        found = resolve_bands(scene, ("blue", "green", "red", "nir"), Choice("sentinel2-l2a", scale=1e-4, offset=0))
+        assert [b.source.index for b in found] == [1, 2, 3, 4]
+    apart = read_product(str(described(tmp_path / "c.tif", "B2", "B3", "B4", "B8")))
+    assert resolve_bands(apart, ("blue",), Choice("sentinel2-l2a", scale=1e-4, offset=0))[0].source.index == 1
+
+
 def test_a_common_name_alone_goes_before_the_usual_order(tmp_path: Path) -> None:
     """The usual files of the sensor have red first; this item says what its bands are."""
     bands = [{"common_name": name} for name in ("nir", "red", "green", "blue")]

@@ -142,7 +142,7 @@ def _run(plan: "Plan") -> float:
             raise
     seconds = time.perf_counter() - began
     rate = (pixels - before) / seconds / 1e6
-    say(f"Wrote {', '.join(plan.outputs.values())} in {seconds:.1f} s ({rate:.2f} Mpx/s)")
+    say(f"Wrote {', '.join(plan.outputs.values())} in {seconds:.1f} s ({rate:.3g} Mpx/s)")
     return seconds
 
 
