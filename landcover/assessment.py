@@ -44,7 +44,7 @@ COLUMNS = (REFERENCE, "class_name", "class", "label", "class_id")
 """Columns that may hold the reference class, where none is named: the first of them that is there."""
 
 _VECTORS = {".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".geoparquet", ".shp", ".gml", ".kml", ".sqlite"}
-_TABLES = {".csv", ".tsv", ".txt", ".xlsx"}
+_TABLES = {".csv", ".tsv", ".xlsx"}
 _FAR = 1 << 40
 """Pixels; farther away from a map no place is told from another."""
 

@@ -208,7 +208,7 @@ def test_what_is_not_the_same_is_not_folded() -> None:
         ("fpn", {"encoder_name": "resnet18"}),
     ],
 )
-def test_absorbing_changes_neither_scores_nor_what_is_learned(architecture: str, arguments: dict) -> None:
+def test_absorbing_changes_neither_scores_nor_how_batches_are_normalised(architecture: str, arguments: dict) -> None:
     """Kernels become those that folding makes, so rounding them once is enough; batches are normalised as before."""
     network, chip, others = lively(architecture, arguments), torch.rand(1, 3, 64, 64), torch.rand(4, 3, 96, 64)
     for module in network.modules():

@@ -37,7 +37,8 @@ def absorb_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
     """The same network with the scale of every batch normalisation moved into the convolution before it.
 
     Its kernels are then those that an engine makes by folding: what is rounded to bfloat16 before need not be rounded
-    there, so that fewer labels depend on the precision. Unlike one that is folded, it learns on as it would have.
+    there, so that fewer labels depend on the precision. Unlike one that is folded, it normalises batches as it did; but
+    kernels have another size beside the steps of an optimizer.
 
     Args:
         network: in evaluation mode.
