@@ -327,7 +327,7 @@ class Recipe(Spec):
     gsd: tuple[float, float] | None = None
     sees: Annotated[float, Field(gt=0)] | None = None
     chip: Annotated[int, Field(ge=16, le=4096)] = 128
-    store: Literal["float32", "bfloat16", "float16", "int8"] = "bfloat16"
+    store: Literal["float32", "bfloat16", "float16", "int8"] = "float16"
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     tests: tuple[Test, ...] = ()

@@ -218,7 +218,9 @@ def test_absorbing_changes_neither_scores_nor_how_batches_are_normalised(archite
     absorbed = absorb_batch_norms(network, chip)
     torch.testing.assert_close(absorbed(others), network(others), atol=1e-3, rtol=1e-3)
     folded = kernels(fold_batch_norms(absorbed, chip))
-    assert all(torch.allclose(w, f, rtol=1e-5) for w, f in zip(kernels(absorbed), folded, strict=True))
+    for kernel, whole in zip(kernels(absorbed), folded, strict=True):
+        twos = (whole / kernel).abs().log2()
+        assert torch.allclose(twos, twos.round(), atol=1e-4)
     assert not all(torch.allclose(w, f, rtol=1e-2) for w, f in zip(kernels(network), folded, strict=True))
     torch.testing.assert_close(in_training(absorbed, others), in_training(network, others), atol=1e-3, rtol=1e-3)
 

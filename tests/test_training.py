@@ -699,7 +699,8 @@ def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
 
 def test_what_is_trained_is_rounded_as_processors_round(tmp_path: Path) -> None:
     """A processor that computes in bf16 folds batch normalisations and rounds kernels: nothing is left to round."""
-    train(plan_training(write_lesson(tmp_path, steps=4), tmp_path / "model", device="cpu"))
+    recipe = change(write_lesson(tmp_path, steps=4), "chip = 32", "chip = 32\nstore = 'bfloat16'")
+    train(plan_training(recipe, tmp_path / "model", device="cpu"))
     network = load_model(tmp_path / "model").network
     convolutions = [m for m in fold_batch_norms(network, noise(2, 64)).modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convolutions) > 5

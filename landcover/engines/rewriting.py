@@ -34,11 +34,11 @@ def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
 
 
 def absorb_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
-    """The same network with the scale of every batch normalisation moved into the convolution before it.
+    """The same network with the scales of batch normalisations, but for powers of two, moved into the kernels before them.
 
-    Its kernels are then those that an engine makes by folding: what is rounded to bfloat16 before need not be rounded
-    there, so that fewer labels depend on the precision. Unlike one that is folded, it normalises batches as it did; but
-    kernels have another size beside the steps of an optimizer.
+    Its kernels are then those that an engine makes by folding, but for powers of two: what is rounded to bfloat16
+    before need not be rounded there, so that fewer labels depend on the precision. It learns on nearly as it would
+    have: batches are normalised as before, and kernels keep their size beside the steps of an optimizer.
 
     Args:
         network: in evaluation mode.
@@ -48,13 +48,15 @@ def absorb_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
     for conv, norm in _normalised(absorbed, chip):
         if norm.affine and norm.running_var is not None:
             with torch.no_grad():
-                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                whole = norm.weight / (norm.running_var + norm.eps).sqrt()
+                left = whole.abs().clamp(min=1e-30).log2().round().exp2()
+                scale = whole / left
                 conv.weight.mul_(scale[:, None, None, None])
                 if conv.bias is not None:
                     conv.bias.mul_(scale)
                 norm.running_mean.mul_(scale)
                 norm.running_var.mul_(scale**2)
-                norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+                norm.weight.copy_(left * (norm.running_var + norm.eps).sqrt())
     return absorbed if _agree(absorbed, network, chip) else copy.deepcopy(network)
 
 
