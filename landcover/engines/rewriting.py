@@ -34,7 +34,7 @@ def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
 
 
 def absorb_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
-    """The same network with the scales of batch normalisations, but for powers of two, moved into the kernels before them.
+    """The same network with the scales of batch normalisations, but for powers of two, moved into kernels before them.
 
     Its kernels are then those that an engine makes by folding, but for powers of two: what is rounded to bfloat16
     before need not be rounded there, so that fewer labels depend on the precision. It learns on nearly as it would
