@@ -17,7 +17,7 @@ import torch
 
 from landcover.models import load_model, save_model
 from landcover.recipes import read_recipe
-from landcover.training.outcome import as_stored, score_tests
+from landcover.training.outcome import score_tests
 
 
 def main() -> None:
@@ -32,13 +32,11 @@ def main() -> None:
         name: torch.stack([s[name].double() for s in states]).mean(dim=0).to(value.dtype)
         for name, value in states[0].items()
     }
-    spec, network = models[0].spec, models[0].network
-    network.load_state_dict(mean)
-    weights = as_stored(network, spec, recipe).state_dict()
-    save_model(a.out, spec, weights, store=recipe.store)
+    spec = models[0].spec
+    save_model(a.out, spec, mean, store=recipe.store)
     accuracy, safe = score_tests(a.out, spec, recipe)
     spec = spec.model_copy(update={"accuracy": accuracy, "bf16_safe": safe, "gsd": recipe.gsd})
-    save_model(a.out, spec, weights, store=recipe.store)
+    save_model(a.out, spec, mean, store=recipe.store)
     for title, found in accuracy.items():
         print(title, found)
 

@@ -183,8 +183,7 @@ def save_model(folder: Path, spec: ModelSpec, weights: "dict[str, Tensor]", *, s
         folder: made if need be; files of an earlier model in it are replaced.
         spec: what the model is.
         weights: the network's state dict.
-        store: how, "float32", "bfloat16" or "float16" for half the size, or "int8" for about a quarter; see
-            `landcover.weights`.
+        store: how, "float32", "float16" for half the size, or "int8" for about a quarter; see `landcover.weights`.
 
     Raises:
         OutputError: it cannot be written; each file is there as a whole or not at all.

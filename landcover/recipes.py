@@ -308,8 +308,7 @@ class Recipe(Spec):
         gsd: metres per pixel, the finest and the coarsest it is meant for.
         sees: metres per pixel that the network is shown; coarser images are enlarged to about that. None for any.
         chip: side of the chips that samples are kept in, in pixels.
-        store: how the weights are stored, "float32", "bfloat16" or "float16" (half the size), or "int8" (a
-            quarter).
+        store: how the weights are stored, "float32", "float16" or "int8"; a file is half, or a quarter of the first.
         temperature: scores are divided by it, so that confidences are honest; None to find it on the held-out places.
     """
 
@@ -327,7 +326,7 @@ class Recipe(Spec):
     gsd: tuple[float, float] | None = None
     sees: Annotated[float, Field(gt=0)] | None = None
     chip: Annotated[int, Field(ge=16, le=4096)] = 128
-    store: Literal["float32", "bfloat16", "float16", "int8"] = "float16"
+    store: Literal["float32", "float16", "int8"] = "float16"
     temperature: Annotated[float, Field(ge=0.01, le=100)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     tests: tuple[Test, ...] = ()

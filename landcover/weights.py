@@ -26,17 +26,11 @@ def to_store(weights: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
     Args:
         weights: floating-point values, and counters that stay as they are.
-        kind: "float32", "bfloat16", "float16", or "int8". In bfloat16 what has one dimension stays in float32, such as
-            batch statistics. In int8 the kernels of large convolutions are whole numbers from −127 to
+        kind: "float32", "float16", or "int8". In int8 the kernels of large convolutions are whole numbers from −127 to
             127, beside a float32 `…_scale` (output channels, 1, 1, 1) to multiply them by; the rest is float16.
     """
     if kind == "float32":
         return {name: w.contiguous() for name, w in weights.items()}
-    if kind == "bfloat16":
-        return {
-            name: (w.bfloat16() if w.is_floating_point() and w.ndim > 1 else w).contiguous()
-            for name, w in weights.items()
-        }
     stored = {}
     for name, w in weights.items():
         if kind == "int8" and w.is_floating_point() and w.ndim == 4 and w.numel() >= _MANY:

@@ -27,41 +27,6 @@ def fold_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
     """
     folded = copy.deepcopy(network)
     names = {module: name for name, module in folded.named_modules()}
-    for conv, norm in _normalised(folded, chip):
-        folded.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
-        folded.set_submodule(names[norm], nn.Identity())
-    return folded if _agree(folded, network, chip) else copy.deepcopy(network)
-
-
-def absorb_batch_norms(network: nn.Module, chip: Tensor) -> nn.Module:
-    """The same network with the scales of batch normalisations, but for powers of two, moved into kernels before them.
-
-    Its kernels are then those that an engine makes by folding, but for powers of two: what is rounded to bfloat16
-    before need not be rounded there, so that fewer labels depend on the precision. It learns on nearly as it would
-    have: batches are normalised as before, and kernels keep their size beside the steps of an optimizer.
-
-    Args:
-        network: in evaluation mode.
-        chip: (1, bands, H, W) that the network can score.
-    """
-    absorbed = copy.deepcopy(network)
-    for conv, norm in _normalised(absorbed, chip):
-        if norm.affine and norm.running_var is not None:
-            with torch.no_grad():
-                whole = norm.weight / (norm.running_var + norm.eps).sqrt()
-                left = whole.abs().clamp(min=1e-30).log2().round().exp2()
-                scale = whole / left
-                conv.weight.mul_(scale[:, None, None, None])
-                if conv.bias is not None:
-                    conv.bias.mul_(scale)
-                norm.running_mean.mul_(scale)
-                norm.running_var.mul_(scale**2)
-                norm.weight.copy_(left * (norm.running_var + norm.eps).sqrt())
-    return absorbed if _agree(absorbed, network, chip) else copy.deepcopy(network)
-
-
-def _normalised(network: nn.Module, chip: Tensor) -> list[tuple[Any, Any]]:
-    """Each convolution with the batch normalisation that takes its result as it is, where both are used but once."""
     calls: Counter[nn.Module] = Counter()
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensors are held, so that no other gets their identity
     pairs: list[tuple[Any, Any]] = []
@@ -75,12 +40,16 @@ def _normalised(network: nn.Module, chip: Tensor) -> list[tuple[Any, Any]]:
         ):  # and no ReLU changed it in between
             pairs.append((made[id(given[0])][0], module))
 
-    hooks = [m.register_forward_hook(look) for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(look) for m in names if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     with torch.no_grad():
-        network(chip)
+        folded(chip)
     for hook in hooks:
         hook.remove()
-    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
+    for conv, norm in pairs:
+        if calls[conv] == calls[norm] == 1:
+            folded.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
+            folded.set_submodule(names[norm], nn.Identity())
+    return folded if _agree(folded, network, chip) else copy.deepcopy(network)
 
 
 def merge_upsampling(network: nn.Module, chip: Tensor, *, share: bool = False) -> nn.Module:

@@ -17,10 +17,8 @@ from landcover.accuracy import calibration_error, confusion, figures
 from landcover.bands import Choice
 from landcover.engines import choose_engine
 from landcover.engines.choice import computes_in_bf16
-from landcover.engines.rewriting import absorb_batch_norms
 from landcover.errors import LandcoverError, SamplesError, TrainingError
 from landcover.models import save_model
-from landcover.network import noise, total_stride
 from landcover.outputs import disk_errors
 from landcover.prediction import predict
 from landcover.preview import stretch
@@ -80,7 +78,7 @@ def write_model(
         TrainingError: the weights are no finite numbers, or too large to be stored.
         OutputError: it cannot be written.
     """
-    network = as_stored(network, spec, task.recipe)
+    network = _as_stored(network, task.recipe)
     logits, labels = _held_out_pixels(task, network)
     temperature = task.recipe.temperature or (find_temperature(logits, labels) if len(labels) else 1.0)
     calibration = None
@@ -88,7 +86,7 @@ def write_model(
         before, after = (calibration_error(*_confidence(logits / t, labels)) for t in (1.0, temperature))
         calibration = before, after
     soften(network, temperature)
-    network = as_stored(network, spec, task.recipe)  # with the last layer as it is now
+    network = _as_stored(network, task.recipe)  # with the last layer as it is now
     counts = score(task, network, torch.device("cpu")) if len(task.held_out) else None
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -109,24 +107,17 @@ def write_model(
     return result
 
 
-def as_stored(network: nn.Module, spec: ModelSpec, recipe: Recipe) -> nn.Module:
-    """A network, in evaluation mode, as it is read back, so that what is scored is what is stored.
-
-    Raises:
-        TrainingError: the weights are no finite numbers, or too large to be stored.
-    """
+def _as_stored(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """The network as it is read back, so that what is scored is what is stored."""
     if not _is_finite(network):
         raise TrainingError(
             f"the weights are no finite numbers any more: training diverged; lower the rate ({recipe.loop.rate:g})"
         )
-    if recipe.store == "bfloat16":
-        stride = total_stride(spec.architecture, spec.hyperparameters, network)
-        network = absorb_batch_norms(network, noise(len(spec.bands), 2 * stride))
     network.load_state_dict(from_store(to_store(network.state_dict(), recipe.store)))
     if not _is_finite(network):
         raise TrainingError(
             f"the weights became too large for float16; lower the rate ({recipe.loop.rate:g}), or write "
-            'store = "bfloat16" in the recipe'
+            'store = "float32" in the recipe'
         )
     return network
 
