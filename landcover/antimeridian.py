@@ -37,9 +37,8 @@ def lonlat_parts(shapes: np.ndarray, crs: CRS, there: CRS) -> np.ndarray:
     moved = _at_the_antimeridian(_collected(pieces, of[polygon], shapes))
     bounds = shapely.bounds(moved)
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
-        parts = shapely.get_parts(
-            shapely.union_all(turns(shapely.make_valid(moved[i])))
-        )  # a whole turn meets itself again
+        whole = shapely.make_valid(moved[i])
+        parts = shapely.get_parts(shapely.union_all(turns(whole)))  # a whole turn meets itself again
         moved[i] = parts[0] if len(parts) == 1 and moved[i].geom_type == "Polygon" else _together(parts)
     return moved
 
