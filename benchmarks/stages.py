@@ -75,7 +75,7 @@ def measure(scene: Path, precision: str = "auto") -> Stages:
         read = timed(_read, plan)
         cut = timed(_cut, plan)
         first = next(_batches(plan))
-        engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype)
+        engine = open_engine(plan.choice, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype, plan.at_once)
         drain(engine.run([first] * 2))
         windows = timed(drain, engine.run(itertools.repeat(first, WINDOWS)))
         seen = plan.grid.windows / WINDOWS

@@ -26,6 +26,7 @@ from landcover.errors import ConfigError, ModelError, OutputError, SceneError
 from landcover.grid import OVERLAP, TILE_SIZE, Box, Grid, make_grid
 from landcover.models import Model
 from landcover.outputs import check_destination
+from landcover.processors import own_threads
 from landcover.products import is_local
 from landcover.provenance import tags
 from landcover.regions import Area, bounds_of, box_of_bounds, read_area
@@ -164,9 +165,14 @@ class Plan:
         return self.batch_size, len(self.scene.bands), self.grid.rows.tile, self.grid.cols.tile
 
     @property
+    def at_once(self) -> int:
+        """How many batches are scored at once, where the engine gives each a core of its own, as OpenVINO does."""
+        return min(own_threads(), math.ceil(len(self.grid.window_rows) * len(self.grid.window_cols) / self.batch_size))
+
+    @property
     def chunks_ahead(self) -> int:
-        """How many chunks of the scene are read ahead: half a row of windows."""
-        return math.ceil(self.grid.rows.step / CHUNK_ROWS / 2)
+        """How many chunks of the scene are read ahead: a quarter of a row of windows."""
+        return math.ceil(self.grid.rows.step / CHUNK_ROWS / 4)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -278,12 +284,13 @@ class Plan:
         classes, options = len(self.model.spec.legend.classes), self.options
         outputs = 1 + (options.confidence is not None) + 2 * classes * (options.scores is not None)
         pixel = bands * np.dtype(self.scene.dtype).itemsize + 2
+        networks, under_way = (self.at_once,) * 2 if self.choice.engine == "openvino" else (1, 2)
         return {
             **self._memory_by_width(max(panel.read_box.width for panel in self.panels)),
-            "batches": (BATCHES_AHEAD + 4) * n * height * width * pixel,
-            "scores": 2 * n * height * width * classes * 4,
+            "batches": (BATCHES_AHEAD + 2 + under_way) * n * height * width * pixel,
+            "scores": under_way * n * height * width * classes * 4,
             "windows to be written": height * width * (outputs * (WRITE_BEHIND + 2) + 8 * classes),
-            "network": self._network_bytes(),
+            "network": networks * self._network_bytes(),
             "encoding": ENCODER_CACHE + 2 * BLOCK * self.grid.region.width * (2 if options.scores is not None else 1),
         }
 
@@ -341,10 +348,15 @@ class Plan:
         return files | ({"item": str(self.options.item)} if self.options.item is not None else {})
 
     def _network_bytes(self) -> int:
-        """What a network's layers hold at once, where each gives its memory back when it is no longer needed."""
+        """What the layers of a network hold at once while a batch is scored."""
+        shape, choice = self.batch_shape, self.choice
+        if choice.engine == "openvino":
+            from landcover.engines.openvino import network_bytes
+
+            return network_bytes(self.model, self.scaling, shape, self.scene.dtype, choice.precision)
         from landcover.network import live_bytes
 
-        n, bands, height, width = self.batch_shape
+        n, bands, height, width = shape
         return n * height * width * live_bytes(self.model.network, bands, self.model.stride)
 
 

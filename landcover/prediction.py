@@ -166,7 +166,7 @@ def _map_left(plan: Plan, run: Run, get_engine: OpenEngine) -> Generator[int, No
     Raises:
         DeviceError: the device has not the memory for it.
     """
-    engine = cache(partial(get_engine, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype))
+    engine = cache(partial(get_engine, plan.model, plan.scaling, plan.batch_shape, plan.scene.dtype, plan.at_once))
     odd = Plausibility(plan.scene.name, plan.scene.bands, plan.model.spec.stats)
     with write_behind(partial(_write, run, plan), WRITE_BEHIND) as give:
         for number, grid in _left(plan, run.progress):

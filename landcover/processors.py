@@ -1,10 +1,13 @@
-"""Which cores this process may use, and how many threads may compute at once."""
+"""Which cores this process may use, how many threads may compute at once, and how much memory there is for them."""
 
 import math
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from landcover.errors import ConfigError
 
@@ -43,27 +46,46 @@ def own_threads() -> int:
     return max(1, min(len(own_cores()), math.ceil(_cpu_limit())))
 
 
+def own_memory() -> int:
+    """Bytes of memory for this process: its share of the machine's, by its threads, within what a container leaves it.
+
+    Raises:
+        ConfigError: LANDCOVER_THREADS or LANDCOVER_CORES is not what it must be.
+    """
+    share = min(1.0, own_threads() / (os.cpu_count() or 1))
+    return int(min([psutil.virtual_memory().total * share, *_limits("memory", _memory)]))
+
+
 def _cpu_limit() -> float:
     """CPUs that the control groups of this process, and those around them, leave to it; a large number if all."""
-    limits = [float(2**16)]
+    return min([2.0**16, *_limits("cpu", _cpus)])
+
+
+def _limits(controller: str, read: Callable[[Path, int], float]) -> list[float]:
+    """What the control groups of this process, and those around them, limit it to; version 1 has a tree for each."""
+    limits = []
     with suppress(OSError, ValueError):
         for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            root = _GROUPS / "cpu" if controllers else _GROUPS  # version 1 has a tree for each controller
+            root = _GROUPS / controller if controllers else _GROUPS
             own = root / group.lstrip("/")
             for folder in (own, *(p for p in own.parents if p.is_relative_to(root))):
                 with suppress(
                     OSError, ValueError, ZeroDivisionError
                 ):  # no such group as seen from in here, or "max": no limit
-                    limits.append(_share(folder, version=1 if controllers else 2))
-    return min(limit for limit in limits if limit > 0)
+                    limits.append(read(folder, 1 if controllers else 2))
+    return [limit for limit in limits if limit > 0]
 
 
-def _share(group: Path, version: int) -> float:
+def _cpus(group: Path, version: int) -> float:
     if version == 2:
         quota, period = (group / "cpu.max").read_text().split()
     else:
         quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
     return int(quota) / int(period)
+
+
+def _memory(group: Path, version: int) -> float:
+    return float((group / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())

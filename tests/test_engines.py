@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import landcover.engines.openvino
 from landcover.chips import Batch
 from landcover.engines import Engine, EngineChoice, choice, choose_engine, conversion, open_engine
 from landcover.engines.conversion import CACHED_GRAPHS, cache_folder
@@ -20,7 +21,7 @@ from landcover.engines.openvino import best
 from landcover.engines.rewriting import fold_batch_norms, merge_upsampling
 from landcover.engines.torch import TorchEngine
 from landcover.errors import ConfigError, DeviceError
-from landcover.models import Model, init_model
+from landcover.models import Model, init_model, load_model
 from landcover.network import architectures, build_network
 from landcover.prediction import predict
 from landcover.scaling import make_scaling
@@ -83,6 +84,32 @@ def test_leaving_early_ends_what_is_under_way(model: Model) -> None:
     stopped.close()
     fresh = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16")
     np.testing.assert_array_equal(run(engine, (dn, valid))[0], run(fresh, (dn, valid))[0])
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_scores_do_not_depend_on_the_number_of_threads(precision: str) -> None:
+    """OpenVINO cuts sums by it: with two threads in one window of this size, every second score was another one."""
+    if precision == "bf16" and choose_engine("cpu", "openvino").precision == "f32":
+        pytest.skip("this processor does not compute in bf16")
+    six = load_model("landcover-6band")
+    scaling = make_scaling([1e-4] * 6, [0.0] * 6, [b.mean for b in six.spec.stats], [b.stddev for b in six.spec.stats])
+    shape, valid = (1, 6, 384, 384), np.ones((1, 1, 384, 384), bool)
+    given = [(digital_numbers(384, 384, 6, seed=s)[None], valid) for s in range(3)]
+    choice = EngineChoice("openvino", "cpu", "", precision)
+    alone, together = (run(open_engine(choice, six, scaling, shape, "uint16", n), *given) for n in (1, 2))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_with_little_memory_fewer_batches_are_scored_at_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = scores(OPENVINO, model)
+    for memory, fit in ((2**40, 2), (2**20, 1)):
+        monkeypatch.setattr(landcover.engines.openvino, "own_memory", lambda memory=memory: memory)
+        engine = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16", 2)
+        assert len(engine._requests) == min(fit, len(os.sched_getaffinity(0)))
+        np.testing.assert_array_equal(run(engine, batch(), batch()), [wanted] * 2)
+    assert caplog.messages == ["memory for 1 of 2 windows at once; with a smaller --tile-size more cores are busy"]
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 20), st.integers(0, 99))

@@ -24,7 +24,7 @@ import landcover
 from landcover import journal
 from landcover.bands import view_of
 from landcover.errors import BandError, ConfigError, SceneError, StaleError
-from landcover.grid import TILE_SIZE, Box
+from landcover.grid import OVERLAP, TILE_SIZE, Box
 from landcover.journal import kept_engines
 from landcover.models import Model, init_model
 from landcover.network import live_bytes
@@ -813,9 +813,14 @@ def test_an_area_of_interest_leaves_nodata_outside(tmp_path: Path, pointwise: Mo
     assert (got > 0).sum() == pytest.approx(inside.sum(), rel=0.002)
 
 
-def test_memory_bound_does_not_grow_with_the_height(tmp_path: Path, pointwise: Model) -> None:
+def test_memory_bound_does_not_grow_with_the_height(
+    tmp_path: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there are as many windows as threads."""
     bounds = []
-    for height in (TILE_SIZE, TILE_SIZE + 300, 6000):
+    monkeypatch.setenv("LANDCOVER_THREADS", "2")
+    for windows in (2, 3, 4):
+        height = OVERLAP + windows * (TILE_SIZE - OVERLAP)
         scene = write_scene(tmp_path / "scene.tif", np.ones((2, height, 700), "uint16"))
         plan = make_plan(Options(scene, tmp_path / "map.tif", pointwise, allow_untrained=True))
         bounds.append(sum(plan.memory().values()))

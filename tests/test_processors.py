@@ -1,14 +1,15 @@
-"""How many threads compute at once: by the machine, by its user, and by the limits of a container."""
+"""How many threads compute at once, and what memory they have: by the machine, its user, and a container's limits."""
 
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from landcover import processors
 from landcover.batch.cluster import share_machine
 from landcover.errors import ConfigError
-from landcover.processors import own_cores, own_threads
+from landcover.processors import own_cores, own_memory, own_threads
 
 CORES = "0,1,2,3,4,5,6,7"
 
@@ -86,3 +87,25 @@ def test_workers_share_the_threads_of_a_limited_container(groups: Path) -> None:
     assert [p.environment["LANDCOVER_CORES"] for p in places] == [CORES] * 2
     limit(groups / "pod" / "container", "max 100000")
     assert [p.cores for p in share_machine(2, "cpu")] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_the_memory_of_a_process_is_its_threads_share_of_the_machine(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    whole = psutil.virtual_memory().total
+    assert own_memory() == whole
+    monkeypatch.setenv("LANDCOVER_THREADS", "2")
+    assert own_memory() == whole // 4
+
+
+@pytest.mark.parametrize(
+    ("own", "file"), [("0::/pod", "pod/memory.max"), ("5:memory:/pod", "memory/pod/memory.limit_in_bytes")]
+)
+def test_a_container_limits_the_memory(groups: Path, own: str, file: str) -> None:
+    (groups / "own").write_text(own + "\n")
+    before = own_memory()
+    (groups / file).parent.mkdir(parents=True)
+    for text, limit in (("max", before), ("1048576", 2**20), ("9223372036854771712", before)):
+        (groups / file).write_text(text + "\n")
+        assert own_memory() == limit

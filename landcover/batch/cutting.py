@@ -16,6 +16,7 @@ from landcover.engines import Engine, open_engine
 from landcover.errors import LandcoverError
 from landcover.models import Model
 from landcover.planning import Options, Plan, make_plan
+from landcover.processors import own_threads
 
 _FEWEST_ROWS = 4
 """Rows of windows in a part, at least: one more is repeated for each."""
@@ -63,23 +64,24 @@ def scene_plan(job: Job, model: Model | None) -> Plan:
 
 
 def measure_rate(plan: BatchPlan) -> float | None:
-    """Pixels a second that the network does on all cores of this machine, on one window of the largest scene."""
+    """Pixels a second that the network does on all cores of this machine, on windows of the largest scene."""
     job = plan.jobs[0]
     try:
         scene = scene_plan(job, plan.model)
-        engine = open_engine(scene.choice, scene.model, scene.scaling, scene.batch_shape, scene.scene.dtype)
-        seconds = [_seconds(engine, scene) for _ in range(2)]
+        shape, dtype, at_once = scene.batch_shape, scene.scene.dtype, own_threads()
+        engine = open_engine(scene.choice, scene.model, scene.scaling, shape, dtype, at_once)
+        seconds = [_seconds(engine, scene, at_once) for _ in range(2)]
     except LandcoverError:
         return None  # whoever is given the scene will tell what is wrong with it
-    n, _, height, width = scene.batch_shape
-    return n * height * width / min(seconds) / scene.work
+    n, _, height, width = shape
+    return at_once * n * height * width / min(seconds) / scene.work
 
 
-def _seconds(engine: Engine, plan: Plan) -> float:
+def _seconds(engine: Engine, plan: Plan, batches: int) -> float:
     n, bands, height, width = plan.batch_shape
     dn, valid = np.zeros((n, bands, height, width), plan.scene.dtype), np.ones((n, 1, height, width), bool)
     batch = Batch(0, range(n), dn, valid, valid[:, 0])
     began = time.perf_counter()
-    for _ in engine.run([batch]):
+    for _ in engine.run([batch] * batches):
         pass
     return time.perf_counter() - began

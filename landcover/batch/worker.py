@@ -373,12 +373,13 @@ class _SameEngine:
         self._engine: Engine | None = None
 
     def __call__(
-        self, choice: EngineChoice, model: Model, scaling: Scaling, shape: tuple[int, ...], dtype: str
+        self, choice: EngineChoice, model: Model, scaling: Scaling, shape: tuple[int, ...], dtype: str, at_once: int
     ) -> Engine:
-        key = (choice, model.digest, model.factor, scaling.gain.tobytes(), scaling.bias.tobytes(), shape, dtype)
+        scaled = scaling.gain.tobytes(), scaling.bias.tobytes()
+        key = (choice, model.digest, model.factor, scaled, shape, dtype, at_once)
         if key != self._key or self._engine is None:
             self._key, self._engine = None, None  # its memory is free before the next one is made
-            self._engine, self._key = open_engine(choice, model, scaling, shape, dtype), key
+            self._engine, self._key = open_engine(choice, model, scaling, shape, dtype, at_once), key
         return self._engine
 
 

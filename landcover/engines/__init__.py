@@ -52,7 +52,9 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str) -> Engine:
+def open_engine(
+    choice: EngineChoice, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, at_once: int = 1
+) -> Engine:
     """Make an engine ready for batches of one shape.
 
     Args:
@@ -61,11 +63,12 @@ def open_engine(choice: EngineChoice, model: "Model", scaling: Scaling, shape: t
         scaling: from digital numbers to what the network sees.
         shape: of a batch, (n, bands, height, width).
         dtype: of the digital numbers.
+        at_once: batches that OpenVINO scores at the same time, at most, each on a core of its own.
     """
     if choice.engine == "openvino":
         from landcover.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model, scaling, shape, dtype, choice.precision)
+        return OpenVINOEngine(model, scaling, shape, dtype, choice.precision, at_once=at_once)
     from landcover.engines.torch import TorchEngine
 
     return TorchEngine(model, scaling, choice.device, choice.precision, sums=choice.sums)

@@ -1,6 +1,8 @@
-"""OpenVINO on a CPU: while one batch is scored, the next one waits in line, and the one before is blended."""
+"""OpenVINO on a CPU: each batch is scored by one thread, as many at once as there are cores."""
 
 import contextlib
+import logging
+import math
 from collections import deque
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
@@ -8,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landcover.chips import Batch
+from landcover.engines.banding import in_bands, live_bytes
 from landcover.engines.conversion import converted
-from landcover.processors import own_threads
+from landcover.processors import own_memory
 from landcover.scaling import Scaling
 
 if TYPE_CHECKING:
     from landcover.models import Model
+
+_log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 """An interrupt is noticed between two looks at a request."""
@@ -23,37 +28,45 @@ _ROWS = 32
 
 
 class OpenVINOEngine:
-    """OpenVINO on all cores, with the scaling and the softmax inside its graph.
+    """OpenVINO, with the scaling and the softmax inside its graph.
 
-    Two requests share one stream: while one batch is scored, the next one is made ready and waits in line, and the one
-    before is blended.
+    Its kernels cut their sums by the number of threads they are computed with. So each batch has one thread, whatever
+    the machine, and scores do not depend on it; in turn each thread holds the layers of a window.
     """
 
     out_of_memory: type[BaseException] = MemoryError
 
     def __init__(
-        self, model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, precision: str = "f32"
+        self,
+        model: "Model",
+        scaling: Scaling,
+        shape: tuple[int, ...],
+        dtype: str,
+        precision: str = "f32",
+        *,
+        at_once: int = 1,
     ) -> None:
         import openvino as ov
 
+        graph = in_bands(converted(model, scaling, shape, dtype, precision))
+        streams = _that_fit(graph, precision, at_once)
         settings = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams,
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": own_threads(),
         }
-        graph = converted(model, scaling, shape, dtype, precision)
         compiled = ov.Core().compile_model(graph, "CPU", settings)
-        self._requests = [compiled.create_infer_request() for _ in range(2)]
+        self._requests = [compiled.create_infer_request() for _ in range(compiled.get_property("NUM_STREAMS"))]
 
     def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, np.ndarray], None, None]:
         running: deque[tuple[Batch, Any]] = deque()
         try:
             for i, batch in enumerate(batches):
-                request = self._requests[i % 2]
+                request = self._requests[i % len(self._requests)]
                 request.start_async([batch.dn, batch.valid], share_inputs=True)
                 running.append((batch, request))
-                if len(running) == 2:
+                if len(running) == len(self._requests):
                     yield _scored(running)
             while running:
                 yield _scored(running)
@@ -71,6 +84,27 @@ class OpenVINOEngine:
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         return best(scores)
+
+
+def network_bytes(model: "Model", scaling: Scaling, shape: tuple[int, ...], dtype: str, precision: str) -> int:
+    """What the layers of a network hold while a batch of that shape is scored; the network is converted for it."""
+    return _held(in_bands(converted(model, scaling, shape, dtype, precision)), precision)
+
+
+def _held(graph: Any, precision: str) -> int:
+    """Bytes that a graph's layers hold, with a quarter more for what OpenVINO changes the layout of."""
+    return live_bytes(graph, 4 if precision == "f32" else 2) * 5 // 4
+
+
+def _that_fit(graph: Any, precision: str, at_once: int) -> int:
+    """How many batches half of this process's memory holds while they are scored, at most so many."""
+    ends = sum(math.prod(port.get_shape()) * port.get_element_type().size for port in graph.inputs + graph.outputs)
+    fit = min(at_once, max(1, own_memory() // 2 // (_held(graph, precision) + ends)))
+    if fit < at_once:
+        _log.warning(
+            "memory for %d of %d windows at once; with a smaller --tile-size more cores are busy", fit, at_once
+        )
+    return fit
 
 
 def _scored(running: deque[tuple[Batch, Any]]) -> tuple[Batch, np.ndarray]:

@@ -54,7 +54,7 @@ def imitate(monkeypatch: pytest.MonkeyPatch, blends: int, scores: int) -> list[E
     """Let cards blend and score only so often; returns what is opened, one after the other."""
     opened: list[EngineChoice] = []
 
-    def open_engine(choice: EngineChoice, model: Model, scaling, shape, dtype):
+    def open_engine(choice: EngineChoice, model: Model, scaling, shape, dtype, at_once):
         opened.append(choice)
         if choice.device == "cpu":
             return TorchEngine(model, scaling, "cpu")
@@ -155,7 +155,7 @@ def test_finished_rows_are_not_mapped_again(plan: Plan, monkeypatch: pytest.Monk
 
 
 def test_a_processor_without_memory_is_an_error(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_engine(choice: EngineChoice, model: Model, scaling, shape, dtype) -> Card:
+    def open_engine(choice: EngineChoice, model: Model, scaling, shape, dtype, at_once) -> Card:
         return Card(model, scaling, choice.sums, 0, 0)
 
     monkeypatch.setattr(prediction, "open_engine", open_engine)
