@@ -55,6 +55,7 @@ def convolutions(draw: st.DrawFn) -> ov.Model:
         if transposed:
             shape[1], shape[2] = shape[2], shape[1]
         weight = random.standard_normal(shape[1:] if groups == 1 else shape, np.float32)
+        weight /= kernel * (before // groups) ** 0.5  # so that values stay near one
         if transposed:
             make = op.convolution_backprop_data if groups == 1 else op.group_convolution_backprop_data
             layer = make(layer, weight, stride, pads_begin=pads[0], pads_end=pads[1], dilations=dilation)
