@@ -38,6 +38,7 @@ class Scales(NamedTuple):
         across: length of the line from the left border to each column, (knots, width + 1).
         line_place: (rows + 1,).
         step: how many pixels an edge may be long, to be measured in one piece.
+        whole: whether all pixels lie on the earth.
     """
 
     area: np.ndarray
@@ -47,6 +48,7 @@ class Scales(NamedTuple):
     across: np.ndarray
     line_place: np.ndarray
     step: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,16 @@ class Ground:
             self._wide(partial(self._lengths, way=way), rows + (way[0] < 0), leaning) for way in ((1, 1), (-1, 1))
         )
         across = self._wide(partial(self._lengths, way=(0, 1)), lines)
+        areas = self._wide(self._areas_at, rows)
         return Scales(
-            _summed(self._wide(self._areas_at, rows)),
+            _summed(areas),
             self._wide(partial(self._lengths, way=(1, 0)), rows, leaning, ends=1),
             (falling**2 - rising**2) / 4,
             np.interp(np.arange(start, stop), rows, np.arange(len(rows))),
             _summed(across),
             np.interp(np.arange(start, stop + 1), lines, np.arange(len(lines))),
             self._step,
+            bool(np.isfinite(areas).all()),
         )
 
     @cached_property

@@ -1012,6 +1012,22 @@ def test_what_lies_off_the_earth_has_no_area(tmp_path: Path, how: dict) -> None:
             vectorize(path, out, crs=crs, overwrite=True, **how)
 
 
+@pytest.mark.parametrize("how", [{}, {"simplify": 1e5}, {"connect": 8, "dissolve": True}])
+def test_a_polygon_across_a_gap_of_an_interrupted_projection_has_no_area(tmp_path: Path, how: dict) -> None:
+    """Goode's homolosine, whose lobes the polygon of forest joins; each of its rows begins and ends on the earth."""
+    ids = np.zeros((174, 400), np.uint8)
+    ids[58:62, 140:180], ids[58:62, 200:260] = 1, 2
+    place = Affine(1e5, 0, -2e7, 0, -1e5, 8.7e6)
+    path = write_map(tmp_path / "map.tif", ids, crs="+proj=igh +datum=WGS84", transform=place)
+    with pytest.raises(MapError, match="has pixels of 'forest' that lie off the earth"):
+        stats(path)
+    forest, water, *_ = vectorize(path, tmp_path / "out.gpkg", **how).classes
+    assert forest.hectares is None
+    assert water.hectares == pytest.approx(4 * 60 * 1e6, rel=0.01)
+    table = read(tmp_path / "out.gpkg").set_index("class_name")
+    assert table[["area_m2", "perimeter_m"]].isna().all(axis=1).to_dict() == {"forest": True, "water": False}
+
+
 def test_an_area_beside_the_map_is_told(scene: Path) -> None:
     geopandas.GeoSeries([shapely.box(0, 0, 9, 9)], crs=UTM).to_file(scene.with_name("far.gpkg"))
     summary = vectorize(scene, scene.with_name("out.gpkg"), aoi=scene.with_name("far.gpkg"))

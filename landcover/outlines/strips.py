@@ -24,7 +24,7 @@ class Walked:
         pixels: how many pixels of the strip each patch has, int64 (patches,).
         weighed: the sum of their weights, and how many have one, float64 (2, patches); None if nothing is weighed.
         measures: area in m² and perimeter in m of the part of each patch from the strip's first line to its last,
-            float64 (2, patches); None without ground.
+            float64 (2, patches), nan where some of it lies off the earth; None without ground.
         pieces: its outlines.
     """
 
@@ -82,10 +82,17 @@ class Walker:
         if self._ground is None:
             return None
         row, rows = self._row, len(block) - 1
-        scales = self._ground.scales(row, min(row + rows, self._ground.height))
+        stop = min(row + rows, self._ground.height)
+        scales = self._ground.scales(row, stop)
         if self._simplification is None:
-            return np.stack(measure_runs(block, starts, label, count, scales))
-        return np.stack(measure_outlines(pieces, count, scales, row, rows, self._simplification.unit))
+            measures = np.stack(measure_runs(block, starts, label, count, scales))
+        else:
+            measures = np.stack(measure_outlines(pieces, count, scales, row, rows, self._simplification.unit))
+        if not scales.whole:
+            patch = np.repeat(label, np.diff(starts)).reshape(block.shape)[1 : 1 + stop - row, 1:-1]
+            off_earth = ~np.isfinite(self._ground.pixel_areas(row, stop))
+            measures[:, patch[off_earth & (patch >= 0)]] = np.nan
+        return measures
 
 
 def _weighed(weights: np.ndarray, starts: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
