@@ -64,7 +64,9 @@ def open_raster(path: str | Path, error: type[LandcoverError] = MapError) -> Ite
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
+            with rasterio.Env(GDAL_NUM_THREADS="1"):  # with more, GDAL gives no error where a server sends nothing
+                dataset = rasterio.open(path)
+            with dataset:
                 yield dataset
     except RasterioError as e:
         raise error(_unreadable(path, e)) from e

@@ -16,6 +16,7 @@ from rasterio._err import CPLE_FileIOError
 from landcover.errors import SceneError
 from landcover.models import Model
 from landcover.prediction import predict
+from landcover.preview import preview
 from landcover.products import raster
 from landcover.scene import open_scene
 from tests.commands import tree
@@ -139,6 +140,18 @@ def test_a_lasting_trouble_is_a_clear_error(tmp_path: Path, server: Server, poin
         predict(server.url, tmp_path / "map.tif", model=pointwise, **HOW)
     assert not (tmp_path / "map.tif").exists()
     assert not [t for t in threading.enumerate() if t.name in ("read-ahead", "write-behind")]
+
+
+@pytest.mark.parametrize("trouble", ["503", "cut"])
+def test_a_picture_does_not_lack_what_a_server_did_not_send(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """With several threads GDAL would show it as missing, or black, and give no error."""
+    monkeypatch.setenv("GDAL_NUM_THREADS", "ALL_CPUS")
+    server.trouble, server.times = trouble, 10**6
+    with pytest.raises(SceneError, match=r"scene\.tif cannot be read"):
+        preview(server.url, tmp_path / "picture.png", size=1100)
+    assert not (tmp_path / "picture.png").exists()
 
 
 def test_a_server_that_is_lost_while_a_header_is_read_is_told(monkeypatch: pytest.MonkeyPatch, scene: Path) -> None:
