@@ -181,7 +181,10 @@ def read_legend(dataset: rasterio.DatasetReader) -> Legend:
     """
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
         told = f"{counted(dataset.count, 'band')} of {dataset.dtypes[0]}, not one of uint8"
-        raise MapError(f"{dataset.name} is not a class map: it has {told}")
+        raise MapError(
+            f"{dataset.name} is not a class map: it has {told}; if a band of it holds class ids, write that as uint8 "
+            f"(gdal_translate -b 1 -ot Byte -a_nodata 0 {dataset.name} map.tif)"
+        )
     text = legend_tag(dataset.tags())
     if text is None:
         raise MapError(f"{dataset.name} carries no legend; give one with --legend, for example --legend default")

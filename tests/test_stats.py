@@ -1,6 +1,8 @@
 """Hectares: pixel areas against the ellipsoid, memory-bounded counting, and zones."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +13,7 @@ import numpy as np
 import pandas
 import pyproj
 import pytest
+import rasterio
 import shapely
 import typer
 from affine import Affine
@@ -139,6 +142,22 @@ def zoned(tmp_path: Path) -> Path:
     table = geopandas.GeoDataFrame({"name": ["half", "all", "far"], "code": [7, 8, 9]}, geometry=shapes, crs=UTM)
     table.to_crs(4326).to_file(tmp_path / "zones.geojson")
     return tmp_path / "map.tif"
+
+
+@pytest.mark.skipif(not shutil.which("gdal_translate"), reason="GDAL's programs are not installed")
+def test_a_map_of_larger_numbers_is_told_the_command_that_makes_it_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ids = np.random.default_rng(0).integers(0, 5, (20, 30))
+    profile = {"driver": "GTiff", "height": 20, "width": 30, "crs": UTM, "transform": NORTH_UP}
+    with rasterio.open("large.tif", "w", count=1, dtype="int16", nodata=-9999, **profile) as file:
+        file.write(np.where(ids, ids, -9999).astype("int16"), 1)
+    told = refused(capsys, tmp_path, "stats", "large.tif", "--legend", "default")
+    command = re.search(r"\((gdal_translate .*)\)", told)
+    assert command, told
+    subprocess.run(command[1].split(), check=True)
+    assert stats("map.tif", legend="default") == stats(write_map(tmp_path / "ids.tif", ids))
 
 
 @given(hnp.arrays(np.uint8, (3, 5), elements=st.sampled_from([0, 1, 2, 3, 4, 7, 255])))
