@@ -14,8 +14,11 @@ _BRIGHTEST = 1.2
 _DARKEST = 2.5
 """Standard deviations below the mean, which in several bands at once is less than what water reflects."""
 
+_FAINT = 0.2
+"""Share of the mean that a pixel is below in every band if it is as dark as nothing but shadow and black water."""
+
 _SEVERAL = 3
-"""That fewer bands are dark proves nothing."""
+"""That fewer bands are dark or faint proves nothing."""
 
 _EVERY = 16
 """One row and one column in so many is looked at."""
@@ -23,12 +26,16 @@ _EVERY = 16
 _MOST, _SOME, _ENOUGH = 0.5, 0.01, 1000
 """Shares of odd pixels that are told: while a scene is read, of so many pixels at least, and at its end."""
 
+_ALL = 0.99
+"""The share of faint pixels from which on they are odd."""
+
 
 class Plausibility:
     """Looks at a scene while it is read, and says once what is odd about it.
 
     A pixel is odd if every band is far brighter, or far darker, than anything the model learned from, or if every band
-    is 0 though it counts as valid.
+    is 0 though it counts as valid; and faint pixels are if there is hardly another, as in a scene of percent that are
+    taken for ten-thousandths.
 
     Args:
         name: of the scene.
@@ -41,7 +48,8 @@ class Plausibility:
         self._scale, self._offset = (np.array([[getattr(b, k)] for b in bands]) for k in ("scale", "offset"))
         means, stddevs = (np.array([[getattr(s, k)] for s in stats]) for k in ("mean", "stddev"))
         self._bright, self._dark = np.maximum(_BRIGHTEST, means + CLIP * stddevs), means - _DARKEST * stddevs
-        self._seen = self._odd = 0
+        self._faint_below = np.abs(means) * _FAINT
+        self._seen = self._odd = self._faint = 0
         self._example = 0.0
         self._told = False
 
@@ -60,14 +68,18 @@ class Plausibility:
         odd = (reflectance > self._bright).all(axis=0)
         if len(numbers) >= _SEVERAL:
             odd |= (reflectance < self._dark).all(axis=0) | (numbers == 0).all(axis=0)
-        if odd.any() and not self._odd:
-            self._example = float(np.median(reflectance[0, odd]))
+        faint = odd | (np.abs(reflectance) < self._faint_below).all(axis=0) if len(numbers) >= _SEVERAL else odd
+        if (faint.any() and not self._faint) or (odd.any() and not self._odd):
+            self._example = float(np.median(reflectance[0, odd if odd.any() else faint]))
         self._seen += odd.size
         self._odd += int(np.count_nonzero(odd))
+        self._faint += int(np.count_nonzero(faint))
         return self._said("that were read so far") if self._seen >= _ENOUGH and self._share > _MOST else ""
 
     def verdict(self) -> str:
         """What is odd about the whole scene: a sentence, or ""; also if it was said before."""
+        if self._faint > _ALL * self._seen:
+            self._odd = self._faint
         return self._said("that were looked at") if self._share > _SOME else ""
 
     @property

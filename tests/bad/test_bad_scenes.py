@@ -272,6 +272,8 @@ SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "s2_eastern_shore.tif"
         (("--scale", "-1"), 100),
         (("--sensor", "landsat-c2-l2"), 90),
         (("--sensor", "naip"), 80),
+        (("--scale", "1e-6"), 99),  # as percent that are taken for ten-thousandths
+        (("--scale", "1e-8"), 99),
     ],
 )
 def test_a_scene_unlike_any_that_was_learned_from_is_told(
