@@ -603,8 +603,13 @@ def test_an_interrupted_training_says_that_it_can_go_on(
     assert done.code == 130
     assert "the same command goes on" in done.err
     monkeypatch.setattr(learning.Checkpoint, "save", real)
-    with pytest.raises(TrainingError, match="which differs in its recipe; finish it"):
+    with pytest.raises(TrainingError, match=r"which differs in its recipe\.loop\.seed \(0 then, 5 now\); finish it"):
         train(plan_training(recipe, tmp_path / "model", device="cpu", changes={"seed": 5}))
+    other = tmp_path / "other.toml"
+    other.write_text(recipe.read_text().replace("[[sources]]", "[[sources]]\nweight = 2.0", 1))
+    with pytest.raises(TrainingError, match=r"differs in its recipe\.sources\[0\]\.weight \(1\.0 then, 2\.0 now\)"):
+        train(plan_training(other, tmp_path / "model", device="cpu"))
+    other.unlink()
     done = landcover(capsys, "train", recipe, "-o", tmp_path / "model", "--device", "cpu")
     assert done.code == 0, done.err
     assert not any(p.name.startswith(".") for p in tmp_path.iterdir())

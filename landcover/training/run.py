@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,7 +232,7 @@ def _check_facts(training: Training, folder: Path) -> None:
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            differs = next((k for k in now if before[k] != now[k]), None)
+            differs = next((_difference(k, before[k], now[k]) for k in now if before[k] != now[k]), None)
         except (ValueError, KeyError, TypeError) as e:
             raise TrainingError(f"{path} cannot be relied on; add --no-resume to start over") from e
         if differs:
@@ -242,6 +243,17 @@ def _check_facts(training: Training, folder: Path) -> None:
         return
     with disk_errors(path):
         path.write_text(json.dumps(now), encoding="utf-8")
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Where two facts differ first, by its name, with what it was and what it is."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [(f"{name}.{key}", before.get(key), now.get(key)) for key in before | now]
+    elif name == "recipe.sources" and len(before) == len(now):
+        parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return f"{name} ({json.dumps(before)} then, {json.dumps(now)} now)"
+    return next(_difference(*part) for part in parts if part[1] != part[2])
 
 
 def stopped_training(out: Path) -> Path | None:
