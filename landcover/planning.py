@@ -29,7 +29,7 @@ from landcover.outputs import check_destination
 from landcover.processors import own_threads
 from landcover.products import is_local
 from landcover.provenance import tags
-from landcover.regions import Area, bounds_of, box_of_bounds, read_area
+from landcover.regions import Area, box_of_bounds, read_area
 from landcover.scaling import Scaling, make_scaling
 from landcover.scene import Scene, scene_files
 from landcover.selection import select_model
@@ -450,7 +450,7 @@ def _region(options: Options, scene: Scene, area: Area | None) -> Box | None:
     if options.bbox is not None:
         boxes.append(box_of_bounds(options.bbox, options.bbox_crs, scene.transform, scene.crs, size))
     if area is not None:
-        boxes.append(box_of_bounds(bounds_of(area), None, scene.transform, scene.crs, size))
+        boxes.append(box_of_bounds(area.bounds, None, scene.transform, scene.crs, size))
     if len(boxes) < 2:
         return boxes[0] if boxes else None
     row0, col0 = max(b.row0 for b in boxes), max(b.col0 for b in boxes)

@@ -67,6 +67,18 @@ class Area:
 
         return STRtree([shapely.transform(polygon, pixels) for polygon in self.polygons])
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """min_x, min_y, max_x, max_y, in the scene's CRS.
+
+        Raises:
+            SceneError: nothing of the area is near the scene.
+        """
+        if not self.polygons:
+            raise SceneError("the area of interest lies outside the scene; correct --aoi")
+        bounds = np.array([p.bounds for p in self.polygons])
+        return (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
+
     @cached_property
     def sha256(self) -> str:
         """What tells one area from another."""
@@ -356,18 +368,6 @@ def _surroundings(
         west, east = min(-180, x.min()), max(180, x.max())
     wide, high = 0.05 * np.ptp(x), 0.05 * np.ptp(y)
     return max(x.min() - wide, west), y.min() - high, min(x.max() + wide, east), y.max() + high
-
-
-def bounds_of(area: Area) -> tuple[float, float, float, float]:
-    """min_x, min_y, max_x, max_y of an area, in the scene's CRS.
-
-    Raises:
-        SceneError: nothing of it is near the scene.
-    """
-    if not area.polygons:
-        raise SceneError("the area of interest lies outside the scene; correct --aoi")
-    bounds = np.array([p.bounds for p in area.polygons])
-    return (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
 
 
 def _floor(value: float) -> int:
