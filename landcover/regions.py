@@ -133,9 +133,11 @@ def box_of_bounds(
     asked = [bounds] if bounds_crs is None else _transformed(_near(bounds, place, transform, crs, size), place, crs)
     in_degrees = crs is not None and crs.is_geographic
     turns = [turned for box in asked for turned in _turns(box)] if in_degrees else asked
-    found = [box for turned in turns if (box := _touched(turned, transform, size))]
+    xs, ys = zip(*(transform @ (col, row) for col in (0, size[1]) for row in (0, size[0])), strict=True)
+    within = [min(xs) <= turned[0] and turned[2] <= max(xs) for turned in turns]
+    touched = [_touched(turned, transform, size) for turned in turns]
+    found = [box for box in touched if box]
     if not found:
-        xs, ys = zip(*(transform @ (col, row) for col in (0, size[1]) for row in (0, size[0])), strict=True)
         raise SceneError(
             f"the box {_numbers(asked[0])} lies outside the scene, which spans "
             f"{_numbers((min(xs), min(ys), max(xs), max(ys)))} in {crs.to_string() if crs else 'pixels'}"
@@ -148,12 +150,13 @@ def box_of_bounds(
     )
     if joined.width <= sum(box.width for box in found):
         return joined
-    if len(asked) > 1 or asked[0][0] > asked[0][2]:
+    whole = [box for box, inside in zip(touched, within, strict=True) if box and inside]
+    if len(asked) > 1 or not whole:
         raise SceneError(
-            f"the box {_numbers(bounds)} crosses the antimeridian, where the scene begins and ends; give the parts of "
-            "it on either side one after the other"
+            f"the box {_numbers(bounds)} crosses the meridian where the scene begins and ends; give the parts of it on "
+            "either side one after the other"
         )
-    return found[0]
+    return whole[0]
 
 
 def _check_order(bounds: tuple[float, float, float, float], place: CRS | None) -> None:

@@ -275,14 +275,18 @@ WORLD = Affine(1, 0, 0, 0, -1, 90)
     ("bounds", "crs", "transform", "found"),
     [
         ((750_000, 0, 950_000, 100_000), "EPSG:32660", WORLD, Box(89, 90, 179, 182)),
-        ((750_000, 0, 950_000, 100_000), "EPSG:32660", WORLD @ Affine.translation(-180, 0), "crosses the antimeridian"),
+        ((750_000, 0, 950_000, 100_000), "EPSG:32660", WORLD @ Affine.translation(-180, 0), "the meridian where"),
         ((0, 0, 1, 1), 'LOCAL_CS["x"]', WORLD, "cannot be brought to the scene's CRS"),
         ((178, -2, -179, -1), None, WORLD, Box(91, 92, 178, 181)),
         ((178, -2, -179, -1), "EPSG:4326", WORLD, Box(91, 92, 178, 181)),
         ((178, -2, -179, -1), "EPSG:4269", WORLD @ Affine.translation(-360, 0), Box(91, 92, 178, 181)),
         ((178, -2, -179, -1), None, WORLD @ Affine.translation(179, 0), Box(91, 92, 0, 2)),
-        ((178, -2, -179, -1), None, WORLD @ Affine.translation(-180, 0), "crosses the antimeridian"),
+        ((178, -2, -179, -1), None, WORLD @ Affine.translation(-180, 0), "the meridian where"),
         ((178, -2, -179, -1), None, WORLD @ Affine.scale(0.1), "lies outside the scene"),
+        ((-3, 1, -1, 2), None, WORLD, Box(88, 89, 357, 359)),
+        ((-3, 1, 2, 2), None, WORLD, "the meridian where"),
+        ((358, 1, 362, 2), "EPSG:4269", WORLD, "the meridian where"),
+        ((178, 1, 182, 2), None, WORLD @ Affine.translation(-180, 0), "the meridian where"),
     ],
 )
 def test_boxes_in_another_crs(bounds: tuple, crs: str, transform: Affine, found: Box | str) -> None:
