@@ -1,5 +1,6 @@
 """Graphs whose layers are computed in bands give the same values, and hold less at once."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -54,15 +55,18 @@ def convolutions(draw: st.DrawFn) -> ov.Model:
         transposed = draw(st.booleans())
         if transposed:
             shape[1], shape[2] = shape[2], shape[1]
-        weight = random.standard_normal(shape[1:] if groups == 1 else shape, np.float32)
-        weight /= kernel * (before // groups) ** 0.5  # so that values stay near one
+        weight = random.standard_normal(shape[1:] if groups == 1 else shape, np.float32) / (kernel * before**0.5)
         if transposed:
             make = op.convolution_backprop_data if groups == 1 else op.group_convolution_backprop_data
-            layer = make(layer, weight, stride, pads_begin=pads[0], pads_end=pads[1], dilations=dilation)
+            more = [draw(st.integers(0, stride[0] - 1)), draw(st.integers(0, stride[0] - 1))]
+            layer = make(
+                layer, weight, stride, pads_begin=pads[0], pads_end=pads[1], dilations=dilation, output_padding=more
+            )
         else:
             make = op.convolution if groups == 1 else op.group_convolution
             layer = make(layer, weight, stride, *pads, dilation)
-        bias = random.standard_normal((1, channels, 1, 1), np.float32)
+        rows = draw(st.sampled_from([1, 1, 1, layer.output(0).get_shape()[2]]))
+        bias = random.standard_normal((1, channels, rows, 1), np.float32)
         layer = draw(st.sampled_from([op.relu, op.sigmoid, op.swish, op.negative]))(op.add(layer, bias))
     return ov.Model([layer], [given])
 
@@ -116,8 +120,38 @@ def test_what_is_used_twice_is_held_whole() -> None:
     assert layers(in_bands(graph.clone(), 100)) == layers(graph)
 
 
+def test_networks_may_be_deeper_than_python_calls_itself() -> None:
+    given = op.parameter([1, 4, ROWS, COLS], ov.Type.f32)
+    layer = op.convolution(given, np.ones((8, 4, 3, 3), np.float32), [1, 1], [1, 1], [1, 1], [1, 1])
+    for _ in range(sys.getrecursionlimit()):
+        layer = op.relu(layer)
+    end = op.convolution(layer, np.ones((2, 8, 3, 3), np.float32), [1, 1], [1, 1], [1, 1], [1, 1])
+    assert layers(in_bands(ov.Model([end], [given]), 4 * ROWS * COLS)).count("Convolution") == 4
+
+
 def test_what_a_graph_holds_at_once() -> None:
     """Of two convolutions the second one's result beside the first one's; what goes by pixel takes no more."""
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU6(), nn.Conv2d(4, 2, 1))
     assert live_bytes(graph_of(network), 4) == 4 * (8 + 4) * ROWS * COLS
     assert live_bytes(graph_of(network), 2) == 2 * (8 + 4) * ROWS * COLS
+
+
+def test_layers_of_one_name_are_held_apart() -> None:
+    """As the converter may call them where a module is used twice."""
+    graph = graph_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)))
+    for node in graph.get_ordered_ops():
+        node.set_friendly_name("layer")
+    assert live_bytes(graph, 4) == 4 * (8 + 4) * ROWS * COLS
+
+
+def test_what_is_multiplied_lies_in_place_of_the_larger_factor() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gate, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            return self.last(self.gate(y.mean((2, 3), keepdim=True)).sigmoid() * y)
+
+    assert live_bytes(graph_of(Gate()), 4) == 4 * (8 + 4) * ROWS * COLS

@@ -59,14 +59,15 @@ def live_bytes(graph: Any, itemsize: int) -> int:
     place: dict[str, str] = {}  # of each layer, the one in whose memory it lies
     last: dict[str, int] = {}  # of each place, the last step that looks at it
     for step, node in enumerate(nodes):
-        name = node.get_friendly_name()
-        given = [place[k] for k in (v.get_node().get_friendly_name() for v in node.input_values()) if k in place]
-        place[name] = given[0] if given and node.get_type_name() in _BY_PIXEL else name
-        last |= dict.fromkeys([*given, place[name]], step)
+        name, shape = node.get_name(), node.output(0).get_shape()
+        given = [(v, place[k]) for v in node.input_values() if (k := v.get_node().get_name()) in place]
+        alike = [at for v, at in given if node.get_type_name() in _BY_PIXEL and v.get_shape() == shape]
+        place[name] = alike[0] if alike else name
+        last |= dict.fromkeys([place[name], *(at for _, at in given)], step)
     now = most = 0
     held: dict[str, int] = {}
     for step, node in enumerate(nodes):
-        name = node.get_friendly_name()
+        name = node.get_name()
         if place[name] == name:
             held[name] = itemsize * sum(math.prod(v.get_shape()) for v in node.outputs())
             now += held[name]
@@ -80,12 +81,12 @@ def _chains(graph: Any, large: int) -> Iterator[list[Any]]:
     """Layers that follow each other, of which all but the last one are large and feed only the next."""
     taken: set[str] = set()
     for node in graph.get_ordered_ops():
-        if node.get_friendly_name() in taken or _source(node) is None:
+        if node.get_name() in taken or _source(node) is None:
             continue
         chain = [node]
         while (following := _following(chain[-1].output(0), large)) is not None:
             chain.append(following)
-        taken.update(node.get_friendly_name() for node in chain)
+        taken.update(node.get_name() for node in chain)
         while chain and chain[0].get_type_name() in _BY_PIXEL:
             del chain[0]
         if sum(node.get_type_name() not in _BY_PIXEL for node in chain) > 1:
@@ -103,24 +104,23 @@ def _following(layer: Any, large: int) -> Any:
 
 def _source(node: Any) -> Any:
     """The layer whose rows are those of a node's output, or what lies around them; None if there is no such layer."""
-    kind = node.get_type_name()
+    kind, shape = node.get_type_name(), tuple(node.output(0).get_shape())
+    if len(shape) != 4:
+        return None
     if kind in _CONVOLUTIONS + _TRANSPOSED:
-        plain = node.get_attributes()["auto_pad"] == "explicit" and node.get_input_size() == 2
-        return node.input_value(0) if plain and len(node.output(0).get_shape()) == 4 else None
+        attributes = node.get_attributes()
+        plain = attributes["auto_pad"] == "explicit" and not any(attributes.get("output_padding", ()))
+        return node.input_value(0) if plain and node.get_input_size() == 2 else None
     if kind not in _BY_PIXEL or (kind == "Softmax" and node.get_attributes()["axis"] != 1):
         return None
-    layers = [value for value in node.input_values() if not _is_constant(value)]
-    rows = [tuple(value.get_shape())[-2:] for value in layers]
-    alike = (
-        bool(layers) and len(node.output(0).get_shape()) == 4 and set(rows) == {tuple(node.output(0).get_shape())[-2:]}
-    )
-    return layers[0] if alike else None
+    layers = [value for value in node.input_values() if not _in_every_row(value)]
+    alike = all(tuple(layer.get_shape())[_ROWS:] == shape[_ROWS:] for layer in layers)
+    return layers[0] if layers and alike else None
 
 
-def _is_constant(value: Any) -> bool:
-    """Whether a value is the same whatever the graph is given."""
-    node = value.get_node()
-    return node.get_type_name() != "Parameter" and all(map(_is_constant, node.input_values()))
+def _in_every_row(value: Any) -> bool:
+    """Whether a value is a constant, and the same in every row."""
+    return value.get_node().get_type_name() == "Constant" and (1, 1, *value.get_shape())[-2] == 1
 
 
 def _band(chain: list[Any], lo: int, hi: int) -> Any:
@@ -153,7 +153,7 @@ def _on_rows(node: Any, layer: Any, given: tuple[int, int], wanted: tuple[int, i
     if kind in _BY_PIXEL:
         source = _source(node)
         others = (
-            _copy(v) if _is_constant(v) else layer if v == source else _slice(v, *wanted) for v in node.input_values()
+            _copy(v) if _in_every_row(v) else layer if v == source else _slice(v, *wanted) for v in node.input_values()
         )
         return _create(kind, list(others), attributes)
     first, end = _rows_needed(node, *wanted)
@@ -185,8 +185,7 @@ def _copy(value: Any) -> Any:
     """A constant of its own: OpenVINO adds a bias as part of a convolution only where no other node uses it."""
     from openvino import opset13 as op
 
-    node = value.get_node()
-    return op.constant(node.data).output(0) if node.get_type_name() == "Constant" else value
+    return op.constant(value.get_node().data).output(0)
 
 
 def _create(kind: str, inputs: list[Any], attributes: dict[str, Any]) -> Any:
