@@ -35,7 +35,8 @@ class Plausibility:
 
     A pixel is odd if every band is far brighter, or far darker, than anything the model learned from, or if every band
     is 0 though it counts as valid; and faint pixels are if there is hardly another, as in a scene of percent that are
-    taken for ten-thousandths.
+    taken for ten-thousandths. A band that is flagged as alpha, as near infrared is in files of NAIP, is a mask if it
+    has one value only beside 0.
 
     Args:
         name: of the scene.
@@ -45,6 +46,8 @@ class Plausibility:
 
     def __init__(self, name: str, bands: Sequence[Band], stats: Sequence[BandStats]) -> None:
         self._name, self._band, self._stats = name, bands[0].name, stats[0]
+        self._flagged = [i for i, b in enumerate(bands) if b.source.alpha][:1]
+        self._bands, self._levels = bands, set[float]()
         self._scale, self._offset = (np.array([[getattr(b, k)] for b in bands]) for k in ("scale", "offset"))
         means, stddevs = (np.array([[getattr(s, k)] for s in stats]) for k in ("mean", "stddev"))
         self._bright, self._dark = np.maximum(_BRIGHTEST, means + CLIP * stddevs), means - _DARKEST * stddevs
@@ -71,6 +74,7 @@ class Plausibility:
         faint = odd | (np.abs(reflectance) < self._faint_below).all(axis=0) if len(numbers) >= _SEVERAL else odd
         if (faint.any() and not self._faint) or (odd.any() and not self._odd):
             self._example = float(np.median(reflectance[0, odd if odd.any() else faint]))
+        self._levels.update(np.unique(numbers[self._flagged]).tolist())
         self._seen += odd.size
         self._odd += int(np.count_nonzero(odd))
         self._faint += int(np.count_nonzero(faint))
@@ -78,6 +82,13 @@ class Plausibility:
 
     def verdict(self) -> str:
         """What is odd about the whole scene: a sentence, or ""; also if it was said before."""
+        if self._seen >= _ENOUGH and len(levels := self._levels - {0}) == 1:
+            band = self._bands[self._flagged[0]]
+            return (
+                f"{self._name} has nothing but {levels.pop():g} in its band {band.source.index}, flagged as alpha, "
+                f"which is taken for {band.name}: it is a mask; say with --bands which bands there are, for example "
+                "--bands red=1,green=2,blue=3"
+            )
         if self._faint > _ALL * self._seen:
             self._odd = self._faint
         return self._said("that were looked at") if self._share > _SOME else ""

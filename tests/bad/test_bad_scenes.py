@@ -325,6 +325,24 @@ def test_what_is_not_mapped_is_not_told(odd: Callable[..., str]) -> None:
     assert not odd(slice(0, 64), 65535, "--bbox", "440520,4170940,446920,4176700")
 
 
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_mask_that_is_taken_for_a_band_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, alpha: bool
+) -> None:
+    """A picture with alpha looks like a file of NAIP, whose near infrared is flagged as alpha, too."""
+    with rasterio.open(SAMPLE) as file:
+        pixels = (file.read((3, 2, 1, 4)) // 20).clip(1, 255).astype("uint8")
+        profile = file.profile | {"count": 4, "dtype": "uint8"}
+    if alpha:
+        pixels[3] = 255
+        pixels[:, :9] = 0
+    with rasterio.open(tmp_path / "picture.tif", "w", photometric="RGB", alpha="YES", **profile) as file:
+        file.write(pixels)
+    where = ("--out", tmp_path / "map.tif", "--device", "cpu")
+    assert landcover(capsys, "predict", tmp_path / "picture.tif", "--sensor", "naip", *where).code == 0
+    assert bool(re.search("nothing but 255 in its band 4.* taken for nir: it is a mask", caplog.text)) == alpha
+
+
 def test_clouds_are_nothing_odd(odd: Callable[..., str]) -> None:
     assert not odd(slice(0, 300), 9000, "--model", "landcover-rgb")
 
