@@ -535,7 +535,14 @@ class _Tally:
             notes.append("the map has no CRS, so area_m2 and perimeter_m are null")
         elif not told.all():
             notes.append("some polygons reach off the earth, so their area_m2 and the hectares of their class are null")
-        if FORMATS[out.suffix.lower()] == "GeoJSON" and how.crs is not None and not _is_lonlat(how.crs):
+        geojson = FORMATS[out.suffix.lower()] == "GeoJSON"
+        ground = source.ground
+        if geojson and not how.points and ground and not ground.crs.is_geographic and holds_pole(ground):
+            notes.append(
+                "the map holds a pole, beside which long edges are others in degrees, so that land there "
+                "can lie in the polygon of a neighbour; to keep it where it is write another format, such as .gpkg"
+            )
+        if geojson and how.crs is not None and not _is_lonlat(how.crs):
             notes.append(
                 f"GeoJSON is longitude and latitude on WGS 84 (RFC 7946), not --crs {how.crs}; for that write another "
                 "format, such as .gpkg"

@@ -475,7 +475,10 @@ def test_geojson_of_a_map_around_a_pole(tmp_path: Path) -> None:
     ids = np.ones((120, 120), np.uint8)
     ids[30:90, 30:90], ids[50:70, 50:70] = 2, 0
     write_map(tmp_path / "m.tif", ids, crs="EPSG:3413", transform=Affine(500, 0, -30_250, 0, -500, 30_750))
-    _is_as_geojson_wants_it(read(vectorize(tmp_path / "m.tif", tmp_path / "p.geojson").path))
+    summary = vectorize(tmp_path / "m.tif", tmp_path / "p.geojson")
+    _is_as_geojson_wants_it(read(summary.path))
+    assert "land there can lie in the polygon of a neighbour" in " ".join(summary.notes)
+    assert not vectorize(tmp_path / "m.tif", tmp_path / "p.gpkg").notes
 
 
 @pytest.mark.parametrize("how", [{}, {"dissolve": True}, {"connect": 8}], ids=["", "dissolve", "connect"])
