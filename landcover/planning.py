@@ -167,7 +167,8 @@ class Plan:
     @property
     def at_once(self) -> int:
         """How many batches are scored at once, where the engine gives each a core of its own, as OpenVINO does."""
-        return min(own_threads(), math.ceil(len(self.grid.window_rows) * len(self.grid.window_cols) / self.batch_size))
+        grid = self.grid
+        return min(own_threads(), len(grid.window_rows) * math.ceil(len(grid.window_cols) / self.batch_size))
 
     @property
     def chunks_ahead(self) -> int:

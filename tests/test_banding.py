@@ -104,6 +104,16 @@ def test_layers_that_fit_are_left_whole() -> None:
     assert layers(in_bands(graph.clone(), 8 * ROWS * COLS - 1)).count("Convolution") == 4
 
 
+@pytest.mark.parametrize("windows", [1, 2])
+def test_layers_of_fewer_than_four_values_a_pixel_are_held_whole(windows: int) -> None:
+    for channels in (3, 4):
+        network = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 2, 3, padding=1))
+        graph = graph_of(network)
+        graph.reshape([windows, 3, ROWS, COLS])
+        banded = in_bands(graph, 100)
+        assert ("Concat" in layers(banded)) == (channels == 4)
+
+
 def test_what_is_used_twice_is_held_whole() -> None:
     """As a skip connection is: to compute it once for each of its users would cost more."""
 

@@ -20,7 +20,7 @@ from landcover.engines.conversion import CACHED_GRAPHS, cache_folder
 from landcover.engines.openvino import best
 from landcover.engines.rewriting import fold_batch_norms, merge_upsampling
 from landcover.engines.torch import TorchEngine
-from landcover.errors import ConfigError, DeviceError
+from landcover.errors import ConfigError, DeviceError, ModelError
 from landcover.models import Model, init_model, load_model
 from landcover.network import architectures, build_network
 from landcover.prediction import predict
@@ -70,14 +70,14 @@ def test_openvino_agrees_with_torch(model: Model) -> None:
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_batches_do_not_mix(model: Model, name: str) -> None:
     """However many are under way, each batch gets its own scores, the same as when it comes alone."""
-    engine = open_engine(EngineChoice(name, "cpu", ""), model, SCALING, SHAPE, "uint16")
+    engine = open_engine(EngineChoice(name, "cpu", ""), model, SCALING, SHAPE, "uint16", 2)
     given = [(digital_numbers(64, 96, 4, seed=s).reshape(SHAPE), np.ones((2, 1, 64, 96), bool)) for s in range(5)]
     for together, one in zip(run(engine, *given), given, strict=True):
         np.testing.assert_array_equal(together, run(engine, one)[0])
 
 
 def test_leaving_early_ends_what_is_under_way(model: Model) -> None:
-    engine = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16")
+    engine = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16", 2)
     dn, valid = batch()
     stopped = engine.run(Batch(0, range(2), dn, valid, valid[:, 0]) for _ in range(100))
     next(stopped)
@@ -109,7 +109,7 @@ def test_with_little_memory_fewer_batches_are_scored_at_once(
         engine = open_engine(OPENVINO, model, SCALING, SHAPE, "uint16", 2)
         assert len(engine._requests) == min(fit, len(os.sched_getaffinity(0)))
         np.testing.assert_array_equal(run(engine, batch(), batch()), [wanted] * 2)
-    assert caplog.messages == ["memory for 1 of 2 windows at once; with a smaller --tile-size more cores are busy"]
+    assert caplog.messages == ["memory for 2 of 4 windows at once; with a smaller --tile-size more cores are busy"]
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(1, 20), st.integers(0, 99))
@@ -327,3 +327,15 @@ def test_a_cuda_device_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPat
         choose_engine("cuda:2")
     with pytest.raises(ConfigError, match="runs on a CPU"):
         choose_engine("cuda", "openvino")
+
+
+def test_a_network_that_openvino_cannot_compute_is_refused(tmp_path: Path) -> None:
+    made = init_model(
+        tmp_path / "m",
+        architecture="smp-unet",
+        bands=("red", "nir"),
+        classes=("a", "b"),
+        hyperparameters={"encoder_name": "dpn68"},
+    )
+    with pytest.raises(ModelError, match="untrained-smp-unet'; add --engine torch"):
+        open_engine(OPENVINO, made, SCALING, SHAPE, "uint16")

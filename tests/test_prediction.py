@@ -827,6 +827,17 @@ def test_memory_bound_does_not_grow_with_the_height(
     assert max(bounds) == bounds[0]
 
 
+def test_no_more_batches_at_once_than_there_are(
+    tmp_path: Path, pointwise: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of each row of windows is filled up, not shared with the next row."""
+    monkeypatch.setenv("LANDCOVER_THREADS", "9")
+    scene = write_scene(tmp_path / "scene.tif", np.ones((2, 128, 192), "uint16"))
+    how = {"tile_size": 64, "overlap": 0, "batch_size": 2, "allow_untrained": True}
+    plan = make_plan(Options(scene, tmp_path / "map.tif", pointwise, **how))
+    assert (len(plan.grid.window_rows), len(plan.grid.window_cols), plan.at_once) == (2, 3, 4)
+
+
 def test_the_memory_of_a_network_is_what_it_holds_at_once() -> None:
     """Of two convolutions the second needs what the first gave, and of three no more."""
     layers = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 8), (8, 4), (4, 4), (4, 1))]

@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 
 from landcover import __version__
+from landcover.errors import ModelError
 from landcover.scaling import CLIP, Scaling
 
 if TYPE_CHECKING:
@@ -146,9 +147,13 @@ def _convert(model: "Model", shape: tuple[int, ...], precision: str) -> Any:
     A network of convolutions is traced on small chips, which takes a moment and little memory, and the graph takes
     chips of any size. One with attention can bake the size of what it saw into its positions, and is traced on chips of
     the very size.
+
+    Raises:
+        ModelError: it has a layer that OpenVINO has not.
     """
     import openvino as ov
     import torch
+    from openvino.frontend import OpConversionFailure
 
     from landcover.engines.rewriting import merge_upsampling
     from landcover.network import noise
@@ -159,9 +164,12 @@ def _convert(model: "Model", shape: tuple[int, ...], precision: str) -> Any:
     example = torch.zeros(1, bands, *size) if size else torch.cat([small, small], dim=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses
-        return ov.convert_model(
-            network, example_input=example, input=[ov.PartialShape([-1, bands, *(size or (-1, -1))])]
-        )
+        try:
+            return ov.convert_model(
+                network, example_input=example, input=[ov.PartialShape([-1, bands, *(size or (-1, -1))])]
+            )
+        except OpConversionFailure as e:
+            raise ModelError(f"OpenVINO cannot compute the model '{model.spec.name}'; add --engine torch") from e
 
 
 def _attends(model: "Model") -> bool:

@@ -101,8 +101,9 @@ def _that_fit(graph: Any, precision: str, at_once: int) -> int:
     ends = sum(math.prod(port.get_shape()) * port.get_element_type().size for port in graph.inputs + graph.outputs)
     fit = min(at_once, max(1, own_memory() // 2 // (_held(graph, precision) + ends)))
     if fit < at_once:
+        n = graph.input(0).get_shape()[0]
         _log.warning(
-            "memory for %d of %d windows at once; with a smaller --tile-size more cores are busy", fit, at_once
+            "memory for %d of %d windows at once; with a smaller --tile-size more cores are busy", n * fit, n * at_once
         )
     return fit
 
