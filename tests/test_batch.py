@@ -1083,6 +1083,17 @@ def test_no_polygons_are_made_of_a_mosaic_that_could_not_be_made(
     assert not (out / "polygons.gpkg").exists()
 
 
+def test_the_note_of_a_map_without_a_crs_suggests_no_mosaic_that_would_fail_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
+) -> None:
+    write_scene(scenes / "nowhere.tif", digital_numbers(40, 40), crs=None)
+    result = batch(capsys, scenes, tmp_path / "out", pointwise, "--allow-no-crs", "--mosaic", "later")
+    assert result.code == 4, result
+    assert f"{map_of(tmp_path / 'out', 'nowhere')} has no CRS, so it has no place in a mosaic" in result.err
+    assert "has no CRS; give its scene one" in result.err
+    assert "--mosaic later shows" not in result.err
+
+
 def test_a_map_that_a_virtual_mosaic_cannot_show_is_left_out_with_a_note_and_nothing_has_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: Path, pointwise: Model
 ) -> None:

@@ -185,9 +185,13 @@ def _virtual(maps: list[Path], out: Path) -> Made:
     if not left_out:
         return _made(*files)
     found = listed([f"{path} {flaw}" for path, flaw in left_out.items()])
+    if "has no CRS" in left_out.values():
+        hint = "give its scene one, as gdal_edit.py -a_srs does, or leave it out, for --mosaic fails with it"
+    else:
+        hint = "--mosaic later shows also those that are not north up"
     note = (
         f"the virtual mosaic leaves out {len(left_out)} of {counted(len(maps), 'map')}, for it shows only those that "
-        f"have a CRS and are north up: {found}; --mosaic later shows also those that are not north up"
+        f"have a CRS and are north up: {found}; {hint}"
     )
     return _made(*files, notes=[note])
 
