@@ -481,11 +481,17 @@ def test_time_spans(text: str, start: str, stop: str) -> None:
     assert [t.replace(tzinfo=None).isoformat() for t in parse_interval(text)] == [start, stop]
 
 
-def test_a_time_span_includes_its_ends_and_not_what_has_no_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_time_span_includes_its_ends_and_not_what_has_no_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     times = ["2024-05-31T23:59:59.999999", "2024-06-01", "2024-06-30T23:59:59", "2024-07-01"]
     entries = [entry(t, datetime=dt.datetime.fromisoformat(t).replace(tzinfo=UTC)) for t in times]
-    assert names(choose([*entries, entry("never")], datetime="2024-06-01/2024-06-30")) == times[1:3]
-    assert caplog.messages == ["--datetime leaves out 1 scene of unknown time: never"]
+    never = Entry(str(write_scene(tmp_path / "never.tif", digital_numbers(6, 5))), "never")
+    assert names(choose([*entries, entry("gone"), never], datetime="2024-06-01/2024-06-30")) == times[1:3]
+    assert caplog.messages == [
+        "--datetime leaves out 1 scene that cannot be read as such: gone",
+        "--datetime leaves out 1 scene of unknown time: never",
+    ]
     assert names(choose(entries, datetime="2024-06-30T23:59:59Z")) == [times[2]]
     assert names(choose(entries, datetime="2024-06-01/2024-06-30T23:59:59Z")) == times[1:3]
 
@@ -603,7 +609,7 @@ def test_a_scene_without_a_place_has_no_footprint_and_where_one_is_asked_for_it_
     path = write_scene(tmp_path / "a.tif", digital_numbers(6, 5), crs=None)
     assert look(Entry(str(path), "a")).footprint is None
     assert choose([Entry(str(path), "a")], bbox=(0, 0, 1, 1)) == []
-    assert caplog.messages == ["--bbox and --aoi leave out 1 scene of unknown place: a"]
+    assert caplog.messages == ["--bbox leaves out 1 scene of unknown place: a"]
 
 
 def test_an_item_held_by_the_catalog_is_looked_at(tmp_path: Path) -> None:

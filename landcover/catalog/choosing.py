@@ -60,7 +60,7 @@ def choose(
     span = parse_interval(datetime) if datetime is not None else None
     chosen = list(entries) if where is None else _satisfying(list(entries), where)
     chosen = chosen if span is None else _within(chosen, *span)
-    places = ([_box(bbox)] if bbox is not None else []) + ([_area(aoi)] if aoi is not None else [])
+    places = ({"--bbox": _box(bbox)} if bbox is not None else {}) | ({"--aoi": _area(aoi)} if aoi is not None else {})
     return (_touching(chosen, places) if places else chosen)[:limit]
 
 
@@ -132,24 +132,27 @@ def _area(path: str | Path) -> list[BaseGeometry]:
 def _within(entries: list[Entry], start: dt.datetime, stop: dt.datetime) -> list[Entry]:
     """The entries that were taken in a span of time, as they or their headers tell."""
     looked = survey(e for e in entries if e.datetime is None)
-    known = [e if e.datetime is not None else _known(next(looked)) or e for e in entries]
+    found = [(e, e if e.datetime is not None else _known(next(looked))) for e in entries]
+    if closed := [e.name for e, seen in found if seen is None]:
+        of = counted(len(closed), "scene")
+        _log.warning("--datetime leaves out %s that cannot be read as such: %s", of, listed(closed))
+    known = [seen for _, seen in found if seen is not None]
     if silent := [e.name for e in known if e.datetime is None]:
         _log.warning("--datetime leaves out %s of unknown time: %s", counted(len(silent), "scene"), listed(silent))
     return [e for e in known if e.datetime is not None and start <= e.datetime <= stop]
 
 
-def _touching(entries: list[Entry], places: list[list[BaseGeometry]]) -> list[Entry]:
-    """The entries that touch each of the places, or may do so for all that is known."""
+def _touching(entries: list[Entry], places: dict[str, list[BaseGeometry]]) -> list[Entry]:
+    """The entries that touch each of the places, which are by option, or may do so for all that is known."""
     looked = survey(e for e in entries if e.footprint is None)
     known = [e if e.footprint is not None else _known(next(looked)) for e in entries]
     if silent := [e.name for e in known if e is not None and e.footprint is None]:
-        _log.warning(
-            "--bbox and --aoi leave out %s of unknown place: %s", counted(len(silent), "scene"), listed(silent)
-        )
+        asked = f"{' and '.join(places)} {'leaves' if len(places) == 1 else 'leave'}"
+        _log.warning("%s out %s of unknown place: %s", asked, counted(len(silent), "scene"), listed(silent))
     footprints = np.array([None if e is None else e.footprint for e in known], object)
     taken = np.array([e is None for e in known], bool)
     near = np.ones(len(entries), bool)
-    for place in places:
+    for place in places.values():
         touched = STRtree(footprints).query(place, predicate="intersects")[1]
         near &= np.isin(np.arange(len(entries)), touched)
     return [known[i] or entries[i] for i in np.flatnonzero(near | taken)]
