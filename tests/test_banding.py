@@ -49,7 +49,7 @@ def convolutions(draw: st.DrawFn) -> ov.Model:
             [draw(st.integers(0, kernel // 2)) for _ in range(2)],
             [draw(st.integers(0, kernel // 2)) for _ in range(2)],
         )
-        stride, dilation = [draw(st.integers(1, min(2, kernel)))] * 2, [draw(st.integers(1, 2))] * 2
+        stride, dilation = [[draw(st.integers(1, most)) for _ in range(2)] for most in (min(2, kernel), 2)]
         groups = draw(st.sampled_from([1, before])) if channels % before == 0 else 1
         shape = [groups, channels // groups, before // groups, kernel, kernel]
         transposed = draw(st.booleans())
@@ -58,7 +58,7 @@ def convolutions(draw: st.DrawFn) -> ov.Model:
         weight = random.standard_normal(shape[1:] if groups == 1 else shape, np.float32) / (kernel * before**0.5)
         if transposed:
             make = op.convolution_backprop_data if groups == 1 else op.group_convolution_backprop_data
-            more = [draw(st.integers(0, stride[0] - 1)), draw(st.integers(0, stride[0] - 1))]
+            more = [draw(st.integers(0, step - 1)) for step in stride]
             layer = make(
                 layer, weight, stride, pads_begin=pads[0], pads_end=pads[1], dilations=dilation, output_padding=more
             )
@@ -95,6 +95,15 @@ def test_networks_in_bands_hold_less_and_give_the_same(architecture: str, argume
     assert layers(banded).count("Concat") > layers(graph).count("Concat")
     assert live_bytes(banded, 4) <= share * live_bytes(graph, 4)
     np.testing.assert_allclose(values(banded), values(graph), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "odd", [nn.Conv2d(8, 8, 1, padding=1), nn.Conv2d(8, 8, 2, padding=2), nn.ConvTranspose2d(8, 8, 1, stride=2)]
+)
+def test_kernels_that_see_less_than_lies_between_them_end_a_chain(odd: nn.Module) -> None:
+    """Some rows of such a layer see nothing but padding, or nothing at all."""
+    graph = graph_of(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), odd, nn.Conv2d(8, 2, 3, padding=1)))
+    np.testing.assert_allclose(values(in_bands(graph.clone(), 100)), values(graph), rtol=1e-4, atol=1e-4)
 
 
 def test_layers_that_fit_are_left_whole() -> None:

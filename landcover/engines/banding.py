@@ -108,9 +108,10 @@ def _source(node: Any) -> Any:
     if len(shape) != 4:
         return None
     if kind in _CONVOLUTIONS + _TRANSPOSED:
-        attributes = node.get_attributes()
+        attributes, (stride, above, reach) = node.get_attributes(), _kernel(node)
         plain = attributes["auto_pad"] == "explicit" and not any(attributes.get("output_padding", ()))
-        return node.input_value(0) if plain and node.get_input_size() == 2 else None
+        within = max(above, attributes["pads_end"][0]) <= reach and (kind in _CONVOLUTIONS or stride <= reach + 1)
+        return node.input_value(0) if plain and within and node.get_input_size() == 2 else None
     if kind not in _BY_PIXEL or (kind == "Softmax" and node.get_attributes()["axis"] != 1):
         return None
     layers = [value for value in node.input_values() if not _in_every_row(value)]
