@@ -1,5 +1,6 @@
 """Engines agree with torch in float32, and the cache of converted networks changes nothing but the time."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -337,5 +338,7 @@ def test_a_network_that_openvino_cannot_compute_is_refused(tmp_path: Path) -> No
         classes=("a", "b"),
         hyperparameters={"encoder_name": "dpn68"},
     )
+    level, filters = logging.getLogger().level, logging.getLogger().filters[:]
     with pytest.raises(ModelError, match="untrained-smp-unet'; add --engine torch"):
         open_engine(OPENVINO, made, SCALING, SHAPE, "uint16")
+    assert (logging.getLogger().level, logging.getLogger().filters) == (level, filters), "warnings are still told"

@@ -6,12 +6,14 @@ The scaling of a scene and the softmax are put around the graph when it is used.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +164,7 @@ def _convert(model: "Model", shape: tuple[int, ...], precision: str) -> Any:
     small = noise(bands, 2 * model.stride)
     network = merge_upsampling(model.network, small, share=precision == "f32")
     example = torch.zeros(1, bands, *size) if size else torch.cat([small, small], dim=3)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _same_logging():
         warnings.simplefilter("ignore")  # torch deprecates the tracing that OpenVINO's converter uses
         try:
             return ov.convert_model(
@@ -170,6 +172,18 @@ def _convert(model: "Model", shape: tuple[int, ...], precision: str) -> Any:
             )
         except OpConversionFailure as e:
             raise ModelError(f"OpenVINO cannot compute the model '{model.spec.name}'; add --engine torch") from e
+
+
+@contextlib.contextmanager
+def _same_logging() -> Iterator[None]:
+    """OpenVINO's converter silences the warnings of the whole process, and lets them be so where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def _attends(model: "Model") -> bool:
