@@ -29,6 +29,9 @@ _MOST, _SOME, _ENOUGH = 0.5, 0.01, 1000
 _ALL = 0.99
 """The share of faint pixels from which on they are odd."""
 
+_LEVELS = 3
+"""Values of a band that prove it to be no mask."""
+
 
 class Plausibility:
     """Looks at a scene while it is read, and says once what is odd about it.
@@ -74,7 +77,8 @@ class Plausibility:
         faint = odd | (np.abs(reflectance) < self._faint_below).all(axis=0) if len(numbers) >= _SEVERAL else odd
         if (faint.any() and not self._faint) or (odd.any() and not self._odd):
             self._example = float(np.median(reflectance[0, odd if odd.any() else faint]))
-        self._levels.update(np.unique(numbers[self._flagged]).tolist())
+        if len(self._levels) < _LEVELS:
+            self._levels.update(np.unique(numbers[self._flagged]).tolist())
         self._seen += odd.size
         self._odd += int(np.count_nonzero(odd))
         self._faint += int(np.count_nonzero(faint))
